@@ -1,0 +1,17 @@
+"""Backbones: functions from an image tensor to features, shared by several networks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Features(NamedTuple):
+    """What a decoder takes from a backbone, NHWC.
+
+    Attributes:
+        output: the last features, at the output stride.
+        low_level: early features for the decoder, at stride 4 where not said otherwise.
+    """
+
+    output: Any
+    low_level: Any

@@ -1,0 +1,189 @@
+"""Published tensors into a model, by name, all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+from kseg.zoo import Variant, create_model, find_variant
+
+PARTS = ("all", "backbone", "all-but-classifier")
+
+_BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+# Weight names and the axes that take a published tensor to Keras' layout; None keeps it.
+_PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+    "Conv2D": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
+    "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
+    "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
+    "PReLU": {"alpha": ("weight", None)},
+    "BatchNormalization": {
+        name: (published, None)
+        for name, published in zip(
+            _BATCH_NORM, ("weight", "bias", "running_mean", "running_var"), strict=True
+        )
+    },
+}
+_TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+    "Conv2D": {"kernel": ("weights", None), "bias": ("biases", None)},
+    "DepthwiseConv2D": {"kernel": ("depthwise_weights", None)},
+    "BatchNormalization": {name: (name, None) for name in _BATCH_NORM},
+}
+_LAYOUTS = {"pytorch": (_PYTORCH, "."), "tf_slim": (_TF_SLIM, "/")}
+
+# Counters and optimizer slots that published files carry besides the network.
+_COUNTERS = ("num_batches_tracked", "global_step")
+_SLOTS = ("Momentum", "ExponentialMovingAverage", "Adam", "Adam_1", "RMSProp", "RMSProp_1")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A model's variable as the published checkpoint knows it."""
+
+    layer: str
+    variable: Any
+    axes: tuple[int, ...] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The published shape."""
+        shape = tuple(self.variable.shape)
+        if self.axes is None:
+            return _squeezed(shape) if len(shape) == 3 else shape
+        return tuple(shape[self.axes.index(i)] for i in range(len(shape)))
+
+    def fits(self, tensor: np.ndarray) -> bool:
+        # A linear layer's (O, I) is the 1x1 convolution that stands for it here.
+        return tensor.shape == self.shape or (*tensor.shape, 1, 1) == self.shape
+
+    def to_keras(self, tensor: np.ndarray) -> np.ndarray:
+        if self.axes is not None:
+            tensor = tensor.reshape(self.shape).transpose(self.axes)
+        return tensor.reshape(self.variable.shape)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """PReLU slopes, (1, 1, C) or (1, 1, 1) in Keras, are (C,) or (1,) in PyTorch."""
+    return shape[-1:]
+
+
+def _entries(model: keras.Model, variant: Variant) -> dict[str, _Entry]:
+    table, separator = _LAYOUTS[variant.tensors]
+    entries = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            suffix, axes = table[type(layer).__name__][variable.name]
+            name = f"{layer.name.replace('.', separator)}{separator}{suffix}"
+            entries[name] = _Entry(layer.name, variable, axes)
+    return entries
+
+
+def published_shapes(model: SegmentationModel) -> dict[str, tuple[int, ...]]:
+    """Published tensor names and shapes of all of a model's variables."""
+    entries = _entries(model, find_variant(model.card.name))
+    return {name: entry.shape for name, entry in entries.items()}
+
+
+def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
+    """The classes of a checkpoint for the network ``name``, by its classifier's shape.
+
+    Raises:
+        KsegError: it has no classifier of that network.
+    """
+    variant = find_variant(name)
+    model = create_model(name)
+    tensors = _unwrap(tensors, published_shapes(model))
+    for published, entry in _entries(model, variant).items():
+        if entry.layer.startswith(variant.classifier) and published in tensors:
+            axis = entry.shape.index(model.card.num_classes)
+            if np.ndim(tensors[published]) == len(entry.shape):
+                return int(np.shape(tensors[published])[axis])
+    raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
+
+
+def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = "all") -> None:
+    """Assigns published tensors by name; nothing is assigned unless all fit.
+
+    Args:
+        model: a model of the zoo.
+        tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict``) are
+            taken off.
+        part: "all"; "backbone"; or "all-but-classifier". Within the part every tensor
+            must be there and fit; outside it none is looked at.
+
+    Raises:
+        KsegError: one line with all missing, unexpected and misshapen tensors.
+    """
+    if part not in PARTS:
+        raise KsegError(f"part is {part!r}; it must be one of {', '.join(PARTS)}")
+    variant = find_variant(model.card.name)
+    separator = _LAYOUTS[variant.tensors][1]
+
+    def belongs(layer: str) -> bool:
+        if part == "backbone":
+            return layer.startswith(variant.backbone)
+        return part == "all" or not layer.startswith(variant.classifier)
+
+    entries = {n: e for n, e in _entries(model, variant).items() if belongs(e.layer)}
+    given = {
+        name: np.asarray(tensor)
+        for name, tensor in _unwrap(tensors, published_shapes(model)).items()
+        if belongs(name.replace(separator, "."))
+    }
+    missing = [name for name in entries if name not in given]
+    unexpected = [
+        name for name in given if name not in entries and not _is_unused(name, variant, separator)
+    ]
+    misshapen = [
+        f"{name} is {given[name].shape}, not {entry.shape}"
+        for name, entry in entries.items()
+        if name in given and not entry.fits(given[name])
+    ]
+    problems = [
+        f"{len(names)} {word} ({', '.join(names)})"
+        for word, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise KsegError(
+            f"the checkpoint does not fit {model.card.name} with {model.card.num_classes} "
+            f"classes: {'; '.join(problems)}; choose the model, its options, or another part"
+        )
+    for name, entry in entries.items():
+        entry.variable.assign(entry.to_keras(given[name]))
+
+
+def _is_unused(name: str, variant: Variant, separator: str) -> bool:
+    last = name.rpartition(separator)[2]
+    return last in _COUNTERS or last in _SLOTS or name.startswith(variant.unused or "\0")
+
+
+def _unwrap(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes off the wrappers that no expected name has."""
+    tensors = _flat(tensors)
+    for _ in range(3):  # {"model": {"module.x": ...}} is the deepest seen
+        for prefix in ("state_dict.", "model.", "module."):
+            inside = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            if inside and not any(name.startswith(prefix) for name in expected):
+                tensors = inside
+    return tensors
+
+
+def _flat(tensors: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

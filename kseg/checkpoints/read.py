@@ -1,0 +1,50 @@
+"""One reader for every published format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kseg.checkpoints.pytorch import read_pytorch
+from kseg.errors import KsegError
+from kseg.model import first_line
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint under their published names, in published layout.
+
+    Args:
+        path: a PyTorch file (zip or legacy; nested dicts give dotted names), a TF1
+            prefix (``model.ckpt`` of ``model.ckpt.index``) or a .safetensors file.
+
+    Raises:
+        KsegError: missing, damaged, of no known format, or a pickle that asks for more
+            than tensors and containers.
+    """
+    path = Path(path)
+    try:
+        if Path(f"{path}.index").is_file():
+            return _read_tensorflow(path)
+        if path.suffix == ".index" and path.is_file():
+            return _read_tensorflow(path.with_suffix(""))
+        if not path.is_file():
+            raise KsegError("no such checkpoint; name a .pth, .safetensors or TF1 prefix")
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+        return read_pytorch(path)
+    except KsegError as error:
+        raise KsegError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise KsegError(
+            f"{path}: not a readable checkpoint ({first_line(error)}); fetch or save it again"
+        ) from error
+
+
+def _read_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}

@@ -1,0 +1,15 @@
+"""Data sets: files on disk to RGB images and label maps of train ids."""
+
+from kseg.data.classes import CAMVID, CITYSCAPES, IGNORE, ClassTable
+from kseg.data.datasets import DataSet, Sample, list_datasets, open_dataset
+
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "IGNORE",
+    "ClassTable",
+    "DataSet",
+    "Sample",
+    "list_datasets",
+    "open_dataset",
+]

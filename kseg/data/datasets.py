@@ -1,0 +1,255 @@
+"""Data sets on disk: which image belongs to which label, and how to read both."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kseg.data.classes import BAD, CAMVID, CITYSCAPES, ClassTable
+from kseg.errors import KsegError
+
+_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One image and its label; ``name`` is unique in the split and fit for a file name."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """One split of a data set.
+
+    Attributes:
+        name, split: as given to ``open_dataset``.
+        classes: names, colours and ids.
+        samples: in the order of their names.
+        size: (H, W) of the images as published, to choose defaults by.
+    """
+
+    name: str
+    split: str
+    classes: ClassTable
+    samples: tuple[Sample, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def labelled(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """An image (H, W, 3) uint8 and its train ids (H, W) uint8.
+
+        Raises:
+            KsegError: no label, or a size other than the image's, besides what
+                ``read_image`` and ``read_label`` raise.
+        """
+        if sample.label is None:
+            raise KsegError(f"{sample.image}: has no label; use a split with labels")
+        image = read_image(sample.image)
+        label = read_label(sample.label, self.classes)
+        if image.shape[:2] != label.shape:
+            raise KsegError(
+                f"{sample.label}: is {label.shape[0]}x{label.shape[1]} but its image is "
+                f"{image.shape[0]}x{image.shape[1]} (HxW); `kseg check-data` lists all such pairs"
+            )
+        return image, label
+
+    def class_pixels(self) -> np.ndarray:
+        """(num_classes,) int64: pixels of every class over all labels."""
+        counts = np.zeros(256, np.int64)
+        for sample in self.samples:
+            if sample.label is not None:
+                counts += np.bincount(read_label(sample.label, self.classes).ravel(), minlength=256)
+        return counts[: self.classes.num_classes]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB.
+
+    Raises:
+        KsegError: missing or damaged.
+    """
+    with _opened(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """(H, W) uint8: the ids of a label file as they stand there.
+
+    Raises:
+        KsegError: missing, damaged, or in colours instead of ids.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("L", "P", "1"):
+            raise KsegError(f"{path}: is a label of mode {image.mode}; labels are 8-bit ids")
+        return np.asarray(image).astype(np.uint8)
+
+
+def read_label(path: Path, classes: ClassTable) -> np.ndarray:
+    """(H, W) uint8 train ids, 255 ignored.
+
+    Raises:
+        KsegError: an id that the data set does not have, or what ``read_ids`` raises.
+    """
+    ids = read_ids(path)
+    label = classes.label_table()[ids]
+    if (label == BAD).any():
+        bad = sorted(set(ids[label == BAD].tolist()))
+        raise KsegError(
+            f"{path}: has ids {bad} that the data set does not know; "
+            "correct them or map them to 255"
+        )
+    return label
+
+
+class _opened:
+    """A Pillow image, its data read, with every failure turned into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Image.Image:
+        try:
+            self._image = Image.open(self.path)
+            self._image.load()
+        except FileNotFoundError:
+            raise KsegError(f"{self.path}: no such file") from None
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
+            raise KsegError(f"{self.path}: not a readable image ({error}); replace it") from error
+        return self._image
+
+    def __exit__(self, *_error) -> None:
+        self._image.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where a data set keeps its files.
+
+    Attributes:
+        classes: names, colours, ids.
+        size: (H, W) of the published images.
+        images, labels: folder of a split.
+        image_suffixes, label_suffixes: what a file's name ends with; what stands before
+            it, below the folder, pairs an image with its label.
+        environment: variable with the default folder.
+    """
+
+    classes: ClassTable
+    size: tuple[int, int]
+    images: Callable[[str], str]
+    labels: Callable[[str], str]
+    image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
+    label_suffixes: tuple[str, ...] = (".png",)
+    environment: str = ""
+
+
+_CITYSCAPES = _Layout(
+    classes=CITYSCAPES,
+    size=(1024, 2048),
+    images="leftImg8bit/{}".format,
+    labels="gtFine/{}".format,
+    image_suffixes=tuple(f"_leftImg8bit{suffix}" for suffix in (".png", ".jpg")),
+    label_suffixes=("_gtFine_labelIds.png",),
+    environment="CITYSCAPES_DATASET",
+)
+
+_LAYOUTS: dict[str, _Layout] = {
+    "camvid": _Layout(classes=CAMVID, size=(360, 480), images="{}".format, labels="{}annot".format),
+    "cityscapes": _CITYSCAPES,
+}
+
+
+def list_datasets() -> list[str]:
+    """Names that ``open_dataset`` knows, sorted."""
+    return sorted(_LAYOUTS)
+
+
+def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
+    """The samples of one split; other splits may be absent.
+
+    Args:
+        name: a name of ``list_datasets()``.
+        folder: its root; None takes CITYSCAPES_DATASET for Cityscapes.
+        split: "train", "val" or "test".
+
+    Raises:
+        KsegError: an unknown name, a missing folder, no images, an image without a
+            label where the split has labels.
+    """
+    pairs = find_pairs(name, folder, split)
+    if pairs.unlabelled and pairs.samples:
+        raise KsegError(
+            f"{pairs.unlabelled[0]}: has no label in {pairs.labels} "
+            f"({len(pairs.unlabelled)} such images); `kseg check-data` lists them"
+        )
+    layout = _LAYOUTS[name]
+    samples = pairs.samples or [
+        Sample(path.stem, path, None) for path in pairs.unlabelled
+    ]  # a test split may come without any labels
+    return DataSet(name, split, layout.classes, tuple(samples), layout.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Files of a split: samples, images without a label, labels without an image."""
+
+    images: Path
+    labels: Path
+    samples: list[Sample]
+    unlabelled: list[Path]
+    imageless: list[Path]
+
+
+def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
+    """Images and labels of a split, matched by name.
+
+    Raises:
+        KsegError: an unknown name, a missing folder or no images.
+    """
+    if name not in _LAYOUTS:
+        raise KsegError(f"unknown data set {name!r}; kseg knows {', '.join(list_datasets())}")
+    layout = _LAYOUTS[name]
+    folder = folder or os.environ.get(layout.environment)
+    if not folder:
+        way = f" or set {layout.environment}" if layout.environment else ""
+        raise KsegError(f"{name} needs a folder; give --data-dir{way}")
+    images = Path(folder, layout.images(split))
+    labels = Path(folder, layout.labels(split))
+    if not images.is_dir():
+        raise KsegError(
+            f"{images}: no such folder; {name} keeps the images of split {split!r} there"
+        )
+    image_files = dict(_files(images, layout.image_suffixes))
+    label_files = dict(_files(labels, layout.label_suffixes))
+    if not image_files:
+        raise KsegError(f"{images}: has no images ({', '.join(layout.image_suffixes)})")
+    return Pairs(
+        images=images,
+        labels=labels,
+        samples=[
+            Sample(key.rpartition("/")[2], path, label_files[key])
+            for key, path in image_files.items()
+            if key in label_files
+        ],
+        unlabelled=[path for key, path in image_files.items() if key not in label_files],
+        imageless=[path for key, path in label_files.items() if key not in image_files],
+    )
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """(relative name without suffix, path) of every file with one of the suffixes, sorted."""
+    for path in sorted(folder.rglob("*")):
+        for suffix in suffixes:
+            if path.name.endswith(suffix) and path.is_file():
+                yield path.relative_to(folder).as_posix().removesuffix(suffix), path
+                break

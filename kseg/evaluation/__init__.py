@@ -1,0 +1,1 @@
+"""Scores: the confusion matrix, the protocol and the report."""

@@ -1,0 +1,77 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kseg.errors import KsegError
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside ``path`` that is renamed to it on success.
+
+    The temporary name keeps the suffix, since several writers choose a format by it.
+    Nothing is left behind when the block raises.
+
+    Raises:
+        KsegError: the folder is missing, read-only or full.
+    """
+    path = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".kseg-", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            os.replace(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Like ``whole`` for a folder that must not exist yet (or be empty)."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise KsegError(f"{path}: exists and is not an empty folder; name another or remove it")
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".kseg-", dir=path.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Makes ``path`` and its parents; the folder must be writable.
+
+    Raises:
+        KsegError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def write_error(path: Path, error: OSError) -> KsegError:
+    """One line for a failed write; ``error`` says why."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return KsegError(
+        f"{path}: cannot be written ({reason}); choose a folder with room and write access"
+    )

@@ -1,0 +1,229 @@
+"""What networks share: the one resize, normalisation, padding and convolution helpers.
+
+The helpers take and return NHWC tensors. Layer names are the published tensor names up
+to the last dot, so that a checkpoint can be assigned by name. Every operation here maps
+to TensorFlow Lite operators that the LiteRT GPU accelerator computes right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import KerasTensor, ops
+
+RESIZE_CONVENTIONS = ("half_pixel", "align_corners")
+
+
+def _register(cls: type) -> type:
+    return keras.saving.register_keras_serializable("kseg")(cls)
+
+
+@_register
+class Normalize(keras.layers.Layer):
+    """RGB values 0..255, (N, H, W, 3) of any dtype, to what the network was trained on.
+
+    Gives ``(x - mean) / std`` in float32, channels first reordered to ``channel_order``;
+    ``mean`` and ``std`` are in that order. It computes in float32 under every policy:
+    bfloat16 cannot hold 0..255 with a fraction.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], channel_order: str = "RGB", **kwargs
+    ) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(autocast=False, **kwargs)
+        if channel_order not in ("RGB", "BGR"):
+            raise ValueError(f"channel_order is {channel_order!r}, not RGB or BGR")
+        self.mean, self.std, self.channel_order = list(mean), list(std), channel_order
+        self.trainable = False
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        x = ops.cast(x, "float32")
+        if self.channel_order == "BGR":
+            # A product with a permutation, since the GPU accelerator has no reversal.
+            kernel = np.eye(3, dtype="float32")[::-1].reshape(1, 1, 3, 3)
+            x = ops.conv(x, ops.convert_to_tensor(kernel), data_format="channels_last")
+        if any(self.mean):
+            x = x - np.asarray(self.mean, "float32")
+        if any(s != 1 for s in self.std):
+            x = x * (1 / np.asarray(self.std, "float64")).astype("float32")
+        return x
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(mean=self.mean, std=self.std, channel_order=self.channel_order)
+        config.pop("dtype", None)
+        return config
+
+
+@_register
+class Resize(keras.layers.Layer):
+    """Bilinear resizing of (N, h, w, C), the only one in kseg's graphs.
+
+    Called as ``Resize(...)(x, like)`` it gives ``x`` at the height and width of ``like``;
+    with ``size=(H, W)`` it takes ``x`` alone. No antialiasing. The dtype is kept.
+
+    Args:
+        convention: "half_pixel" (PyTorch's align_corners=False) or "align_corners",
+            whichever the published weights were trained with.
+        size: fixed output height and width.
+    """
+
+    def __init__(
+        self, convention: str = "half_pixel", size: tuple[int, int] | None = None, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        if convention not in RESIZE_CONVENTIONS:
+            raise ValueError(
+                f"resize convention is {convention!r}, not one of {RESIZE_CONVENTIONS}"
+            )
+        self.convention = convention
+        self.size = None if size is None else tuple(size)
+
+    def call(self, x: KerasTensor, like: KerasTensor | None = None) -> KerasTensor:
+        height, width = self.size or ops.shape(like)[1:3]
+        if (height, width) == tuple(x.shape[1:3]) and None not in x.shape[1:3]:
+            return x
+        if self.convention == "half_pixel":
+            y = ops.image.resize(
+                x, (height, width), "bilinear", antialias=False, data_format="channels_last"
+            )
+        elif keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            y = tf.compat.v1.image.resize_bilinear(x, (height, width), align_corners=True)
+        else:
+            y = align_corners_resize(x, height, width)
+        return ops.cast(y, x.dtype)
+
+    def compute_output_shape(self, x_shape: tuple, like_shape: tuple | None = None) -> tuple:
+        height, width = self.size or like_shape[1:3]
+        return (x_shape[0], height, width, x_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "convention": self.convention, "size": self.size}
+
+
+def align_corners_resize(x: KerasTensor, height: int, width: int) -> KerasTensor:
+    """Bilinear with corners aligned in keras.ops alone: sizes must be static."""
+    for axis, size in ((1, height), (2, width)):
+        extent = x.shape[axis]
+        # One output row or column reads the first one, as TensorFlow's kernel does.
+        step = (extent - 1) / (size - 1) if size > 1 else 0.0
+        position = np.arange(size, dtype="float32") * np.float32(step)
+        low = np.minimum(position.astype("int32"), extent - 1)
+        high = np.minimum(low + 1, extent - 1)
+        shape = [1, 1, 1, 1]
+        shape[axis] = size
+        weight = ops.cast((position - low).reshape(shape), x.dtype)
+        first, second = ops.take(x, low, axis=axis), ops.take(x, high, axis=axis)
+        x = first + (second - first) * weight
+    return x
+
+
+@_register
+class PaddedAveragePooling(keras.layers.Layer):
+    """3x3 average pooling, stride 2, one row and column of zeros around, always over 9.
+
+    PyTorch's ``AvgPool2d(3, stride=2, padding=1)``: (N, H, W, C) to (N, ceil(H/2),
+    ceil(W/2), C). Written as a depthwise convolution with 1/9, because the LiteRT GPU
+    accelerator merges padding into a pooling and then leaves it out of the count.
+    """
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        kernel = ops.full((3, 3, x.shape[-1], 1), 1 / 9, dtype=x.dtype)
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return ops.depthwise_conv(
+            x, kernel, strides=2, padding="valid", data_format="channels_last"
+        )
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        half = [None if n is None else -(-n // 2) for n in input_shape[1:3]]
+        return (input_shape[0], *half, input_shape[3])
+
+
+def pad(
+    x: KerasTensor, amount: int | tuple[tuple[int, int], tuple[int, int]], name: str
+) -> KerasTensor:
+    """Zeros around height and width."""
+    return keras.layers.ZeroPadding2D(amount, name=f"{name}.pad")(x)
+
+
+def _padded(
+    x: KerasTensor, kernel_size: int | tuple[int, int], strides: int, dilation: int, name: str
+) -> tuple[KerasTensor, str]:
+    """The tensor and the padding mode that make an odd kernel symmetric, as in PyTorch.
+
+    Keras' "same" is symmetric at stride 1 only.
+    """
+    size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+    if strides == 1 or size == (1, 1):
+        return x, "same"
+    rows, columns = (dilation * (k - 1) // 2 for k in size)
+    return pad(x, ((rows, rows), (columns, columns)), name), "valid"
+
+
+def conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    use_bias: bool = False,
+    name: str,
+    **kwargs,
+) -> KerasTensor:
+    """A convolution with PyTorch's symmetric padding of ``dilation * (kernel - 1) / 2``."""
+    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        dilation_rate=dilation,
+        padding=padding,
+        use_bias=use_bias,
+        kernel_initializer="he_normal",
+        name=name,
+        **kwargs,
+    )(x)
+
+
+def depthwise_conv(
+    x: KerasTensor,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    use_bias: bool = False,
+    name: str,
+) -> KerasTensor:
+    """A depthwise convolution with PyTorch's symmetric padding."""
+    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    return keras.layers.DepthwiseConv2D(
+        kernel_size,
+        strides=strides,
+        dilation_rate=dilation,
+        padding=padding,
+        use_bias=use_bias,
+        depthwise_initializer="he_normal",
+        name=name,
+    )(x)
+
+
+def batch_norm(x: KerasTensor, *, epsilon: float, momentum: float = 0.9, name: str) -> KerasTensor:
+    """Batch normalisation; 0.9 is PyTorch's default momentum (0.1 there)."""
+    return keras.layers.BatchNormalization(epsilon=epsilon, momentum=momentum, name=name)(x)
+
+
+def prelu(x: KerasTensor, name: str) -> KerasTensor:
+    """PReLU with one slope a channel, 0.25 at the start as in PyTorch."""
+    return keras.layers.PReLU(
+        shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.25), name=name
+    )(x)

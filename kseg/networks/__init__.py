@@ -1,0 +1,1 @@
+"""Networks: each module is a function from an image tensor to low-resolution logits."""

@@ -1,0 +1,144 @@
+"""CGNet, arXiv:1811.08201 (Wu et al., TIP 2021).
+
+Layer names are those of the authors' PyTorch code.
+"""
+
+from __future__ import annotations
+
+from keras import KerasTensor
+from keras import layers as kl
+
+from kseg.layers import PaddedAveragePooling, batch_norm, conv, depthwise_conv, prelu
+
+_EPSILON = 1e-3
+
+
+def cgnet(
+    x: KerasTensor,
+    num_classes: int,
+    *,
+    m: int = 3,
+    n: int = 21,
+    residual: str = "global",
+    surrounding_context: bool = True,
+    global_context: bool = True,
+    input_injection: bool = True,
+) -> KerasTensor:
+    """CGNet (Section III-C): (N, H, W, 3) to logits (N, ceil(H/8), ceil(W/8), num_classes).
+
+    Args:
+        m: blocks of stage 2, the down block counted.
+        n: blocks of stage 3, the down block counted.
+        residual: "global" adds the input after the global context, "local" before it,
+            "none" not at all (Figure 3).
+        surrounding_context: False gives the surrounding extractor the dilation 1, so that
+            it sees no more than the local one; the parameters stay.
+        global_context: the channel attention behind every block.
+        input_injection: the pooled image beside the features of stages 1 and 2.
+    """
+    if residual not in ("global", "local", "none"):
+        raise ValueError(f"residual is {residual!r}, not global, local or none")
+    if min(m, n) < 2:
+        raise ValueError(f"m is {m} and n is {n}; both stages need at least 2 blocks")
+
+    def block(
+        x: KerasTensor,
+        channels: int,
+        *,
+        dilation: int,
+        reduction: int,
+        name: str,
+        down: bool = False,
+    ) -> KerasTensor:
+        return _context_guided_block(
+            x,
+            channels,
+            dilation=dilation if surrounding_context else 1,
+            reduction=reduction if global_context else None,
+            residual="none" if down else residual,
+            down=down,
+            name=name,
+        )
+
+    def joined(features: list[KerasTensor], name: str) -> KerasTensor:
+        x = kl.Concatenate(name=f"{name}.concat")(features)
+        return _bn_prelu(x, f"{name}.bn", f"{name}.act")
+
+    image_2 = PaddedAveragePooling(name="sample1")(x)
+    image_4 = PaddedAveragePooling(name="sample2")(image_2)
+    images = ([image_2], [image_4]) if input_injection else ([], [])
+
+    for i, strides in enumerate((2, 1, 1)):
+        x = _conv_bn_prelu(x, 32, 3, strides=strides, name=f"level1_{i}")
+    x = joined([x, *images[0]], "b1")
+
+    x = down = block(x, 64, dilation=2, reduction=8, name="level2_0", down=True)
+    for i in range(m - 1):
+        x = block(x, 64, dilation=2, reduction=8, name=f"level2.{i}")
+    x = joined([x, down, *images[1]], "bn_prelu_2")
+
+    x = down = block(x, 128, dilation=4, reduction=16, name="level3_0", down=True)
+    for i in range(n - 1):
+        x = block(x, 128, dilation=4, reduction=16, name=f"level3.{i}")
+    x = joined([down, x], "bn_prelu_3")
+
+    return conv(x, num_classes, 1, name="classifier.0.conv")
+
+
+def _bn_prelu(x: KerasTensor, bn_name: str, act_name: str) -> KerasTensor:
+    return prelu(batch_norm(x, epsilon=_EPSILON, name=bn_name), act_name)
+
+
+def _conv_bn_prelu(
+    x: KerasTensor, filters: int, kernel_size: int, *, strides: int = 1, name: str
+) -> KerasTensor:
+    x = conv(x, filters, kernel_size, strides=strides, name=f"{name}.conv")
+    return _bn_prelu(x, f"{name}.bn", f"{name}.act")
+
+
+def _context_guided_block(
+    x: KerasTensor,
+    channels: int,
+    *,
+    dilation: int,
+    reduction: int | None,
+    residual: str,
+    down: bool,
+    name: str,
+) -> KerasTensor:
+    """Local and surrounding features, joined, then weighted by the global context."""
+    inputs = x
+    # The reference calls the down block's 3x3 convolution conv1x1 too.
+    x = _conv_bn_prelu(
+        x,
+        channels if down else channels // 2,
+        3 if down else 1,
+        strides=2 if down else 1,
+        name=f"{name}.conv1x1",
+    )
+    local = depthwise_conv(x, 3, name=f"{name}.F_loc.conv")
+    surrounding = depthwise_conv(x, 3, dilation=dilation, name=f"{name}.F_sur.conv")
+    x = kl.Concatenate(name=f"{name}.concat")([local, surrounding])
+    if down:
+        x = _bn_prelu(x, f"{name}.bn", f"{name}.act")
+        x = conv(x, channels, 1, name=f"{name}.reduce.conv")
+    else:
+        x = _bn_prelu(x, f"{name}.bn_prelu.bn", f"{name}.bn_prelu.act")
+    if residual == "local":
+        x = kl.Add(name=f"{name}.local_sum")([inputs, x])
+    if reduction is not None:
+        x = _global_context(x, channels, reduction, f"{name}.F_glo")
+    if residual == "global":
+        x = kl.Add(name=f"{name}.sum")([inputs, x])
+    return x
+
+
+def _global_context(x: KerasTensor, channels: int, reduction: int, name: str) -> KerasTensor:
+    # 1x1 convolutions for the two linear layers: the int8 GPU path breaks on Dense here.
+    weight = kl.GlobalAveragePooling2D(keepdims=True, name=f"{name}.pool")(x)
+    for index, filters, activation in (
+        (0, channels // reduction, "relu"),
+        (2, channels, "sigmoid"),
+    ):
+        weight = kl.Conv2D(filters, 1, activation=activation, name=f"{name}.fc.{index}")(weight)
+    return kl.Multiply(name=f"{name}.scale")([x, weight])

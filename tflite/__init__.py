@@ -1,0 +1,1 @@
+"""TensorFlow Lite: conversion and the Predictors of its files."""

@@ -1,0 +1,1 @@
+"""Training: the input pipeline, losses, metrics and the fit loop."""
