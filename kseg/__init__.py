@@ -1,5 +1,6 @@
 """kseg: semantic segmentation from a published checkpoint to a phone, in Keras."""
 
+from kseg import _startup  # noqa: F401, I001  (first: it decides what the backend prints)
 from kseg import checkpoints
 from kseg._version import __version__
 from kseg.errors import KsegError

@@ -1,1 +1,48 @@
-"""The `kseg` command."""
+"""The `kseg` command: arguments and calls. Each subcommand is a module here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import keyword
+import sys
+from collections.abc import Sequence
+
+from kseg._version import __version__
+from kseg.errors import KsegError
+
+SUBCOMMANDS = {
+    "models": "the zoo as a table, with published facts",
+    "check-data": "class histogram, bad ids, missing pairs, pictures",
+    "train": "train a model, or take up a run that was left",
+    "evaluate": "score a file on a data set",
+    "predict": "train-id PNGs and overlays of images",
+    "import": "a published checkpoint into a .keras file",
+    "convert": "a .keras file into a .tflite file",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; 0 when it did, 1 with one line on stderr when it could not."""
+    parser = argparse.ArgumentParser(prog="kseg", description="Semantic segmentation in Keras.")
+    parser.add_argument("--version", action="version", version=f"kseg {__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    modules = {}
+    for name, text in SUBCOMMANDS.items():
+        # A module cannot be named by a keyword.
+        file = name.replace("-", "_") + "_" * keyword.iskeyword(name)
+        module = modules[name] = importlib.import_module(f"kseg.cli.{file}")
+        module.add_arguments(subparsers.add_parser(name, help=text, description=module.__doc__))
+    args = parser.parse_args(argv)
+    try:
+        return modules[args.subcommand].run(args) or 0
+    except KsegError as error:
+        print(f"kseg: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("kseg: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left; nobody is there to be told.
+        sys.stderr.close()
+        return 1

@@ -1,7 +1,7 @@
 """Data sets: files on disk to RGB images and label maps of train ids."""
 
 from kseg.data.classes import CAMVID, CITYSCAPES, IGNORE, ClassTable
-from kseg.data.datasets import DataSet, Sample, list_datasets, open_dataset
+from kseg.data.datasets import DataSet, Sample, list_datasets, open_dataset, read_image
 
 __all__ = [
     "CAMVID",
@@ -12,4 +12,5 @@ __all__ = [
     "Sample",
     "list_datasets",
     "open_dataset",
+    "read_image",
 ]

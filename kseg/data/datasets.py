@@ -174,6 +174,17 @@ def list_datasets() -> list[str]:
     return sorted(_LAYOUTS)
 
 
+def find_classes(name: str) -> ClassTable:
+    """The class table of a data set; KsegError for an unknown name."""
+    return _find_layout(name).classes
+
+
+def _find_layout(name: str) -> _Layout:
+    if name not in _LAYOUTS:
+        raise KsegError(f"unknown data set {name!r}; kseg knows {', '.join(list_datasets())}")
+    return _LAYOUTS[name]
+
+
 def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
     """The samples of one split; other splits may be absent.
 
@@ -216,9 +227,7 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     Raises:
         KsegError: an unknown name, a missing folder or no images.
     """
-    if name not in _LAYOUTS:
-        raise KsegError(f"unknown data set {name!r}; kseg knows {', '.join(list_datasets())}")
-    layout = _LAYOUTS[name]
+    layout = _find_layout(name)
     folder = folder or os.environ.get(layout.environment)
     if not folder:
         way = f" or set {layout.environment}" if layout.environment else ""

@@ -1,0 +1,49 @@
+"""Arguments and small views that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kseg.errors import KsegError
+from kseg.predictor import KerasPredictor, Predictor
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--dataset and --data-dir."""
+    parser.add_argument("--dataset", required=True, metavar="D", help="camvid or cityscapes")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="P",
+        help="its root; the default for Cityscapes is the variable CITYSCAPES_DATASET",
+    )
+
+
+def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    """An option of a height and a width."""
+    parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
+
+
+def size(value: list[int] | None) -> tuple[int, int] | None:
+    """What ``add_size`` parsed, as the library takes it."""
+    return None if value is None else (value[0], value[1])
+
+
+def load_predictor(file: Path) -> Predictor:
+    """The Predictor for a file, by its suffix."""
+    if file.suffix == ".keras":
+        return KerasPredictor(file)
+    if file.suffix == ".tflite":
+        from kseg.tflite import TFLitePredictor
+
+        return TFLitePredictor(file)
+    raise KsegError(f"{file}: is neither .keras nor .tflite")
+
+
+def show_progress(done: int, total: int) -> None:
+    """A counter on one line of a terminal; nothing where the output is kept."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done}/{total} images", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,24 @@
+"""The zoo: parameters, multiply-adds and published mean IoU of every network."""
+
+from __future__ import annotations
+
+import argparse
+
+from kseg.zoo import VARIANTS, list_models
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table."""
+    print(f"{'model':<32} {'parameters':>11} {'multiply-adds':>24}  published mean IoU %, source")
+    for name in list_models():
+        variant = VARIANTS[name]
+        cost = "; ".join(
+            f"{count / 1e9:.2f} G at {height}x{width}"
+            for (height, width), count in list(variant.multiply_adds.items())[:1]
+        )
+        facts = f"{variant.mean_iou or '-'} ({variant.source})"
+        print(f"{name:<32} {variant.parameters:>11,} {cost:>24}  {facts}")

@@ -1,0 +1,67 @@
+"""Label maps as pictures that a person can read."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Color = tuple[int, int, int]
+
+
+def spread_colors(count: int) -> tuple[Color, ...]:
+    """Colours for classes that have none: hues around the circle, none twice."""
+    return tuple(
+        tuple(round(255 * v) for v in colorsys.hsv_to_rgb(i / count, 0.8, 0.9 - 0.3 * (i % 2)))
+        for i in range(count)
+    )
+
+
+def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """(H, W) train ids to (H, W, 3) uint8; ids without a colour are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    return table[labels]
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    opacity: float = 0.55,
+) -> Image.Image:
+    """The image under its label map, with a legend of the classes that occur.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (H, W) uint8; ids without a name stay uncovered.
+        names, colors: by train id.
+        opacity: of the label map.
+    """
+    covered = (labels < len(names))[..., None]
+    mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
+    picture = Image.fromarray(np.where(covered, mixed, image).astype(np.uint8))
+    present = [i for i in np.unique(labels) if i < len(names)]
+    return _with_legend(picture, [names[i] for i in present], [colors[i] for i in present])
+
+
+def _with_legend(
+    picture: Image.Image, names: Sequence[str], colors: Sequence[Color]
+) -> Image.Image:
+    """Rows of colour and name below the picture."""
+    draw = ImageDraw.Draw(picture)
+    line = 16
+    cell = max((int(draw.textlength(name)) for name in names), default=0) + 28
+    columns = max(1, picture.width // cell)
+    rows = -(-len(names) // columns)
+    result = Image.new("RGB", (picture.width, picture.height + rows * line), "white")
+    result.paste(picture)
+    draw = ImageDraw.Draw(result)
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
+        x, y = i % columns * cell + 4, picture.height + i // columns * line
+        draw.rectangle((x, y + 3, x + 14, y + line - 4), fill=tuple(color), outline="black")
+        draw.text((x + 20, y + 2), name, fill="black")
+    return result

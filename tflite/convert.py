@@ -1,0 +1,144 @@
+"""Models to .tflite files that run whole on the GPU delegate."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from kseg.tflite.flatbuffer import operators, with_card
+
+from kseg._startup import quiet_stderr
+from kseg.errors import KsegError
+from kseg.files import whole
+from kseg.model import SegmentationModel, load_model
+from kseg.zoo import build
+
+PRECISIONS = ("fp32",)
+OUTPUTS = ("logits", "stride-logits", "argmax")
+
+# Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
+# other is refused, since the delegate would fall back to the CPU or worse.
+GPU_OPERATORS = frozenset(
+    {
+        "ADD",
+        "ARG_MAX",
+        "AVERAGE_POOL_2D",
+        "CAST",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "LOGISTIC",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MUL",
+        "PAD",
+        "PRELU",
+        "RESIZE_BILINEAR",
+        "SUB",
+    }
+)
+
+_DEFAULT_SIZE = (512, 1024)
+
+
+def convert(
+    model: SegmentationModel | str | Path,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    output: str = "logits",
+    input_size: tuple[int, int] | None = None,
+) -> None:
+    """Writes ``model`` as a .tflite file with a static input (1, H, W, 3) float32 0..255.
+
+    Args:
+        model: a SegmentationModel or its ``.keras`` file.
+        path: of the file, made whole or not at all.
+        precision: "fp32".
+        output: "logits", float32 (1, H, W, C); "stride-logits", those before the last
+            resizing (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8.
+        input_size: (H, W); None is the card's, else 512 x 1024.
+
+    Raises:
+        KsegError: a value out of range, a network without low-resolution logits, an
+            operator that the GPU delegate does not run, or a path that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".tflite":
+        raise KsegError(f"{path}: the file's name must end in .tflite")
+    if precision not in PRECISIONS:
+        raise KsegError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if output not in OUTPUTS:
+        raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
+    if keras.backend.backend() != "tensorflow":
+        raise KsegError(
+            f"conversion needs the TensorFlow backend, not {keras.backend.backend()}; "
+            "set KERAS_BACKEND=tensorflow"
+        )
+    if not isinstance(model, SegmentationModel):
+        model = load_model(model)
+    graph, card = export_graph(model, output, input_size)
+    content = _to_flatbuffer(graph)
+    if refused := sorted(set(operators(content)) - GPU_OPERATORS):
+        raise KsegError(
+            f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
+            "write the layer with other operators (docs/operators.md)"
+        )
+    content = with_card(content, card)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def export_graph(
+    model: SegmentationModel, output: str, input_size: tuple[int, int] | None
+) -> tuple[keras.Model, object]:
+    """The inference graph at a static size with the model's weights, and its card.
+
+    Batch, height and width are all static: only then does a dilated convolution stay
+    one operator.
+    """
+    height, width = input_size or model.card.input_size or _DEFAULT_SIZE
+    if min(height, width) < 32:
+        raise KsegError(f"input size is {height}x{width}; both sides must be at least 32")
+    options = {k: v for k, v in model.card.options.items() if k != "auxiliary"}
+    card = model.card.replace(
+        preprocessing=True, options=options, input_size=(height, width), output=output
+    )
+    graph = build(
+        card,
+        input_shape=(height, width, 3),
+        batch_size=1,
+        output="stride-logits" if output == "stride-logits" else "logits",
+        weights_of=model,
+    )
+    if output == "stride-logits":
+        stride = round(height / graph.output_shape[1])
+        if stride == 1:
+            raise KsegError(
+                f"{card.name} has no low-resolution logits: it computes them at full size; "
+                "use --output logits or argmax"
+            )
+        card = card.replace(output_stride=stride)
+    if output == "argmax":
+        graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
+    return graph, card
+
+
+class ArgMax(keras.layers.Layer):
+    """(N, H, W, C) to (N, H, W) uint8; keras.ops.argmax brings operators no GPU runs."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.argmax(x, -1, output_type=tf.int32), tf.uint8)
+
+    def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape[:-1], "uint8")
+
+
+def _to_flatbuffer(graph: keras.Model) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_keras_model(graph)
+    # Keras and the converter report on both streams; only a failure is worth reading.
+    with quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
+        return converter.convert()

@@ -1,0 +1,55 @@
+""".tflite files as Predictors."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from kseg.tflite.flatbuffer import read_card
+
+from kseg._startup import quiet_stderr
+from kseg.errors import KsegError
+from kseg.model import first_line
+
+
+class TFLitePredictor:
+    """Runs a .tflite file of kseg on the CPU (LiteRT with XNNPACK).
+
+    Args:
+        path: of the file.
+        threads: None takes all cores.
+
+    Raises:
+        KsegError: missing, damaged or without a card.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise KsegError(f"{path}: no such file; name a .tflite file")
+        threads = threads or os.cpu_count() or 1
+        content = path.read_bytes()
+        try:
+            with quiet_stderr():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
+            card = read_card(content)
+        except Exception as error:  # damage shows as ValueError, RuntimeError or struct.error
+            raise KsegError(
+                f"{path}: not a readable .tflite file ({first_line(error)}); convert it again"
+            ) from error
+        if card is None:
+            raise KsegError(f"{path}: has no card; convert the model with kseg")
+        self.card = card
+        (self._input,) = self._interpreter.get_input_details()
+        (self._output,) = self._interpreter.get_output_details()
+        self.input_size = tuple(int(n) for n in self._input["shape"][1:3])
+        self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._input["index"], np.asarray(image, np.float32)[None])
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output["index"])[0]

@@ -1,0 +1,74 @@
+"""What decides a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from kseg.errors import KsegError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides the result of a run; its file is what a resume compares.
+
+    Attributes:
+        model, options: the network, as for ``kseg.create_model``.
+        dataset, split, val_split: what to train and to score on; no ``val_split``, no
+            scores and no best checkpoint.
+        epochs: passes over the data; ``steps`` overrides them.
+        batch_size: of all replicas together.
+        crop: (H, W) after scaling; None is the data set's image size, halved until it
+            is at most 512 x 1024.
+        learning_rate: at the start; decays as (1 - step / steps) ** 0.9 to zero.
+        weight_decay: decoupled, not on BatchNorm, biases and slopes.
+        class_weights: c of 1 / ln(c + p), None for equal weights.
+        scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
+        seed: of initialisation, order and augmentation.
+        validate_every: epochs between two scores.
+        init: published checkpoint to start from.
+    """
+
+    model: str
+    dataset: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    split: str = "train"
+    val_split: str | None = "val"
+    epochs: int = 100
+    steps: int | None = None
+    batch_size: int = 8
+    crop: tuple[int, int] | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    class_weights: float | None = 1.10
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    jitter: float = 0.2
+    seed: int = 0
+    validate_every: int = 1
+    init: str | None = None
+
+    def check(self) -> None:
+        """Raises KsegError for the first value out of range that no builder would catch."""
+        for name in ("epochs", "steps", "batch_size", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise KsegError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
+        if not self.learning_rate > 0:
+            raise KsegError(f"learning-rate is {self.learning_rate}; it must be above 0")
+        if self.weight_decay < 0:
+            raise KsegError(f"weight-decay is {self.weight_decay}; it must not be negative")
+
+    def difference(self, other: dict[str, Any]) -> str:
+        """Where a stored configuration differs, for a message; empty where nowhere."""
+        mine = dataclasses.asdict(self)
+        return ", ".join(
+            f"{key} was {other.get(key)!r} and is {value!r}"
+            for key, value in mine.items()
+            if _plain(value) != _plain(other.get(key))
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,217 @@
+"""Files to batches: read, crop the source window, scale, flip, jitter, pad, batch.
+
+Every random choice is a function of the seed, the pass over the data and the position in
+it, so a run that resumes at step k sees what the undisturbed run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kseg.data import IGNORE, DataSet, open_dataset
+from kseg.errors import KsegError
+
+# Rec. 601, the weights of the grey that saturation mixes with
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def dataset(
+    name: str,
+    dir: str | Path | None,
+    split: str,
+    *,
+    crop: tuple[int, int] | None = None,
+    batch_size: int = 8,
+    augment: bool | None = None,
+    scale: tuple[float, float] = (0.5, 2.0),
+    flip: bool = True,
+    jitter: float = 0.2,
+    pad_value: Sequence[float] = (127.5, 127.5, 127.5),
+    seed: int = 0,
+    start_step: int | None = None,
+) -> tf.data.Dataset:
+    """Batches of images (N, H, W, 3) float32 RGB 0..255 and train ids (N, H, W) uint8.
+
+    Args:
+        name, dir, split: as for ``kseg.data.open_dataset``.
+        crop: (H, W) after scaling; needed to augment.
+        batch_size: of all replicas together.
+        augment: scale, crop, flip and jitter, in random order; None does so where
+            ``crop`` is given. Otherwise whole images in the order of their names, the
+            last batch smaller.
+        scale: range of the random scale, uniform.
+        flip: left-right, half of the time.
+        jitter: brightness, contrast and saturation within a factor 1 +- jitter.
+        pad_value: RGB around an image smaller than the window; the model's
+            ``card.normalization.rgb_mean`` normalises to zero. Labels get 255.
+        seed: of order and augmentation.
+        start_step: None gives one pass an iteration, each pass in a new order, for
+            ``fit(epochs=N)``. A number gives the endless stream from that step on.
+
+    Raises:
+        KsegError: what ``open_dataset`` raises, or a value out of range.
+    """
+    data = open_dataset(name, dir, split)
+    if augment is None:
+        augment = crop is not None
+    if not augment:
+        return whole_images(data, batch_size)
+    return augmented(
+        data,
+        crop=crop,
+        batch_size=batch_size,
+        scale=scale,
+        flip=flip,
+        jitter=jitter,
+        pad_value=pad_value,
+        seed=seed,
+        start_step=start_step,
+    )
+
+
+def whole_images(data: DataSet, batch_size: int) -> tf.data.Dataset:
+    """Images as they are, in order; all must have one size where ``batch_size`` is above 1."""
+    indices = tf.data.Dataset.range(len(data))
+    return (
+        indices.map(lambda i: _load(data, i), tf.data.AUTOTUNE)
+        .map(lambda image, label: (tf.cast(image, tf.float32), label))
+        .batch(batch_size)
+        .prefetch(2)
+    )
+
+
+def augmented(
+    data: DataSet,
+    *,
+    crop: tuple[int, int] | None,
+    batch_size: int,
+    scale: tuple[float, float],
+    flip: bool,
+    jitter: float,
+    pad_value: Sequence[float],
+    seed: int,
+    start_step: int | None,
+) -> tf.data.Dataset:
+    """What ``dataset`` gives for training, of a data set at hand."""
+    if crop is None or min(crop) < 1:
+        raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
+    if not 0 < scale[0] <= scale[1]:
+        raise KsegError(f"scale is {scale}; it must be two positive numbers in order")
+    if not 0 <= jitter < 1:
+        raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
+    steps = steps_per_epoch(data, batch_size)
+
+    def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        order_seed = tf.stack([tf.cast(seed, tf.int64), epoch, 0])
+        index = tf.random.experimental.index_shuffle(position, order_seed, len(data) - 1)
+        image, label = _load(data, index)
+        key = tf.random.fold_in(tf.random.fold_in([seed, 1], epoch), position)
+        return _augment(image, label, key, crop, scale, flip, jitter, pad_value)
+
+    count = steps * batch_size
+    if start_step is None:
+        # One number a pass: `rerandomize_each_iteration` gives the next one each time.
+        passes = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+        positions = passes.flat_map(
+            lambda epoch: tf.data.Dataset.range(count).map(lambda i: (epoch, i))
+        ).apply(tf.data.experimental.assert_cardinality(count))
+    else:
+        stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
+        positions = stream.map(lambda i: (i // count, i % count))
+    return (
+        positions.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
+    )
+
+
+def steps_per_epoch(data: DataSet, batch_size: int) -> int:
+    """Whole batches in one pass over the data.
+
+    Raises:
+        KsegError: not even one.
+    """
+    if batch_size < 1:
+        raise KsegError(f"batch size is {batch_size}; it must be at least 1")
+    if len(data) < batch_size:
+        raise KsegError(
+            f"{data.name} {data.split} has {len(data)} images, fewer than the batch size "
+            f"{batch_size}; lower the batch size"
+        )
+    return len(data) // batch_size
+
+
+def _load(data: DataSet, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """One image and label by the reader that evaluation uses, so that both see the same."""
+    image, label = tf.numpy_function(
+        lambda i: data.labelled(data.samples[i]), [index], [tf.uint8, tf.uint8], stateful=False
+    )
+    image.set_shape((None, None, 3))
+    label.set_shape((None, None))
+    return image, label
+
+
+def _augment(
+    image: tf.Tensor,
+    label: tf.Tensor,
+    key: tf.Tensor,
+    crop: tuple[int, int],
+    scale: tuple[float, float],
+    flip: bool,
+    jitter: float,
+    pad_value: Sequence[float],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(H, W, 3) uint8 and (H, W) uint8 to the crop's size, float32 and uint8."""
+    factor, row, column, mirror, *colour = tf.unstack(tf.random.stateless_uniform([7], key))
+    factor = scale[0] + factor * (scale[1] - scale[0])
+    # Only what the crop will show is scaled: the window is chosen in the source.
+    rows, row_padding = _window(tf.shape(image)[0], crop[0], factor, row)
+    columns, column_padding = _window(tf.shape(image)[1], crop[1], factor, column)
+    image = image[rows[0] : rows[1], columns[0] : columns[1]]
+    label = label[rows[0] : rows[1], columns[0] : columns[1], None]
+    size = [crop[0] - tf.reduce_sum(row_padding), crop[1] - tf.reduce_sum(column_padding)]
+    image = tf.image.resize(image, size)
+    label = tf.image.resize(label, size, "nearest")
+    if jitter:
+        image = _jitter(image, 1 + jitter * (2 * tf.stack(colour) - 1))
+    padding = [row_padding, column_padding, [0, 0]]
+    # Padding is zero: padding the difference to the pad value gives that value.
+    pad_value = tf.constant(pad_value, tf.float32)
+    image = tf.pad(image - pad_value, padding) + pad_value
+    label = tf.pad(label, padding, constant_values=IGNORE)[..., 0]
+    if flip:
+        image, label = tf.cond(
+            mirror < 0.5, lambda: (image[:, ::-1], label[:, ::-1]), lambda: (image, label)
+        )
+    return tf.ensure_shape(image, (*crop, 3)), tf.ensure_shape(label, crop)
+
+
+def _window(
+    extent: tf.Tensor, crop: int, factor: tf.Tensor, where: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Along one axis: (first, last + 1) in the source, and the padding of the crop.
+
+    The window of ``crop / factor`` source pixels lies anywhere inside the source; one
+    larger than the source contains it anywhere.
+    """
+    length = tf.cast(tf.maximum(tf.round(crop / factor), 1.0), tf.int32)
+    slack = extent - length
+    span = tf.cast(tf.abs(slack), tf.float32) + 1
+    start = tf.minimum(slack, 0) + tf.cast(tf.floor(where * span), tf.int32)
+    source = tf.stack([tf.maximum(start, 0), tf.minimum(start + length, extent)])
+    inside = tf.cast(source - start, tf.float32) / tf.cast(length, tf.float32)
+    shown = tf.cast(tf.round(inside * crop), tf.int32)
+    shown = tf.stack([shown[0], tf.maximum(shown[1], shown[0] + 1)])
+    shown -= tf.maximum(shown[1] - crop, 0)
+    return source, tf.stack([shown[0], crop - shown[1]])
+
+
+def _jitter(image: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Saturation, contrast about the middle grey, and brightness: one 3x3 matrix."""
+    brightness, contrast, saturation = tf.unstack(factors)
+    grey = tf.tile(tf.constant([_LUMA]), [3, 1])
+    matrix = brightness * contrast * (saturation * tf.eye(3) + (1 - saturation) * grey)
+    offset = brightness * (1 - contrast) * 127.5
+    return tf.clip_by_value(tf.tensordot(image, matrix, [[2], [1]]) + offset, 0.0, 255.0)
