@@ -90,16 +90,20 @@ class Resize(keras.layers.Layer):
         height, width = self.size or ops.shape(like)[1:3]
         if (height, width) == tuple(x.shape[1:3]) and None not in x.shape[1:3]:
             return x
-        if self.convention == "half_pixel":
+        if keras.backend.backend() == "tensorflow":
+            # keras.ops takes no size that is known only at run time.
+            import tensorflow as tf
+
+            if self.convention == "align_corners":
+                y = tf.compat.v1.image.resize_bilinear(x, (height, width), align_corners=True)
+            else:
+                y = tf.image.resize(x, (height, width), "bilinear", antialias=False)
+        elif self.convention == "align_corners":
+            y = align_corners_resize(x, height, width)
+        else:
             y = ops.image.resize(
                 x, (height, width), "bilinear", antialias=False, data_format="channels_last"
             )
-        elif keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            y = tf.compat.v1.image.resize_bilinear(x, (height, width), align_corners=True)
-        else:
-            y = align_corners_resize(x, height, width)
         return ops.cast(y, x.dtype)
 
     def compute_output_shape(self, x_shape: tuple, like_shape: tuple | None = None) -> tuple:

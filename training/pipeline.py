@@ -106,7 +106,7 @@ def augmented(
     steps = steps_per_epoch(data, batch_size)
 
     def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        order_seed = tf.stack([tf.cast(seed, tf.int64), epoch, 0])
+        order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         index = tf.random.experimental.index_shuffle(position, order_seed, len(data) - 1)
         image, label = _load(data, index)
         key = tf.random.fold_in(tf.random.fold_in([seed, 1], epoch), position)

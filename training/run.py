@@ -201,6 +201,7 @@ def _fit(
                 epochs=last,
                 steps_per_epoch=length,
                 callbacks=callbacks,
+                shuffle=False,  # the stream is in its order already
                 verbose=0,
             )
     except tf.errors.OpError as error:
