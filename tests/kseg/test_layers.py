@@ -1,0 +1,85 @@
+"""The shared layers against closed forms."""
+
+import keras
+import numpy as np
+import pytest
+
+from kseg.layers import Normalize, PaddedAveragePooling, Resize, align_corners_resize
+from kseg.resize import resize_bilinear, resize_nearest
+
+# One rounding of float32 at the size of the values, with room for another order of sums.
+FLOAT32 = 1e-5
+
+
+def positions(extent: int, size: int, convention: str) -> np.ndarray:
+    i = np.arange(size)
+    if convention == "align_corners":
+        return i * (extent - 1) / max(size - 1, 1)
+    return np.clip((i + 0.5) * extent / size - 0.5, 0, extent - 1)
+
+
+@pytest.mark.parametrize("convention", ["half_pixel", "align_corners"])
+@pytest.mark.parametrize(("source", "target"), [((5, 7), (9, 20)), ((9, 9), (4, 3)), ((1, 1), (3, 4))])
+def test_resize_of_a_plane(convention, source, target):
+    """Bilinear resizing of a plane samples the plane itself."""
+
+    def plane(rows, columns):
+        return (2 * rows[:, None] + 3 * columns[None] + 1).astype("float32")
+
+    x = plane(np.arange(source[0]), np.arange(source[1]))[..., None]
+    want = plane(*(positions(s, t, convention) for s, t in zip(source, target, strict=True)))
+    by_layer = Resize(convention)(x[None], np.zeros((1, *target, 3)))
+    by_size = Resize(convention, size=target)(x[None])
+    for got in (by_layer[0], by_size[0], resize_bilinear(x, target, convention)):
+        np.testing.assert_allclose(np.asarray(got)[..., 0], want, atol=FLOAT32 * want.max())
+    if convention == "align_corners":
+        got = align_corners_resize(keras.ops.convert_to_tensor(x[None]), *target)
+        np.testing.assert_allclose(np.asarray(got)[0, ..., 0], want, atol=FLOAT32 * want.max())
+
+
+@pytest.mark.parametrize("convention", ["half_pixel", "align_corners"])
+def test_resize_in_numpy_equals_the_layer(convention):
+    x = np.random.default_rng(0).normal(size=(13, 17, 5)).astype("float32")
+    for size in ((29, 40), (7, 11), (13, 30)):
+        want = np.asarray(Resize(convention, size=size)(x[None])[0])
+        np.testing.assert_allclose(resize_bilinear(x, size, convention), want, atol=FLOAT32)
+
+
+def test_resize_nearest_is_the_block():
+    x = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(resize_nearest(x, (4, 9)), x.repeat(2, 0).repeat(3, 1))
+
+
+def test_resize_refuses_other_conventions():
+    with pytest.raises(ValueError, match="asymmetric"):
+        Resize("asymmetric")
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7)])
+def test_padded_average_pooling(shape):
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    want = windows.sum((-1, -2))[:, ::2, ::2] / 9
+    np.testing.assert_allclose(np.asarray(PaddedAveragePooling()(x)), want, atol=FLOAT32)
+
+
+def test_normalize():
+    rgb = np.array([[[[10, 20, 30]]]], np.uint8)
+    layer = Normalize((1, 2, 3), (2, 4, 5), "BGR")
+    np.testing.assert_allclose(np.asarray(layer(rgb))[0, 0, 0], [29 / 2, 18 / 4, 7 / 5], rtol=1e-6)
+    copy = Normalize.from_config(layer.get_config())
+    np.testing.assert_array_equal(np.asarray(copy(rgb)), np.asarray(layer(rgb)))
+    with pytest.raises(ValueError, match="GRB"):
+        Normalize((0, 0, 0), (1, 1, 1), "GRB")
+
+
+def test_normalize_ignores_the_policy():
+    """bfloat16 holds 8 bits: 255 - 0.5 would be 255 or 254."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        got = Normalize((0.5, 0.5, 0.5), (1, 1, 1))(np.full((1, 1, 1, 3), 255.0, "float32"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.asarray(got).dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(got), 254.5)
