@@ -149,13 +149,16 @@ def create_model(
         options["auxiliary"] = True
     _check_options(name, variant, options)
 
-    tensors, origin = None, "random"
     if weights is not None:
-        from kseg import checkpoints
-
-        tensors, origin = checkpoints.read(weights), Path(weights).name
-        if num_classes is None:
-            num_classes = checkpoints.count_classes(name, tensors)
+        return _with_weights(
+            name,
+            Path(weights),
+            num_classes=num_classes,
+            input_shape=input_shape,
+            batch_size=batch_size,
+            preprocessing=preprocessing,
+            **options,
+        )
     num_classes = num_classes or variant.num_classes
     card = Card(
         name=name,
@@ -164,14 +167,25 @@ def create_model(
         preprocessing=preprocessing,
         normalization=variant.normalization,
         resize=variant.resize,
-        weights=origin,
         **_class_facts(variant, num_classes),
     )
-    model = build(card, input_shape=input_shape, batch_size=batch_size)
-    if tensors is not None:
-        from kseg import checkpoints
+    return build(card, input_shape=input_shape, batch_size=batch_size)
 
+
+def _with_weights(
+    name: str, path: Path, *, num_classes: int | None, **arguments: Any
+) -> SegmentationModel:
+    """``create_model`` and a published checkpoint in it; errors name its file."""
+    from kseg import checkpoints  # it builds models to know their tensors
+
+    tensors = checkpoints.read(path)
+    try:
+        classes = num_classes or checkpoints.count_classes(name, tensors)
+        model = create_model(name, num_classes=classes, **arguments)
         checkpoints.assign(model, tensors)
+    except KsegError as error:
+        raise KsegError(f"{path}: {error}") from error
+    model.card = model.card.replace(weights=path.name)
     return model
 
 

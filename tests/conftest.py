@@ -1,8 +1,6 @@
 """Paths and small models that several tests share."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,16 +8,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from support import ROOT, write_camvid
 
 import kseg
 import kseg.data
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared"
-
-sys.path.insert(0, str(DATA / "fixtures"))
 
 
 def _shared(path: str) -> Path:
@@ -51,21 +45,6 @@ def tiny_camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_camvid(folder: Path, counts: dict[str, int], size: tuple[int, int] = (48, 64)) -> None:
-    """Sky (0) above a random horizon, road (3) below it, a void (11) column."""
-    rng = np.random.default_rng(7)
-    for split, count in counts.items():
-        (folder / split).mkdir()
-        (folder / f"{split}annot").mkdir()
-        for i in range(count):
-            label = np.full(size, 3, np.uint8)
-            label[: rng.integers(12, 36)] = 0
-            label[:, :3] = 11
-            image = np.where(label[..., None] == 0, 200, 60) + rng.integers(0, 40, (*size, 3))
-            Image.fromarray(image.astype(np.uint8)).save(folder / split / f"{i:03d}.png")
-            Image.fromarray(label).save(folder / f"{split}annot" / f"{i:03d}.png")
-
-
 @pytest.fixture(scope="session")
 def tiny_model() -> kseg.SegmentationModel:
     """The smallest CGNet with CamVid's classes, random weights."""
@@ -85,18 +64,9 @@ def tiny_model() -> kseg.SegmentationModel:
 
 
 @pytest.fixture(scope="session")
-def tiny_keras(tiny_model: kseg.SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_keras(
+    tiny_model: kseg.SegmentationModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.keras"
     tiny_model.save(path)
     return path
-
-
-def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:
-    """`python -m kseg ARGS` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "kseg", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        **kwargs,
-    )

@@ -22,20 +22,26 @@ SUBCOMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; 0 when it did, 1 with one line on stderr when it could not."""
-    parser = argparse.ArgumentParser(prog="kseg", description="Semantic segmentation in Keras.")
-    parser.add_argument("--version", action="version", version=f"kseg {__version__}")
-    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
-    modules = {}
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; a subcommand leaves its function as ``run``."""
+    top = argparse.ArgumentParser(prog="kseg", description="Semantic segmentation in Keras.")
+    top.add_argument("--version", action="version", version=f"kseg {__version__}")
+    subparsers = top.add_subparsers(required=True, metavar="SUBCOMMAND")
     for name, text in SUBCOMMANDS.items():
         # A module cannot be named by a keyword.
         file = name.replace("-", "_") + "_" * keyword.iskeyword(name)
-        module = modules[name] = importlib.import_module(f"kseg.cli.{file}")
-        module.add_arguments(subparsers.add_parser(name, help=text, description=module.__doc__))
-    args = parser.parse_args(argv)
+        module = importlib.import_module(f"kseg.cli.{file}")
+        subparser = subparsers.add_parser(name, help=text, description=module.__doc__)
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; 0 when it did, 1 with one line on stderr when it could not."""
+    args = parser().parse_args(argv)
     try:
-        return modules[args.subcommand].run(args) or 0
+        return args.run(args) or 0
     except KsegError as error:
         print(f"kseg: {error}", file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import random_tensors
 
 import kseg
 from kseg import checkpoints
@@ -22,12 +23,6 @@ ROW = dict(name="cgnet_m3n21", num_classes=5, m=2, n=2, preprocessing=False)
 @pytest.fixture(scope="module")
 def model():
     return kseg.create_model(**ROW)
-
-
-def random_tensors(model) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    shapes = checkpoints.published_shapes(model)
-    return {name: rng.uniform(0.1, 1, shape).astype("float32") for name, shape in shapes.items()}
 
 
 # --- a writer of both PyTorch formats that needs no PyTorch ---------------------------

@@ -19,7 +19,9 @@ def positions(extent: int, size: int, convention: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("convention", ["half_pixel", "align_corners"])
-@pytest.mark.parametrize(("source", "target"), [((5, 7), (9, 20)), ((9, 9), (4, 3)), ((1, 1), (3, 4))])
+@pytest.mark.parametrize(
+    ("source", "target"), [((5, 7), (9, 20)), ((9, 9), (4, 3)), ((1, 1), (3, 4))]
+)
 def test_resize_of_a_plane(convention, source, target):
     """Bilinear resizing of a plane samples the plane itself."""
 

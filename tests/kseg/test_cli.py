@@ -1,0 +1,177 @@
+"""The command: what it writes, and one line for every bad input."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import run_kseg, write_camvid
+
+from kseg.cli import SUBCOMMANDS, main
+
+
+def fails(capsys, *args: object) -> str:
+    """The one line on standard error of a command that must fail."""
+    code = main([str(a) for a in args])
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("kseg: ")
+    return lines[0]
+
+
+def test_help_and_version(capsys):
+    for args in (["--help"], ["--version"], *([name, "--help"] for name in SUBCOMMANDS)):
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        assert end.value.code == 0
+    assert "check-data" in capsys.readouterr().out
+
+
+def test_command_alone_on_stderr():
+    """As a process: the error is all that standard error has, whatever the backend prints."""
+    result = run_kseg("evaluate", "none.keras", "--dataset", "camvid", "--data-dir", "nowhere")
+    assert result.returncode == 1
+    assert (
+        result.stderr
+        == "kseg: nowhere/val: no such folder; camvid keeps the images of split 'val' there\n"
+    )
+    assert result.stdout == ""
+
+
+def test_models(capsys):
+    assert main(["models"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "cgnet_m3n21" in line]
+    assert "496,306" in row
+    assert "6.76 G at 512x1024" in row
+    assert "64.8 Cityscapes test" in row
+
+
+def test_check_data(capsys, tiny_camvid, tmp_path):
+    args = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    assert main(["check-data", *args, "--out", str(tmp_path)]) == 0
+    assert "no problems" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("val_*.png"))) == 2
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    write_camvid(bad, {"train": 2})
+    (bad / "trainannot/000.png").unlink()
+    args = ["--dataset", "camvid", "--data-dir", str(bad), "--split", "train"]
+    assert main(["check-data", *args]) == 1
+    assert "000.png: has no label" in capsys.readouterr().out
+
+
+def test_predict(capsys, tiny_keras, tiny_camvid, tmp_path):
+    image = tiny_camvid / "val/000.png"
+    assert main(["predict", str(tiny_keras), str(image), "--out", str(tmp_path / "out")]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out/000.png"))
+    assert labels.shape == (48, 64)
+    assert labels.dtype == np.uint8
+    assert Image.open(tmp_path / "out/000_overlay.png").width == 64
+
+
+def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
+    scores = {}
+    for output in ("logits", "stride-logits", "argmax"):
+        file = tmp_path / f"{output}.tflite"
+        assert main(["convert", str(tiny_keras), str(file), "--output", output]) == 0
+        scores[output] = score(file, tiny_camvid, tmp_path)
+    scores["keras"] = score(tiny_keras, tiny_camvid, tmp_path)
+    reference = scores["keras"]["confusion_matrix"]
+    for name, report in scores.items():
+        # float32 noise can turn a pixel where two logits are equal
+        moved = np.abs(np.subtract(report["confusion_matrix"], reference)).sum() // 2
+        assert moved <= 3, name
+    assert scores["stride-logits"]["output_stride"] == 8
+
+
+def score(file, folder, tmp_path) -> dict:
+    path = tmp_path / "score.json"
+    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path)]
+    assert main(["evaluate", str(file), *args]) == 0
+    return json.loads(path.read_text())
+
+
+def test_import(capsys, tmp_path):
+    from safetensors.numpy import save_file
+    from support import random_tensors
+
+    import kseg
+
+    model = kseg.create_model("cgnet_m3n21", num_classes=4)
+    tensors = random_tensors(model)
+    save_file(tensors, tmp_path / "x.safetensors")
+    out = tmp_path / "x.keras"
+    assert main(["import", "cgnet_m3n21", str(tmp_path / "x.safetensors"), str(out)]) == 0
+    assert "4 classes" in capsys.readouterr().out
+    del tensors["b1.act.weight"]
+    save_file(tensors, tmp_path / "y.safetensors")
+    out = tmp_path / "y.keras"
+    text = fails(capsys, "import", "cgnet_m3n21", tmp_path / "y.safetensors", out)
+    assert "1 missing (b1.act.weight)" in text
+    assert "y.safetensors" in text
+    assert not out.exists()
+
+
+def test_damaged_files(capsys, tiny_keras, tiny_camvid, tmp_path):
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
+    for name in ("cut.keras", "cut.tflite"):
+        (tmp_path / name).write_bytes(tiny_keras.read_bytes()[:5000])
+        text = fails(capsys, "evaluate", tmp_path / name, *data)
+        assert f"{name}: not a readable" in text
+    assert "no such file" in fails(capsys, "evaluate", tmp_path / "none.keras", *data)
+    assert "neither .keras nor .tflite" in fails(capsys, "evaluate", tmp_path / "x.h5", *data)
+    text = fails(capsys, "convert", tmp_path / "cut.keras", tmp_path / "o.tflite")
+    assert "cut.keras" in text
+    assert not (tmp_path / "o.tflite").exists()
+
+
+def test_bad_values(capsys, tiny_keras, tiny_camvid, tmp_path):
+    out = tmp_path / "o.tflite"
+    assert "precision is 'fp8'" in fails(capsys, "convert", tiny_keras, out, "--precision", "fp8")
+    assert "output is 'mask'" in fails(capsys, "convert", tiny_keras, out, "--output", "mask")
+    assert "must end in .tflite" in fails(capsys, "convert", tiny_keras, tmp_path / "o.lite")
+    assert "must be at least 32" in fails(capsys, "convert", tiny_keras, out, "--input-size", 8, 8)
+    assert "must end in .keras" in fails(capsys, "import", "cgnet_m3n21", "a.pth", "b.h5")
+    image = tiny_camvid / "val/none.png"
+    assert "none.png: no such file" in fails(
+        capsys, "predict", tiny_keras, image, "--out", tmp_path / "p"
+    )
+    assert list(tmp_path.glob("*.tflite")) == []
+
+
+def test_folder_that_cannot_be_written(capsys, tiny_keras, tiny_camvid, tmp_path, monkeypatch):
+    """A full disk; a read-only folder would not stop the root user that CI runs as."""
+    import tempfile
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    out = tmp_path / "o.tflite"
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
+    commands = (
+        ["predict", tiny_keras, tiny_camvid / "val/000.png", "--out", tmp_path / "p"],
+        ["evaluate", tiny_keras, *data, "--json", tmp_path / "s.json"],
+        ["train", "--model", "cgnet_m3n15", *data, "--run-dir", tmp_path / "r", "--batch-size", 2],
+    )
+    for command in commands:
+        text = fails(capsys, *command)
+        assert "cannot be written (No space left on device)" in text
+        assert str(tmp_path) in text
+    assert not out.exists()
+
+
+def test_missing_output_folder(capsys, tiny_keras, tmp_path):
+    out = tmp_path / "none" / "o.tflite"
+    assert "cannot be written (No such file or directory)" in fails(
+        capsys, "convert", tiny_keras, out
+    )
+
+
+def test_files_are_readable_by_others(tiny_keras, tmp_path):
+    main(["convert", str(tiny_keras), str(tmp_path / "o.tflite"), "--input-size", "32", "32"])
+    assert stat.S_IMODE((tmp_path / "o.tflite").stat().st_mode) & 0o044

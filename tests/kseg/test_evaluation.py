@@ -1,0 +1,175 @@
+"""Scores against closed forms, and the way from image to label map."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kseg
+from kseg.data import open_dataset
+from kseg.evaluation import ConfusionMatrix, evaluate, format_report
+from kseg.predictor import KerasPredictor, predict_labels
+
+
+class Constant:
+    """A Predictor that gives what it is told."""
+
+    def __init__(self, card, output, input_size=None):
+        self.card, self.output, self.input_size, self.runtime = card, output, input_size, "test"
+        self.seen = None
+
+    def __call__(self, image):
+        self.seen = image
+        return self.output
+
+
+def test_confusion_matrix():
+    matrix = ConfusionMatrix(4)
+    labels = np.array([[0, 0, 1, 1], [1, 255, 255, 0]], np.uint8)
+    predictions = np.array([[0, 1, 1, 2], [9, 0, 3, 0]], np.uint8)
+    matrix.update(labels, predictions)
+    # class 0: 2 hits, 1 missed; class 1: 1 hit, 1 false alarm, 2 missed (one as void);
+    # class 2: one false alarm; class 3: only where ignored
+    assert matrix.iou() == [2 / 3, 1 / 4, 0.0, None]
+    assert matrix.mean_iou() == pytest.approx((2 / 3 + 1 / 4) / 3)
+    assert matrix.pixel_accuracy() == 3 / 6
+
+
+def test_confusion_matrix_counts_beyond_float32():
+    matrix = ConfusionMatrix(1)
+    zeros = np.zeros((4096, 4096), np.uint8)
+    matrix.update(zeros, zeros)
+    matrix.update(zeros[:1, :1], zeros[:1, :1])
+    assert matrix.counts[0, 0] == 2**24 + 1
+
+
+def test_confusion_matrix_without_labels():
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8))
+    assert (matrix.iou(), matrix.mean_iou(), matrix.pixel_accuracy()) == ([None, None], None, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [([0, 5], [0, 0], "train ids \\[5\\]"), ([0, 1], [0], "differ")],
+)
+def test_confusion_matrix_refuses(labels, predictions, message):
+    with pytest.raises(kseg.KsegError, match=message):
+        ConfusionMatrix(2).update(np.uint8(labels), np.uint8(predictions))
+
+
+def test_logits_are_resized_before_the_argmax(tiny_model):
+    """Half-pixel: 2 columns to 8; class 1 wins where its interpolated logit does."""
+    logits = np.zeros((1, 2, 11), np.float32)
+    logits[0, :, 1] = -1, 2  # crosses 0 at a third of the way between the two centres
+    predictor = Constant(tiny_model.card, logits, (1, 2))
+    labels = predict_labels(predictor, np.zeros((1, 2, 3), np.uint8), size=(2, 8))
+    # output centres lie at 0, 0, 0, 1/8 -> clipped; 1/8, 3/8, 5/8, 7/8 between the two
+    np.testing.assert_array_equal(labels[0], [0, 0, 0, 1, 1, 1, 1, 1])
+
+
+def test_argmax_output_takes_the_nearest(tiny_model):
+    card = tiny_model.card.replace(output="argmax")
+    predictor = Constant(card, np.array([[4, 7]], np.uint8), (1, 2))
+    labels = predict_labels(predictor, np.zeros((1, 2, 3), np.uint8), size=(2, 6))
+    np.testing.assert_array_equal(labels, [[4, 4, 4, 7, 7, 7]] * 2)
+
+
+def test_padding_is_the_mean_and_is_cropped(tiny_model):
+    logits = np.zeros((4, 6, 11), np.float32)
+    logits[:2, :3, 5] = 1
+    logits[2:, :, 8] = logits[:, 3:, 8] = 9
+    predictor = Constant(tiny_model.card, logits)
+    labels = predict_labels(predictor, np.full((2, 3, 3), 250, np.uint8), pad_to=(4, 6))
+    np.testing.assert_array_equal(labels, np.full((2, 3), 5))
+    mean = tiny_model.card.normalization.rgb_mean
+    np.testing.assert_allclose(predictor.seen[2:], np.broadcast_to(mean, (2, 6, 3)), rtol=1e-6)
+    np.testing.assert_array_equal(predictor.seen[:2, :3], 250)
+
+
+def test_predict_labels_refuses(tiny_model):
+    image = np.zeros((4, 4, 3), np.uint8)
+    predictor = Constant(tiny_model.card, np.full((4, 4, 11), np.nan, np.float32), (4, 4))
+    with pytest.raises(kseg.KsegError, match="not finite"):
+        predict_labels(predictor, image)
+    with pytest.raises(kseg.KsegError, match=r"takes \(4, 4\) .* only, not \(8, 8\)"):
+        predict_labels(predictor, image, input_size=(8, 8))
+    with pytest.raises(kseg.KsegError, match="pad-to"):
+        predict_labels(predictor, image, pad_to=(2, 2))
+
+
+def test_keras_predictor_takes_any_size(tiny_model, tiny_keras):
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    want = np.asarray(tiny_model(image[None]))[0]
+    got = KerasPredictor(tiny_keras)(image)
+    # float32 noise between the graph and the eager run
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_model_without_preprocessing_is_scored_on_rgb(tiny_model):
+    raw = kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2, preprocessing=False)
+    raw.set_weights(tiny_model.get_weights())
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    want, got = KerasPredictor(tiny_model)(image), KerasPredictor(raw)(image)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_evaluate(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    sky = np.zeros((48, 64, 11), np.float32)
+    sky[..., 0] = 1
+    report = evaluate(Constant(tiny_model.card, sky), data)
+    labels = np.stack([data.labelled(s)[1] for s in data.samples])
+    share = (labels == 0).sum() / (labels != 255).sum()
+    assert report["pixel_accuracy"] == pytest.approx(share)
+    assert report["class_iou"]["sky"] == pytest.approx(share)
+    assert report["class_iou"]["road"] == 0
+    assert report["class_iou"]["tree"] is None
+    assert report["mean_iou"] == pytest.approx(share / 2)
+    assert np.sum(report["confusion_matrix"]) == (labels != 255).sum()
+    assert json.loads(json.dumps(report))["class_iou"] == report["class_iou"]
+    assert f"{100 * share / 2:.2f}" in format_report(report)
+
+
+def test_void_channels_are_misses(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    logits = np.zeros((48, 64, 12), np.float32)
+    logits[..., 11] = 1
+    card = tiny_model.card.replace(num_classes=12, void_channels=(11,))
+    report = evaluate(Constant(card, logits), data)
+    assert report["pixel_accuracy"] == 0
+    assert report["class_iou"]["sky"] == report["class_iou"]["road"] == 0
+    assert report["class_iou"]["tree"] is None
+
+
+def test_other_classes_are_refused(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    with pytest.raises(kseg.KsegError, match="has 12 channels, 0 of them void"):
+        evaluate(Constant(tiny_model.card.replace(num_classes=12), None), data)
+    named = tiny_model.card.replace(dataset="other", class_names=("a",) * 11)
+    with pytest.raises(kseg.KsegError, match="the classes of other"):
+        evaluate(Constant(named, None), data)
+
+
+def test_errors_name_the_image(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    bad = Constant(tiny_model.card, np.full((48, 64, 11), np.inf, np.float32))
+    with pytest.raises(kseg.KsegError, match=r"val/000\.png: .* not finite"):
+        evaluate(bad, data)
+
+
+def test_overlay_has_the_colours(tmp_path):
+    from kseg.pictures import overlay, spread_colors
+
+    labels = np.array([[0, 1, 255]] * 40, np.uint8).repeat(30, 1)
+    picture = overlay(
+        np.zeros((40, 90, 3), np.uint8), labels, ["a", "b"], [(200, 0, 0), (0, 200, 0)]
+    )
+    pixels = np.asarray(picture)
+    assert pixels.shape[0] > 40
+    np.testing.assert_array_equal(pixels[5, 5], [110, 0, 0])
+    np.testing.assert_array_equal(pixels[5, 40], [0, 110, 0])
+    np.testing.assert_array_equal(pixels[5, 80], [0, 0, 0])
+    assert len(set(spread_colors(40))) == 40
+    assert Image.fromarray(pixels).size == picture.size

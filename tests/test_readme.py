@@ -1,0 +1,49 @@
+"""The README's script and commands are what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT, write_camvid
+
+import kseg
+from kseg.zoo import VARIANTS
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_script(tmp_path, monkeypatch):
+    """As printed, but on eight small images, for one epoch, with fewer blocks."""
+    (script,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    script = script.replace('EPOCHS = "camvid", 6', 'EPOCHS = "camvid", 1')
+    script = script.replace("(176, 240)", "(32, 40)").replace("(360, 480)", "(48, 64)")
+    script = script.replace("batch_size=8", "batch_size=4")
+    script = script.replace("num_classes=11)", "num_classes=11, m=2, n=2)")
+    monkeypatch.chdir(tmp_path)
+    Path("camvid").mkdir()
+    write_camvid(Path("camvid"), {"train": 8, "val": 1})
+    exec(compile(script, "README.md", "exec"), {})
+    predictor = kseg.tflite.TFLitePredictor("cgnet.tflite")
+    assert predictor(np.zeros((48, 64, 3), np.uint8)).shape == (48, 64, 11)
+
+
+def test_commands_parse():
+    """Every kseg line of the README is understood by the command."""
+    from kseg.cli import parser
+
+    text = README.replace("\\\n", " ")
+    lines = [
+        line.split("#")[0] for line in text.splitlines() if re.match(r"(\.venv/bin/)?kseg ", line)
+    ]
+    assert len(lines) >= 7
+    for line in lines:
+        parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_table(name):
+    variant = VARIANTS[name]
+    cost = next(iter(variant.multiply_adds.values())) / 1e9
+    assert f"| {name} | {variant.parameters:,} | {cost:.2f} G |" in README
