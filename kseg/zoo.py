@@ -194,17 +194,19 @@ def build(
     *,
     input_shape: tuple[int | None, int | None, int] = (None, None, 3),
     batch_size: int | None = None,
+    dtype: str = "float32",
     output: str = "logits",
     weights_of: keras.Model | None = None,
 ) -> SegmentationModel:
     """The graph of a card, with the weights of another model of that card.
 
     Args:
+        dtype: of the input.
         output: "logits" at the input's size, or "stride-logits", the network's own
             before the last resizing (the same where it has no low-resolution head).
     """
     variant = find_variant(card.name)
-    inputs = keras.Input(input_shape, batch_size=batch_size, name="image")
+    inputs = keras.Input(input_shape, batch_size=batch_size, dtype=dtype, name="image")
     x = normalize(inputs, card.normalization) if card.preprocessing else inputs
     try:
         heads = variant.builder(x, card.num_classes, **{**variant.options, **card.options})

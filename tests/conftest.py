@@ -8,10 +8,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
-from support import ROOT, write_camvid
 
 import kseg
 import kseg.data
+from support import ROOT, write_camvid
 
 SHARED = ROOT.parent / "shared"
 

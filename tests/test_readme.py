@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ROOT, write_camvid
 
 import kseg
 from kseg.zoo import VARIANTS
+from support import ROOT, write_camvid
 
 README = (ROOT / "README.md").read_text()
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
-from kseg.tflite.flatbuffer import operators, with_card
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.files import whole
-from kseg.model import SegmentationModel, load_model
+from kseg.model import Card, SegmentationModel, load_model
+from kseg.tflite.flatbuffer import operators, with_card, with_input_type
+from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.zoo import build
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "w8", "int8")
 OUTPUTS = ("logits", "stride-logits", "argmax")
+INPUTS = ("float", "uint8")
 
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
 # other is refused, since the delegate would fall back to the CPU or worse.
@@ -30,12 +34,14 @@ GPU_OPERATORS = frozenset(
         "CONCATENATION",
         "CONV_2D",
         "DEPTHWISE_CONV_2D",
+        "DEQUANTIZE",
         "LOGISTIC",
         "MAX_POOL_2D",
         "MEAN",
         "MUL",
         "PAD",
         "PRELU",
+        "QUANTIZE",
         "RESIZE_BILINEAR",
         "SUB",
     }
@@ -51,16 +57,22 @@ def convert(
     precision: str = "fp32",
     output: str = "logits",
     input_size: tuple[int, int] | None = None,
+    input_type: str = "float",
+    calibration: Iterable[np.ndarray] | None = None,
 ) -> None:
-    """Writes ``model`` as a .tflite file with a static input (1, H, W, 3) float32 0..255.
+    """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
 
     Args:
         model: a SegmentationModel or its ``.keras`` file.
         path: of the file, made whole or not at all.
-        precision: "fp32".
-        output: "logits", float32 (1, H, W, C); "stride-logits", those before the last
-            resizing (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8.
+        precision: "fp32"; "fp16", weights in half precision; "w8", weights in 8 bits;
+            or "int8", weights and activations in 8 bits.
+        output: "logits" (1, H, W, C); "stride-logits", those before the last resizing
+            (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8. Logits are
+            float32, of an int8 file int8 with their scale.
         input_size: (H, W); None is the card's, else 512 x 1024.
+        input_type: "float" (float32) or "uint8".
+        calibration: RGB images (h, w, 3) uint8 for int8: some of the training images.
 
     Raises:
         KsegError: a value out of range, a network without low-resolution logits, an
@@ -80,8 +92,20 @@ def convert(
         )
     if not isinstance(model, SegmentationModel):
         model = load_model(model)
-    graph, card = export_graph(model, output, input_size)
-    content = _to_flatbuffer(graph)
+    if input_type not in INPUTS:
+        raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
+    if (precision == "int8") != (calibration is not None):
+        need = "needs" if precision == "int8" else "takes no"
+        raise KsegError(f"precision {precision} {need} calibration images")
+    # int8 files get their input's type after quantisation.
+    dtype = "uint8" if input_type == "uint8" and precision != "int8" else "float32"
+    graph, card = export_graph(model, output, input_size, dtype)
+    content = _to_flatbuffer(graph, half=precision == "fp16")
+    if precision == "w8":
+        content = quantise_weights(content)
+    if precision == "int8":
+        content = quantise_int8(content, calibration, card.input_size)
+        content = with_input_type(content, "uint8" if input_type == "uint8" else "float32")
     if refused := sorted(set(operators(content)) - GPU_OPERATORS):
         raise KsegError(
             f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
@@ -93,8 +117,11 @@ def convert(
 
 
 def export_graph(
-    model: SegmentationModel, output: str, input_size: tuple[int, int] | None
-) -> tuple[keras.Model, object]:
+    model: SegmentationModel,
+    output: str,
+    input_size: tuple[int, int] | None,
+    dtype: str = "float32",
+) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
     Batch, height and width are all static: only then does a dilated convolution stay
@@ -111,6 +138,7 @@ def export_graph(
         card,
         input_shape=(height, width, 3),
         batch_size=1,
+        dtype=dtype,
         output="stride-logits" if output == "stride-logits" else "logits",
         weights_of=model,
     )
@@ -137,8 +165,11 @@ class ArgMax(keras.layers.Layer):
         return keras.KerasTensor(x.shape[:-1], "uint8")
 
 
-def _to_flatbuffer(graph: keras.Model) -> bytes:
+def _to_flatbuffer(graph: keras.Model, *, half: bool) -> bytes:
     converter = tf.lite.TFLiteConverter.from_keras_model(graph)
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
     # Keras and the converter report on both streams; only a failure is worth reading.
     with quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         return converter.convert()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from kseg.tflite.flatbuffer import read_card
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.model import first_line
+from kseg.tflite.flatbuffer import read_card
 
 
 class TFLitePredictor:
@@ -50,6 +50,13 @@ class TFLitePredictor:
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._input["index"], np.asarray(image, np.float32)[None])
+        dtype = self._input["dtype"]
+        if dtype == np.uint8:
+            image = np.clip(np.rint(image), 0, 255)
+        self._interpreter.set_tensor(self._input["index"], np.asarray(image, dtype)[None])
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"])[0]
+        output = self._interpreter.get_tensor(self._output["index"])[0]
+        if output.dtype == np.int8:
+            scale, zero_point = self._output["quantization"]
+            return (output.astype(np.float32) - zero_point) * np.float32(scale)
+        return output

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from kseg.training.callbacks import Checkpoint, History, Progress
-from kseg.training.config import TrainingConfig
-from kseg.training.losses import CrossEntropy, class_weights
-from kseg.training.metrics import MeanIoU
-from kseg.training.pipeline import augmented, steps_per_epoch, whole_images
 
 from kseg import checkpoints
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
 from kseg.model import SegmentationModel
+from kseg.training.callbacks import Checkpoint, History, Progress
+from kseg.training.config import TrainingConfig
+from kseg.training.losses import CrossEntropy, class_weights
+from kseg.training.metrics import MeanIoU
+from kseg.training.pipeline import augmented, steps_per_epoch, whole_images
 from kseg.zoo import build, create_model
 
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")

@@ -6,26 +6,40 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
+from kseg.data import open_dataset
+from kseg.model import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the form."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     parser.add_argument("out", type=Path, metavar="OUT.tflite")
-    parser.add_argument("--precision", default="fp32", help="fp32")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, w8 or int8")
+    parser.add_argument("--input", default="float", help="float or uint8")
     parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
     arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
+    parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
+    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
+    parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Converts."""
     from kseg.tflite import convert
 
+    model = load_model(args.file)
+    calibration = None
+    if args.precision == "int8":
+        name = args.calibration_dataset or model.card.dataset or ""
+        data = open_dataset(name, args.calibration_dir, "train")
+        calibration = data.some_images(args.calibration_count)
     convert(
-        args.file,
+        model,
         args.out,
         precision=args.precision,
         output=args.output,
         input_size=arguments.size(args.input_size),
+        input_type=args.input,
+        calibration=calibration,
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -63,6 +63,13 @@ class DataSet:
             )
         return image, label
 
+    def some_images(self, count: int) -> Iterator[np.ndarray]:
+        """``count`` images (all, if there are fewer), evenly spread over the split."""
+        if count < 1:
+            raise KsegError(f"{count} images are asked for; at least 1 is needed")
+        for i in np.linspace(0, len(self) - 1, min(count, len(self))).astype(int):
+            yield read_image(self.samples[i].image)
+
     def class_pixels(self) -> np.ndarray:
         """(num_classes,) int64: pixels of every class over all labels."""
         counts = np.zeros(256, np.int64)

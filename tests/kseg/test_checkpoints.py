@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import random_tensors
 
 import kseg
 from kseg import checkpoints
+from support import random_tensors
 
 ROW = dict(name="cgnet_m3n21", num_classes=5, m=2, n=2, preprocessing=False)
 

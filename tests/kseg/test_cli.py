@@ -6,9 +6,9 @@ import stat
 import numpy as np
 import pytest
 from PIL import Image
-from support import run_kseg, write_camvid
 
 from kseg.cli import SUBCOMMANDS, main
+from support import run_kseg, write_camvid
 
 
 def fails(capsys, *args: object) -> str:
@@ -96,9 +96,9 @@ def score(file, folder, tmp_path) -> dict:
 
 def test_import(capsys, tmp_path):
     from safetensors.numpy import save_file
-    from support import random_tensors
 
     import kseg
+    from support import random_tensors
 
     model = kseg.create_model("cgnet_m3n21", num_classes=4)
     tensors = random_tensors(model)
@@ -175,3 +175,20 @@ def test_missing_output_folder(capsys, tiny_keras, tmp_path):
 def test_files_are_readable_by_others(tiny_keras, tmp_path):
     main(["convert", str(tiny_keras), str(tmp_path / "o.tflite"), "--input-size", "32", "32"])
     assert stat.S_IMODE((tmp_path / "o.tflite").stat().st_mode) & 0o044
+
+
+def test_full_cityscapes_frames_fit_in_memory(cityscapes_mini, tmp_path):
+    """1024 x 2048 natively, in a process of its own; the logits alone are 159 MB an image."""
+    import resource
+
+    import kseg
+
+    kseg.create_model("cgnet_m3n21").save(tmp_path / "x.keras")
+    data = ["--dataset", "cityscapes", "--data-dir", cityscapes_mini]
+    result = run_kseg("evaluate", tmp_path / "x.keras", *data, "--json", tmp_path / "s.json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["images"] == 2
+    assert report["input_size"] is None
+    # of the largest child so far, in KiB on Linux
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 * 2**20

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import write_camvid
 
 import kseg
 from kseg.data import CAMVID, CITYSCAPES, open_dataset
 from kseg.data.check import check_data
 from kseg.data.datasets import read_label
+from support import write_camvid
 
 
 @pytest.fixture

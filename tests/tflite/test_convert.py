@@ -3,13 +3,13 @@
 import sys
 
 import keras
-import kseg.tflite
 import numpy as np
 import pytest
-from kseg.tflite.flatbuffer import operators, read_card
-from kseg.tflite.predictors import TFLitePredictor
 
 import kseg
+import kseg.tflite
+from kseg.tflite.flatbuffer import operators, read_card
+from kseg.tflite.predictors import TFLitePredictor
 
 # float32 sums in another order, on logits of size 10
 FLOAT32 = 1e-4

@@ -6,10 +6,10 @@ import textwrap
 
 import numpy as np
 import pytest
-from kseg.training.losses import CrossEntropy, class_weights, cross_entropy
-from kseg.training.metrics import MeanIoU
 
 import kseg
+from kseg.training.losses import CrossEntropy, class_weights, cross_entropy
+from kseg.training.metrics import MeanIoU
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 4, 5, 3)).astype("float32")

@@ -1,14 +1,14 @@
 """The input pipeline: geometry, order and what stays the same."""
 
-import kseg.training
 import numpy as np
 import pytest
 import tensorflow as tf
-from kseg.training import pipeline
 from PIL import Image
-from support import write_camvid
 
 import kseg
+import kseg.training
+from kseg.training import pipeline
+from support import write_camvid
 
 CROP = (32, 40)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from kseg.training import TrainingConfig, train
 from PIL import Image
-from support import random_tensors, run_kseg, write_camvid
 
 import kseg
 from kseg.cli import main
+from kseg.training import TrainingConfig, train
+from support import random_tensors, run_kseg, write_camvid
 
 
 def arguments(folder: Path, run_dir: Path, *extra: object) -> list[str]:

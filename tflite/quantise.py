@@ -1,0 +1,66 @@
+"""Post-training quantisation of a float .tflite model, by litert-quantizer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from litert_quantizer import quantizer, recipe
+
+from kseg._startup import quiet_stderr
+from kseg.errors import KsegError
+from kseg.resize import resize_bilinear
+from kseg.tflite.flatbuffer import input_name
+
+
+def quantise_weights(content: bytes) -> bytes:
+    """int8 weights a channel, float32 computation (`weight_only_wi8_afp32`)."""
+    with _quiet():
+        tool = quantizer.Quantizer(bytearray(content), recipe.weight_only_wi8_afp32())
+        return bytes(tool.quantize().quantized_model)
+
+
+def quantise_int8(
+    content: bytes, images: Iterable[np.ndarray], input_size: tuple[int, int]
+) -> bytes:
+    """int8 weights and activations; int8 input (scale 1, zero point -128) and output.
+
+    Args:
+        content: a float32 model with one image input.
+        images: (H, W, 3) uint8 RGB of any size, to find the ranges of the activations
+            by; resized as evaluation resizes them.
+        input_size: (H, W) of the model.
+
+    Raises:
+        KsegError: no images.
+    """
+    prepared = [resize_bilinear(image, input_size)[None] for image in images]
+    if not prepared:
+        raise KsegError("int8 needs calibration images; name a data set that has some")
+    tensor, signature, argument = input_name(content)
+    with _quiet():
+        tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+        samples: dict[str, list[dict[str, Any]]] = {signature: [{argument: x} for x in prepared]}
+        ranges = tool.calibrate(samples, num_threads=os.cpu_count() or 1)
+        # All 256 values of a pixel, whatever the calibration images show.
+        for key, value in (("min", 0.0), ("max", 255.0)):
+            ranges[tensor][key] = np.full_like(ranges[tensor][key], value)
+        return bytes(tool.quantize(ranges).quantized_model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The tool draws progress bars and reports on both streams; only a failure matters."""
+    with (
+        quiet_stderr(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
