@@ -227,3 +227,86 @@ def prelu(x: KerasTensor, name: str) -> KerasTensor:
     return keras.layers.PReLU(
         shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.25), name=name
     )(x)
+
+
+def subsample(x: KerasTensor, name: str) -> KerasTensor:
+    """Every second row and column from the first on, (N, ceil(H/2), ceil(W/2), C).
+
+    In front of a 1x1 convolution it is that convolution with stride 2, which the GPU
+    accelerator computes wrong in int8.
+    """
+    return keras.layers.MaxPooling2D(1, strides=2, name=f"{name}.subsample")(x)
+
+
+def atrous_units(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """Stride and dilation of successive units, as all DeepLab backbones choose them.
+
+    Where the product of the strides has reached ``output_stride`` a unit's stride is
+    replaced by 1, and the units after it (not that unit) run at a dilation multiplied by
+    it: at every ``output_stride`` the features agree where their grids meet.
+
+    Raises:
+        ValueError: the strides do not lead to ``output_stride``.
+    """
+    units, reached, dilation = [], 1, 1
+    for stride in strides:
+        if reached == output_stride:
+            units.append((1, dilation))
+            dilation *= stride
+        else:
+            units.append((stride, 1))
+            reached *= stride
+    if reached != output_stride:
+        raise ValueError(f"output_stride is {output_stride}; strides {strides} do not lead to it")
+    return units
+
+
+def slim_conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    epsilon: float,
+    momentum: float,
+    name: str,
+) -> KerasTensor:
+    """Convolution, BatchNorm and ReLU under TF-Slim's names, padded symmetrically."""
+    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=name)
+    return _slim_norm(x, activation, epsilon, momentum, name)
+
+
+def slim_separable_conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int = 3,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    epsilon: float,
+    momentum: float,
+    name: str,
+) -> KerasTensor:
+    """A depthwise and a 1x1 convolution, each with BatchNorm and ReLU, as TF-Slim names them."""
+    depthwise = f"{name}_depthwise"
+    x = depthwise_conv(x, kernel_size, strides=strides, dilation=dilation, name=depthwise)
+    x = _slim_norm(x, activation, epsilon, momentum, depthwise)
+    return slim_conv(
+        x,
+        filters,
+        1,
+        activation=activation,
+        epsilon=epsilon,
+        momentum=momentum,
+        name=f"{name}_pointwise",
+    )
+
+
+def _slim_norm(
+    x: KerasTensor, activation: bool, epsilon: float, momentum: float, name: str
+) -> KerasTensor:
+    x = batch_norm(x, epsilon=epsilon, momentum=momentum, name=f"{name}.BatchNorm")
+    return keras.layers.ReLU(name=f"{name}.relu")(x) if activation else x

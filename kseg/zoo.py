@@ -16,6 +16,7 @@ from kseg.errors import KsegError
 from kseg.layers import Resize
 from kseg.model import Card, Normalization, SegmentationModel, copy_weights, normalize
 from kseg.networks.cgnet import cgnet
+from kseg.networks.deeplab import deeplab
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Variant:
         resize: how the published network resizes, "half_pixel" or "align_corners".
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
         backbone, classifier: prefixes of the layer names of these parts.
+        features: name of the layer with the backbone's output, "" where it has no
+            output stride to choose.
         unused: prefixes of published tensors that the reference itself does not run.
         num_classes, dataset, void_channels: of the published weights.
         parameters: trainable, at ``num_classes``.
@@ -45,6 +48,7 @@ class Variant:
     tensors: str = "pytorch"
     backbone: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
+    features: str = ""
     unused: tuple[str, ...] = ()
     num_classes: int = 19
     dataset: str = "cityscapes"
@@ -65,6 +69,35 @@ _CGNET = Variant(
     source="arXiv:1811.08201; github.com/wutianyiRosun/CGNet",
 )
 
+_DEEPLAB = Variant(
+    builder=deeplab,
+    # (2/255) x - 1, whichever the backbone.
+    normalization=Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    resize="align_corners",
+    tensors="tf_slim",
+    classifier=("logits.",),
+    source="arXiv:1802.02611; github.com/tensorflow/models research/deeplab",
+)
+
+
+def _xception(depth: int, **facts: Any) -> Variant:
+    name = f"xception_{depth}"
+    return dataclasses.replace(
+        _DEEPLAB,
+        options={"backbone": name},
+        backbone=(f"{name}.",),
+        features=f"{name}.exit_flow.block2.unit_1.xception_module.separable_conv3_pointwise.relu",
+        **facts,
+    )
+
+
+_RESNET = dataclasses.replace(
+    _DEEPLAB,
+    options={"backbone": "resnet_v1_101_beta"},
+    backbone=("resnet_v1_101.",),
+    features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
+)
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -79,6 +112,14 @@ VARIANTS: dict[str, Variant] = {
         parameters=423_682,
         multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
         mean_iou="59.7 Cityscapes val",
+    ),
+    "deeplab_v3_plus_xception41": _xception(41),
+    "deeplab_v3_plus_xception65": _xception(65),
+    "deeplab_v3_plus_xception71": _xception(71),
+    "deeplab_v3_plus_resnet101": _RESNET,
+    "deeplab_v3_resnet101": dataclasses.replace(
+        _RESNET,
+        options={**_RESNET.options, "aspp_separable": False, "decoder": False},
     ),
 }
 
