@@ -156,14 +156,19 @@ def pad(
 
 
 def _padded(
-    x: KerasTensor, kernel_size: int | tuple[int, int], strides: int, dilation: int, name: str
+    x: KerasTensor,
+    kernel_size: int | tuple[int, int],
+    strides: int,
+    dilation: int,
+    padding: str,
+    name: str,
 ) -> tuple[KerasTensor, str]:
-    """The tensor and the padding mode that make an odd kernel symmetric, as in PyTorch.
+    """The tensor and Keras' padding mode that give an odd kernel the asked-for padding.
 
     Keras' "same" is symmetric at stride 1 only.
     """
     size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
-    if strides == 1 or size == (1, 1):
+    if padding == "same" or strides == 1 or size == (1, 1):
         return x, "same"
     rows, columns = (dilation * (k - 1) // 2 for k in size)
     return pad(x, ((rows, rows), (columns, columns)), name), "valid"
@@ -176,12 +181,17 @@ def conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     use_bias: bool = False,
     name: str,
     **kwargs,
 ) -> KerasTensor:
-    """A convolution with PyTorch's symmetric padding of ``dilation * (kernel - 1) / 2``."""
-    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    """A convolution with an output of ceil(size / strides).
+
+    ``padding`` is "symmetric", PyTorch's ``dilation * (kernel - 1) / 2`` on each side, or
+    "same", TensorFlow's; they differ at stride 2 and even sizes.
+    """
+    x, padding = _padded(x, kernel_size, strides, dilation, padding, name)
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -201,11 +211,12 @@ def depthwise_conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     use_bias: bool = False,
     name: str,
 ) -> KerasTensor:
-    """A depthwise convolution with PyTorch's symmetric padding."""
-    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    """A depthwise convolution, padded as in ``conv``."""
+    x, padding = _padded(x, kernel_size, strides, dilation, padding, name)
     return keras.layers.DepthwiseConv2D(
         kernel_size,
         strides=strides,
