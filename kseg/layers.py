@@ -250,7 +250,7 @@ def subsample(x: KerasTensor, name: str) -> KerasTensor:
 
 
 def atrous_units(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
-    """Stride and dilation of successive units, as all DeepLab backbones choose them.
+    """Stride and dilation of successive units, as DeepLab chooses them in every backbone.
 
     Where the product of the strides has reached ``output_stride`` a unit's stride is
     replaced by 1, and the units after it (not that unit) run at a dilation multiplied by

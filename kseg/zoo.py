@@ -69,6 +69,7 @@ _CGNET = Variant(
     source="arXiv:1811.08201; github.com/wutianyiRosun/CGNet",
 )
 
+# The unused tensors are the heads of the ImageNet checkpoints.
 _DEEPLAB = Variant(
     builder=deeplab,
     # (2/255) x - 1, whichever the backbone.
@@ -81,11 +82,13 @@ _DEEPLAB = Variant(
 
 
 def _xception(depth: int, **facts: Any) -> Variant:
+    """DeepLabv3+ with Xception of this depth."""
     name = f"xception_{depth}"
     return dataclasses.replace(
         _DEEPLAB,
         options={"backbone": name},
         backbone=(f"{name}.",),
+        unused=(f"{name}/logits/",),
         features=f"{name}.exit_flow.block2.unit_1.xception_module.separable_conv3_pointwise.relu",
         **facts,
     )
@@ -95,7 +98,15 @@ _RESNET = dataclasses.replace(
     _DEEPLAB,
     options={"backbone": "resnet_v1_101_beta"},
     backbone=("resnet_v1_101.",),
+    unused=("resnet_v1_101/logits/",),
     features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
+)
+_MOBILENET_V2 = dataclasses.replace(
+    _DEEPLAB,
+    options={"backbone": "mobilenet_v2"},
+    backbone=("MobilenetV2.",),
+    unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
+    features="MobilenetV2.expanded_conv_16.project.BatchNorm",
 )
 
 VARIANTS: dict[str, Variant] = {
@@ -113,13 +124,50 @@ VARIANTS: dict[str, Variant] = {
         multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
         mean_iou="59.7 Cityscapes val",
     ),
-    "deeplab_v3_plus_xception41": _xception(41),
-    "deeplab_v3_plus_xception65": _xception(65),
-    "deeplab_v3_plus_xception71": _xception(71),
-    "deeplab_v3_plus_resnet101": _RESNET,
+    "deeplab_v3_plus_xception41": _xception(
+        41,
+        parameters=28_108_147,
+        multiply_adds={(513, 513): 40.00e9, (1025, 2049): 310.40e9},
+    ),
+    "deeplab_v3_plus_xception65": _xception(
+        65,
+        parameters=41_054_899,
+        multiply_adds={(513, 513): 54.03e9, (1025, 2049): 418.38e9},
+        mean_iou="78.79 Cityscapes val; 82.1 Cityscapes test",
+    ),
+    "deeplab_v3_plus_xception71": _xception(
+        71,
+        parameters=43_477_323,
+        multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
+        mean_iou="79.55 Cityscapes val",
+    ),
+    "deeplab_v3_plus_resnet101": dataclasses.replace(
+        _RESNET,
+        parameters=45_811_523,
+        multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
+        mean_iou="78.85 VOC 2012 val",
+    ),
+    # As in its paper: the separable pyramid came with v3+.
     "deeplab_v3_resnet101": dataclasses.replace(
         _RESNET,
         options={**_RESNET.options, "aspp_separable": False, "decoder": False},
+        parameters=58_163_923,
+        multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
+        mean_iou="77.21 VOC 2012 val",
+        source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
+    ),
+    "deeplab_v3_plus_mobilenet_v2": dataclasses.replace(
+        _MOBILENET_V2,
+        parameters=2_725_059,
+        multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
+    ),
+    "deeplab_v3_mobilenet_v2": dataclasses.replace(
+        _MOBILENET_V2,
+        options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
+        parameters=2_113_043,
+        multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
+        mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
+        source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
     ),
 }
 

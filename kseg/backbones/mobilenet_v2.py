@@ -9,7 +9,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Features
-from kseg.layers import batch_norm, conv, depthwise_conv
+from kseg.layers import atrous_units, batch_norm, conv, depthwise_conv
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first block.
 STAGES = (
@@ -23,8 +23,8 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
-# The last block at stride 4 gives the low-level features.
-LOW_LEVEL_BLOCK = 2
+# The last blocks at strides 4 and 8 give the low-level and the middle features.
+LEVEL_BLOCKS = (2, 5)
 
 
 def _slim_names(block: int | None, part: str, _position: int) -> tuple[str, str]:
@@ -56,8 +56,8 @@ class Style:
         padding: of the convolutions with stride 2, see ``kseg.layers.conv``.
         epsilon, momentum: of BatchNorm.
         head: whether a 1x1 convolution to 1280 channels comes last.
-        low_level: what of block 2 the decoder takes: "depthwise", six times as wide and
-            with its activation, or the block's "output".
+        low_level: what of ``LEVEL_BLOCKS`` the decoder takes: "depthwise", six times as
+            wide and with its activation, or the block's "output".
     """
 
     names: Callable[[int | None, str, int], tuple[str, str]]
@@ -96,7 +96,8 @@ def mobilenet_v2(
     """MobileNetV2's features of (N, H, W, 3), at depth multiplier 1 with these channels.
 
     ``output`` is (N, ceil(H/s), ceil(W/s), 320), or 1280 channels with a head;
-    ``low_level`` is (N, ceil(H/4), ceil(W/4), 144), or 24 channels of a block's output.
+    ``low_level`` is (N, ceil(H/4), ceil(W/4), 144), or 24 channels of a block's output;
+    ``mid_level`` is (N, ceil(H/8), ceil(W/8), 192), or 32 channels.
 
     Args:
         style: ``TF_SLIM`` or ``PYTORCH``.
@@ -125,39 +126,34 @@ def mobilenet_v2(
 
     stem = _divisible(STEM_CHANNELS * depth_multiplier, divisor)
     x = unit(x, stem, None, "stem", 0, kernel_size=3, strides=2)
-    stride, rate, block = 2, 1, 0
-    for expansion, channels, blocks, first_stride in STAGES:
+    strides = [s if i == 0 else 1 for _, _, blocks, s in STAGES for i in range(blocks)]
+    units = atrous_units([2, *strides], output_stride)[1:]
+    block, levels = 0, []
+    for expansion, channels, blocks, _ in STAGES:
         channels = _divisible(channels * depth_multiplier, divisor)
-        for i in range(blocks):
+        for _ in range(blocks):
             inputs, position = x, 0
-            strides = first_stride if i == 0 else 1
-            dilation = rate
-            if stride == output_stride:
-                # This block keeps the old rate, the next ones make up for the stride.
-                rate *= strides
-                strides = 1
-            stride *= strides
-
+            stride, dilation = units[block]
             # Expansions are multiples of 8 at every depth multiplier.
             wide = _divisible(x.shape[-1] * expansion, 8) if expansion > 1 else 0
             if wide > x.shape[-1]:
                 x = unit(x, wide, block, "expand", position, kernel_size=1)
                 position += 1
             x = depthwise = unit(
-                x, None, block, "depthwise", position, strides=strides, dilation=dilation
+                x, None, block, "depthwise", position, strides=stride, dilation=dilation
             )
             x = unit(x, channels, block, "project", position + 1, kernel_size=1)
-            if strides == 1 and inputs.shape[-1] == channels:
+            if stride == 1 and inputs.shape[-1] == channels:
                 name = style.names(block, "project", position + 1)[0]
                 x = kl.Add(name=f"{name}.sum")([inputs, x])
-            if block == LOW_LEVEL_BLOCK:
-                low_level = {"depthwise": depthwise, "output": x}[style.low_level]
+            if block in LEVEL_BLOCKS:
+                levels.append({"depthwise": depthwise, "output": x}[style.low_level])
             block += 1
     if style.head:
         # Multipliers below 1 leave the last layer as it is (Section 6.1).
         head = _divisible(HEAD_CHANNELS * max(1.0, depth_multiplier), divisor)
         x = unit(x, head, None, "head", 0, kernel_size=1)
-    return Features(x, low_level)
+    return Features(x, *levels)
 
 
 def _divisible(value: float, divisor: int) -> int:

@@ -13,6 +13,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Features
+from kseg.backbones.mobilenet_v2 import mobilenet_v2
 from kseg.backbones.resnet import resnet_v1_101_beta
 from kseg.backbones.xception import xception
 from kseg.layers import Resize, conv, slim_conv, slim_separable_conv
@@ -22,6 +23,7 @@ BACKBONES: dict[str, Callable[..., Features]] = {
     "xception_65": functools.partial(xception, depth=65),
     "xception_71": functools.partial(xception, depth=71),
     "resnet_v1_101_beta": resnet_v1_101_beta,
+    "mobilenet_v2": mobilenet_v2,
 }
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -59,6 +61,10 @@ def deeplab(
     the output stride. The published sizes are 16k+1. The weights have the same shapes at
     every output stride.
 
+    MobileNetV2 was published without decoder. With one, the low-level feature is what the
+    TF-Slim code names for it, ``layer_4/depthwise_output``: the activated depthwise
+    convolution of ``expanded_conv_2``, the last block at stride 4.
+
     Args:
         backbone: a name of ``BACKBONES``; the row of the zoo gives it.
         output_stride: 8, 16 or 32, input pixels to one of the backbone's features.
@@ -87,6 +93,15 @@ def deeplab(
         raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
     if low_level not in _LOW_LEVELS:
         raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
+    for option, value in {
+        "aspp_filters": aspp_filters,
+        "low_level_channels": low_level_channels,
+        "decoder_convs": decoder_convs,
+        "decoder_filters": decoder_filters,
+        "decoder_kernel": decoder_kernel,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{option} is {value}; it must be at least 1")
     if multi_grid is not None and (len(multi_grid) != 3 or min(multi_grid) < 1):
         raise ValueError(f"multi_grid is {multi_grid}; it must be three positive integers")
     if atrous_rates is None:

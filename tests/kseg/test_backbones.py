@@ -28,7 +28,7 @@ def slim_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 def backbone(size: tuple[int | None, int | None], **options) -> keras.Model:
     image = keras.Input((*size, 3))
-    return keras.Model(image, list(mobilenet_v2(image, **options)))
+    return keras.Model(image, list(mobilenet_v2(image, **options)[:2]))
 
 
 def randomize(model: keras.Model) -> None:

@@ -28,6 +28,10 @@ def _deeplab_taps() -> dict[str, str]:
     }
 
 
+# Without atrous branches and decoder.
+_MOBILENET_HEAD = ("image_pooling", "aspp0", "aspp_out", "logits_raw", "logits_low")
+
+
 def _xception_taps(depth: int, middle: int) -> dict[str, str]:
     root = f"xception_{depth}"
 
@@ -86,6 +90,21 @@ CASES = {
             "block3": "resnet_v1_101.block3.unit_23.bottleneck_v1.relu",
             "block4": "resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
             "low_level": "resnet_v1_101.block1.unit_2.bottleneck_v1.conv3.BatchNorm",
+        },
+    ),
+    "deeplab_mnv2_os16_a": (
+        "deeplab_v3_mobilenet_v2",
+        {},
+        True,
+        {
+            "conv": "MobilenetV2.Conv.relu6",
+            "expanded_conv": "MobilenetV2.expanded_conv.project.BatchNorm",
+            "expanded_conv_2": "MobilenetV2.expanded_conv_2.project.sum",
+            "expanded_conv_5": "MobilenetV2.expanded_conv_5.project.sum",
+            "expanded_conv_9": "MobilenetV2.expanded_conv_9.project.sum",
+            "expanded_conv_13": "MobilenetV2.expanded_conv_13.project.BatchNorm",
+            "expanded_conv_16": "MobilenetV2.expanded_conv_16.project.BatchNorm",
+            **{tap: _deeplab_taps()[tap] for tap in _MOBILENET_HEAD},
         },
     ),
 }
