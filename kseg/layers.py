@@ -160,14 +160,19 @@ def pad(
 
 
 def _padded(
-    x: KerasTensor, kernel_size: int | tuple[int, int], strides: int, dilation: int, name: str
+    x: KerasTensor,
+    kernel_size: int | tuple[int, int],
+    strides: int,
+    dilation: int,
+    padding: str,
+    name: str,
 ) -> tuple[KerasTensor, str]:
-    """The tensor and the padding mode that make an odd kernel symmetric, as in PyTorch.
+    """The tensor and Keras' padding mode that give an odd kernel the asked-for padding.
 
     Keras' "same" is symmetric at stride 1 only.
     """
     size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
-    if strides == 1 or size == (1, 1):
+    if padding == "same" or strides == 1 or size == (1, 1):
         return x, "same"
     rows, columns = (dilation * (k - 1) // 2 for k in size)
     return pad(x, ((rows, rows), (columns, columns)), name), "valid"
@@ -180,12 +185,17 @@ def conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     use_bias: bool = False,
     name: str,
     **kwargs,
 ) -> KerasTensor:
-    """A convolution with PyTorch's symmetric padding of ``dilation * (kernel - 1) / 2``."""
-    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    """A convolution with an output of ceil(size / strides).
+
+    ``padding`` is "symmetric", PyTorch's ``dilation * (kernel - 1) / 2`` on each side, or
+    "same", TensorFlow's; they differ at stride 2 and even sizes.
+    """
+    x, padding = _padded(x, kernel_size, strides, dilation, padding, name)
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -205,11 +215,12 @@ def depthwise_conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     use_bias: bool = False,
     name: str,
 ) -> KerasTensor:
-    """A depthwise convolution with PyTorch's symmetric padding."""
-    x, padding = _padded(x, kernel_size, strides, dilation, name)
+    """A depthwise convolution, padded as in ``conv``."""
+    x, padding = _padded(x, kernel_size, strides, dilation, padding, name)
     return keras.layers.DepthwiseConv2D(
         kernel_size,
         strides=strides,
@@ -231,3 +242,86 @@ def prelu(x: KerasTensor, name: str) -> KerasTensor:
     return keras.layers.PReLU(
         shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.25), name=name
     )(x)
+
+
+def subsample(x: KerasTensor, name: str) -> KerasTensor:
+    """Every second row and column from the first on, (N, ceil(H/2), ceil(W/2), C).
+
+    In front of a 1x1 convolution it is that convolution with stride 2, which the GPU
+    accelerator computes wrong in int8.
+    """
+    return keras.layers.MaxPooling2D(1, strides=2, name=f"{name}.subsample")(x)
+
+
+def atrous_units(strides: Sequence[int], output_stride: int) -> list[tuple[int, int]]:
+    """Stride and dilation of successive units, as DeepLab chooses them in every backbone.
+
+    Where the product of the strides has reached ``output_stride`` a unit's stride is
+    replaced by 1, and the units after it (not that unit) run at a dilation multiplied by
+    it: at every ``output_stride`` the features agree where their grids meet.
+
+    Raises:
+        ValueError: the strides do not lead to ``output_stride``.
+    """
+    units, reached, dilation = [], 1, 1
+    for stride in strides:
+        if reached == output_stride:
+            units.append((1, dilation))
+            dilation *= stride
+        else:
+            units.append((stride, 1))
+            reached *= stride
+    if reached != output_stride:
+        raise ValueError(f"output_stride is {output_stride}; strides {strides} do not lead to it")
+    return units
+
+
+def slim_conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    epsilon: float,
+    momentum: float,
+    name: str,
+) -> KerasTensor:
+    """Convolution, BatchNorm and ReLU under TF-Slim's names, padded symmetrically."""
+    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=name)
+    return _slim_norm(x, activation, epsilon, momentum, name)
+
+
+def slim_separable_conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int = 3,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    epsilon: float,
+    momentum: float,
+    name: str,
+) -> KerasTensor:
+    """A depthwise and a 1x1 convolution, each with BatchNorm and ReLU, as TF-Slim names them."""
+    depthwise = f"{name}_depthwise"
+    x = depthwise_conv(x, kernel_size, strides=strides, dilation=dilation, name=depthwise)
+    x = _slim_norm(x, activation, epsilon, momentum, depthwise)
+    return slim_conv(
+        x,
+        filters,
+        1,
+        activation=activation,
+        epsilon=epsilon,
+        momentum=momentum,
+        name=f"{name}_pointwise",
+    )
+
+
+def _slim_norm(
+    x: KerasTensor, activation: bool, epsilon: float, momentum: float, name: str
+) -> KerasTensor:
+    x = batch_norm(x, epsilon=epsilon, momentum=momentum, name=f"{name}.BatchNorm")
+    return keras.layers.ReLU(name=f"{name}.relu")(x) if activation else x

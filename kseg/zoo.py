@@ -16,6 +16,7 @@ from kseg.errors import KsegError
 from kseg.layers import Resize
 from kseg.model import Card, Normalization, SegmentationModel, copy_weights, normalize
 from kseg.networks.cgnet import cgnet
+from kseg.networks.deeplab import deeplab
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Variant:
         resize: how the published network resizes, "half_pixel" or "align_corners".
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
         backbone, classifier: prefixes of the layer names of these parts.
+        features: name of the layer with the backbone's output, "" where it has no
+            output stride to choose.
         unused: prefixes of published tensors that the reference itself does not run.
         num_classes, dataset, void_channels: of the published weights.
         parameters: trainable, at ``num_classes``.
@@ -45,6 +48,7 @@ class Variant:
     tensors: str = "pytorch"
     backbone: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
+    features: str = ""
     unused: tuple[str, ...] = ()
     num_classes: int = 19
     dataset: str = "cityscapes"
@@ -65,6 +69,46 @@ _CGNET = Variant(
     source="arXiv:1811.08201; github.com/wutianyiRosun/CGNet",
 )
 
+# The unused tensors are the heads of the ImageNet checkpoints.
+_DEEPLAB = Variant(
+    builder=deeplab,
+    # (2/255) x - 1, whichever the backbone.
+    normalization=Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    resize="align_corners",
+    tensors="tf_slim",
+    classifier=("logits.",),
+    source="arXiv:1802.02611; github.com/tensorflow/models research/deeplab",
+)
+
+
+def _xception(depth: int, **facts: Any) -> Variant:
+    """DeepLabv3+ with Xception of this depth."""
+    name = f"xception_{depth}"
+    return dataclasses.replace(
+        _DEEPLAB,
+        options={"backbone": name},
+        backbone=(f"{name}.",),
+        unused=(f"{name}/logits/",),
+        features=f"{name}.exit_flow.block2.unit_1.xception_module.separable_conv3_pointwise.relu",
+        **facts,
+    )
+
+
+_RESNET = dataclasses.replace(
+    _DEEPLAB,
+    options={"backbone": "resnet_v1_101_beta"},
+    backbone=("resnet_v1_101.",),
+    unused=("resnet_v1_101/logits/",),
+    features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
+)
+_MOBILENET_V2 = dataclasses.replace(
+    _DEEPLAB,
+    options={"backbone": "mobilenet_v2"},
+    backbone=("MobilenetV2.",),
+    unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
+    features="MobilenetV2.expanded_conv_16.project.BatchNorm",
+)
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -79,6 +123,51 @@ VARIANTS: dict[str, Variant] = {
         parameters=423_682,
         multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
         mean_iou="59.7 Cityscapes val",
+    ),
+    "deeplab_v3_plus_xception41": _xception(
+        41,
+        parameters=28_108_147,
+        multiply_adds={(513, 513): 40.00e9, (1025, 2049): 310.40e9},
+    ),
+    "deeplab_v3_plus_xception65": _xception(
+        65,
+        parameters=41_054_899,
+        multiply_adds={(513, 513): 54.03e9, (1025, 2049): 418.38e9},
+        mean_iou="78.79 Cityscapes val; 82.1 Cityscapes test",
+    ),
+    "deeplab_v3_plus_xception71": _xception(
+        71,
+        parameters=43_477_323,
+        multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
+        mean_iou="79.55 Cityscapes val",
+    ),
+    "deeplab_v3_plus_resnet101": dataclasses.replace(
+        _RESNET,
+        parameters=45_811_523,
+        multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
+        mean_iou="78.85 VOC 2012 val",
+    ),
+    # As in its paper: the separable pyramid came with v3+.
+    "deeplab_v3_resnet101": dataclasses.replace(
+        _RESNET,
+        options={**_RESNET.options, "aspp_separable": False, "decoder": False},
+        parameters=58_163_923,
+        multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
+        mean_iou="77.21 VOC 2012 val",
+        source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
+    ),
+    "deeplab_v3_plus_mobilenet_v2": dataclasses.replace(
+        _MOBILENET_V2,
+        parameters=2_725_059,
+        multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
+    ),
+    "deeplab_v3_mobilenet_v2": dataclasses.replace(
+        _MOBILENET_V2,
+        options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
+        parameters=2_113_043,
+        multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
+        mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
+        source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
     ),
 }
 

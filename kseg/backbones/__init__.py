@@ -11,7 +11,9 @@ class Features(NamedTuple):
     Attributes:
         output: the last features, at the output stride.
         low_level: early features for the decoder, at stride 4 where not said otherwise.
+        mid_level: features at stride 8, for decoders of two steps.
     """
 
     output: Any
     low_level: Any
+    mid_level: Any = None

@@ -12,6 +12,46 @@ import kseg
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 
+
+def _deeplab_taps() -> dict[str, str]:
+    taps = {f"aspp{i}": f"aspp{i}_pointwise.relu" for i in (1, 2, 3)}
+    return taps | {
+        "image_pooling": "image_pooling.relu",
+        "aspp0": "aspp0.relu",
+        "aspp1_depthwise": "aspp1_depthwise.relu",
+        "aspp_out": "concat_projection.relu",
+        "low_level_projected": "decoder.feature_projection0.relu",
+        "decoder_conv0": "decoder.decoder_conv0_pointwise.relu",
+        "decoder_out": "decoder.decoder_conv1_pointwise.relu",
+        "logits_raw": "logits.semantic",
+        "logits_low": "logits.semantic",
+    }
+
+
+# Without atrous branches and decoder.
+_MOBILENET_HEAD = ("image_pooling", "aspp0", "aspp_out", "logits_raw", "logits_low")
+
+
+def _xception_taps(depth: int, middle: int) -> dict[str, str]:
+    root = f"xception_{depth}"
+
+    def unit(name: str) -> str:
+        return f"{root}.{name}.xception_module"
+
+    entry = {f"entry_flow_block{i}": f"entry_flow.block{i}.unit_1" for i in (1, 2, 3)}
+    units = entry | {
+        f"middle_flow_block1_unit{i}": f"middle_flow.block1.unit_{i}" for i in (1, middle)
+    }
+    units["exit_flow_block1"] = "exit_flow.block1.unit_1"
+    return _deeplab_taps() | {
+        **{tap: f"{unit(name)}.sum" for tap, name in units.items()},
+        "stem1": f"{root}.entry_flow.conv1_1.relu",
+        "stem2": f"{root}.entry_flow.conv1_2.relu",
+        "exit_flow_block2": f"{unit('exit_flow.block2.unit_1')}.separable_conv3_pointwise.relu",
+        "low_level": f"{unit('entry_flow.block2.unit_1')}.separable_conv2_pointwise.BatchNorm",
+    }
+
+
 # fixture: (row, options, preprocessing in the fixture's graph, {tap: layer})
 CASES = {
     "cgnet_m3n21_a": (
@@ -28,6 +68,43 @@ CASES = {
             "level3": "level3.19.sum",
             "bn_prelu_3": "bn_prelu_3.act",
             "logits_low": "classifier.0.conv",
+        },
+    ),
+    "deeplab_x65_os16_a": ("deeplab_v3_plus_xception65", {}, True, _xception_taps(65, 16)),
+    "deeplab_x65_os8_a": (
+        "deeplab_v3_plus_xception65",
+        {"output_stride": 8},
+        True,
+        _xception_taps(65, 16),
+    ),
+    "deeplab_x41_os16_a": ("deeplab_v3_plus_xception41", {}, True, _xception_taps(41, 8)),
+    "deeplab_resnet101beta_os16_a": (
+        "deeplab_v3_plus_resnet101",
+        {},
+        True,
+        _deeplab_taps()
+        | {
+            "root": "resnet_v1_101.conv1_3.relu",
+            "block1": "resnet_v1_101.block1.unit_3.bottleneck_v1.relu",
+            "block2": "resnet_v1_101.block2.unit_4.bottleneck_v1.relu",
+            "block3": "resnet_v1_101.block3.unit_23.bottleneck_v1.relu",
+            "block4": "resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
+            "low_level": "resnet_v1_101.block1.unit_2.bottleneck_v1.conv3.BatchNorm",
+        },
+    ),
+    "deeplab_mnv2_os16_a": (
+        "deeplab_v3_mobilenet_v2",
+        {},
+        True,
+        {
+            "conv": "MobilenetV2.Conv.relu6",
+            "expanded_conv": "MobilenetV2.expanded_conv.project.BatchNorm",
+            "expanded_conv_2": "MobilenetV2.expanded_conv_2.project.sum",
+            "expanded_conv_5": "MobilenetV2.expanded_conv_5.project.sum",
+            "expanded_conv_9": "MobilenetV2.expanded_conv_9.project.sum",
+            "expanded_conv_13": "MobilenetV2.expanded_conv_13.project.BatchNorm",
+            "expanded_conv_16": "MobilenetV2.expanded_conv_16.project.BatchNorm",
+            **{tap: _deeplab_taps()[tap] for tap in _MOBILENET_HEAD},
         },
     ),
 }

@@ -1,0 +1,221 @@
+"""DeepLabv3 (arXiv:1706.05587) and DeepLabv3+ (arXiv:1802.02611), Chen et al.
+
+Layer names and details are those of the authors' TF-Slim code.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+
+from keras import KerasTensor
+from keras import layers as kl
+
+from kseg.backbones import Features
+from kseg.backbones.mobilenet_v2 import mobilenet_v2
+from kseg.backbones.resnet import resnet_v1_101_beta
+from kseg.backbones.xception import xception
+from kseg.layers import Resize, conv, slim_conv, slim_separable_conv
+
+BACKBONES: dict[str, Callable[..., Features]] = {
+    "xception_41": functools.partial(xception, depth=41),
+    "xception_65": functools.partial(xception, depth=65),
+    "xception_71": functools.partial(xception, depth=71),
+    "resnet_v1_101_beta": resnet_v1_101_beta,
+    "mobilenet_v2": mobilenet_v2,
+}
+
+OUTPUT_STRIDES = (8, 16, 32)
+_LOW_LEVELS = ("conv2", "conv2+conv3")
+
+_NORM = {"epsilon": 1e-5, "momentum": 0.9997}
+_conv = functools.partial(slim_conv, **_NORM)
+_separable_conv = functools.partial(slim_separable_conv, **_NORM)
+
+
+def deeplab(
+    x: KerasTensor,
+    num_classes: int,
+    backbone: str,
+    *,
+    output_stride: int = 16,
+    multi_grid: Sequence[int] | None = None,
+    depth_multiplier: float = 1.0,
+    atrous_rates: Sequence[int] | None = None,
+    aspp_filters: int = 256,
+    aspp_separable: bool = True,
+    image_pooling: bool = True,
+    image_pooling_crop_size: int | tuple[int, int] | None = None,
+    decoder: bool = True,
+    low_level: str = "conv2",
+    low_level_channels: int = 48,
+    decoder_convs: int = 2,
+    decoder_filters: int = 256,
+    decoder_kernel: int = 3,
+    decoder_separable: bool = True,
+) -> KerasTensor:
+    """DeepLabv3+, or DeepLabv3 where ``decoder`` is False.
+
+    (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), without the decoder at
+    the output stride. The published sizes are 16k+1. The weights have the same shapes at
+    every output stride.
+
+    MobileNetV2 was published without decoder. With one, the low-level feature is what the
+    TF-Slim code names for it, ``layer_4/depthwise_output``: the activated depthwise
+    convolution of ``expanded_conv_2``, the last block at stride 4.
+
+    Args:
+        backbone: a name of ``BACKBONES``; the row of the zoo gives it.
+        output_stride: 8, 16 or 32, input pixels to one of the backbone's features.
+        multi_grid: dilations of the backbone's last three units (ResNet) or last three
+            convolutions (Xception), None for the published ones (v3, Section 3.1.1).
+        depth_multiplier: of MobileNetV2's channels; other than 1 these are not rounded
+            to multiples of 8, as published.
+        atrous_rates: dilations of the pyramid's 3x3 branches; None for (6, 12, 18) x 16 /
+            output_stride, () for no such branch.
+        aspp_filters: channels of every branch of the pyramid and of its output.
+        aspp_separable: separable convolutions in the 3x3 branches (v3+, Section 3.1).
+        image_pooling: the branch of the pooled features (v3, Section 3.3).
+        image_pooling_crop_size: its window in input pixels, one number or (H, W): the
+            features are averaged over windows of (size - 1) // output_stride + 1 with
+            stride 1, the evaluation of large images by weights trained on crops. None
+            for the mean over all. No larger than the input.
+        decoder: the decoder of v3+ (Section 3.2).
+        low_level: "conv2" for the features at stride 4; "conv2+conv3" for those at stride
+            8 first and then at stride 4, with a decoder each (v3+, Table 2).
+        low_level_channels: channels to which low-level features are projected (Table 1).
+        decoder_convs, decoder_filters, decoder_kernel: number, channels and kernel size
+            of the decoder's convolutions (Table 2).
+        decoder_separable: separable convolutions in the decoder.
+    """
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+    if low_level not in _LOW_LEVELS:
+        raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
+    for option, value in {
+        "aspp_filters": aspp_filters,
+        "low_level_channels": low_level_channels,
+        "decoder_convs": decoder_convs,
+        "decoder_filters": decoder_filters,
+        "decoder_kernel": decoder_kernel,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{option} is {value}; it must be at least 1")
+    if multi_grid is not None and (len(multi_grid) != 3 or min(multi_grid) < 1):
+        raise ValueError(f"multi_grid is {multi_grid}; it must be three positive integers")
+    if atrous_rates is None:
+        atrous_rates = [rate * 16 // output_stride for rate in (6, 12, 18)]
+    if min(atrous_rates, default=1) < 1:
+        raise ValueError(f"atrous_rates is {atrous_rates}; they must be positive")
+
+    features = _backbone(
+        x,
+        backbone,
+        output_stride=output_stride,
+        multi_grid=multi_grid,
+        depth_multiplier=depth_multiplier if depth_multiplier != 1 else None,
+    )
+    window = _window(image_pooling_crop_size, output_stride, features.output)
+    x = _pyramid(
+        features.output,
+        aspp_filters,
+        rates=atrous_rates,
+        separable=aspp_separable,
+        image_pooling=image_pooling,
+        window=window,
+    )
+    if decoder:
+        steps = {"conv2": ["low_level"], "conv2+conv3": ["mid_level", "low_level"]}[low_level]
+        for i, level in enumerate(steps):
+            x = _decoder_step(
+                x,
+                getattr(features, level),
+                low_level_channels,
+                convs=decoder_convs,
+                filters=decoder_filters,
+                kernel_size=decoder_kernel,
+                separable=decoder_separable,
+                suffix=f"_{i}" if i else "",
+            )
+    return conv(x, num_classes, 1, use_bias=True, name="logits.semantic")
+
+
+def _backbone(x: KerasTensor, name: str, output_stride: int, **options) -> Features:
+    """Runs a backbone with those options that are not None."""
+    function = BACKBONES[name]
+    options = {option: value for option, value in options.items() if value is not None}
+    for option, value in options.items():
+        if option not in inspect.signature(function).parameters:
+            raise ValueError(f"{option} is {value}; {name} has no such option")
+    return function(x, output_stride=output_stride, **options)
+
+
+def _window(
+    crop_size: int | tuple[int, int] | None, output_stride: int, features: KerasTensor
+) -> tuple[int, int] | None:
+    """The pooling window in features for a crop size in input pixels."""
+    if crop_size is None:
+        return None
+    sizes = (crop_size,) * 2 if isinstance(crop_size, int) else tuple(crop_size)
+    window = tuple((size - 1) // output_stride + 1 for size in sizes)
+    fits = [n is None or w <= n for w, n in zip(window, features.shape[1:3], strict=True)]
+    if min(sizes) < 1 or not all(fits):
+        raise ValueError(
+            f"image_pooling_crop_size is {crop_size}; it must be at least 1 and at most the input"
+        )
+    return window
+
+
+def _pyramid(
+    x: KerasTensor,
+    filters: int,
+    *,
+    rates: Sequence[int],
+    separable: bool,
+    image_pooling: bool,
+    window: tuple[int, int] | None,
+) -> KerasTensor:
+    """Atrous spatial pyramid pooling (v3, Section 3.3)."""
+    branches = []
+    if image_pooling:
+        if window is None:
+            pooled = kl.GlobalAveragePooling2D(keepdims=True, name="image_pooling.pool")(x)
+        else:
+            pooled = kl.AveragePooling2D(window, strides=1, name="image_pooling.pool")(x)
+        pooled = _conv(pooled, filters, 1, name="image_pooling")
+        branches.append(Resize("align_corners", name="image_pooling.resize")(pooled, x))
+    branches.append(_conv(x, filters, 1, name="aspp0"))
+    for i, rate in enumerate(rates, 1):
+        branches.append(_conv_of(separable)(x, filters, 3, dilation=rate, name=f"aspp{i}"))
+    if len(branches) > 1:
+        branches = [kl.Concatenate(name="aspp.concat")(branches)]
+    x = _conv(branches[0], filters, 1, name="concat_projection")
+    return kl.Dropout(0.1, name="concat_projection.dropout")(x)
+
+
+def _decoder_step(
+    x: KerasTensor,
+    low_level: KerasTensor,
+    low_level_channels: int,
+    *,
+    convs: int,
+    filters: int,
+    kernel_size: int,
+    separable: bool,
+    suffix: str,
+) -> KerasTensor:
+    """Joins ``x`` with earlier features at their size and refines both (v3+, Section 3.2)."""
+    name = f"feature_projection0{suffix}"
+    projected = _conv(low_level, low_level_channels, 1, name=f"decoder.{name}")
+    x = Resize("align_corners", name=f"decoder.resize{suffix}")(x, low_level)
+    x = kl.Concatenate(name=f"decoder.concat{suffix}")([x, projected])
+    for i in range(convs):
+        # The published code repeats the plain convolution within one scope.
+        name = f"conv{i}{suffix}" if separable else f"conv0{suffix}.decoder_conv0{suffix}_{i + 1}"
+        x = _conv_of(separable)(x, filters, kernel_size, name=f"decoder.decoder_{name}")
+    return x
+
+
+def _conv_of(separable: bool) -> Callable[..., KerasTensor]:
+    return _separable_conv if separable else _conv
