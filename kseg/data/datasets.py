@@ -173,6 +173,8 @@ _CITYSCAPES = _Layout(
 _LAYOUTS: dict[str, _Layout] = {
     "camvid": _Layout(classes=CAMVID, size=(360, 480), images="{}".format, labels="{}annot".format),
     "cityscapes": _CITYSCAPES,
+    # kseg.data.streets draws these; at their default size
+    "streets": dataclasses.replace(_CITYSCAPES, size=(256, 512), environment=""),
 }
 
 

@@ -1,0 +1,26 @@
+"""Make a procedural street data set in Cityscapes' layout, train and val."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``kseg streets`` takes."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="new or empty folder")
+    parser.add_argument(
+        "--count", type=int, required=True, metavar="N", help="images; a fifth of them are val"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"), help="default: 256 512"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other streets")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the data set."""
+    from kseg.data.streets import write_streets
+
+    write_streets(args.folder, args.count, size=tuple(args.size), seed=args.seed)
+    print(f"{args.folder}: {args.count} streets of {args.size[0]}x{args.size[1]}")

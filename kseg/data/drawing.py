@@ -1,0 +1,531 @@
+"""A pinhole camera over flat ground, and a canvas that keeps colours and ids.
+
+Every shape is a mask of pixel centres that colour and id share, so labels are
+exact for what is drawn. Masks are numpy comparisons, without any library's rasteriser.
+
+Camera space is metres: x to the right, y up from the ground, z ahead. A vertical face is
+given by its bottom corners from left to right as seen from outside.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Color = np.ndarray
+"""(3,) float32 RGB, 0..255 for surfaces in full light."""
+
+Shaded = tuple[np.ndarray, np.ndarray | None]
+"""RGB (3, h, w) and opacity: None, all opaque, or (h, w) float32, where 0 is a hole."""
+
+Shader = Callable[[np.ndarray, np.ndarray, np.ndarray], Shaded]
+"""(w,) metres along a face, (h, w) height and (w,) depth to what is seen there."""
+
+NEAR = 0.6
+"""Metres before the camera where surfaces are cut off."""
+
+_NOISE_SIZE = 256
+
+
+def rgb(red: float, green: float, blue: float) -> Color:
+    """A colour, 0..255."""
+    return np.array((red, green, blue), np.float32)
+
+
+def planes(color: Color) -> np.ndarray:
+    """(3, 1, 1), to broadcast over (h, w)."""
+    return color[:, None, None]
+
+
+@functools.cache
+def grain() -> np.ndarray:
+    """(256, 256) float32 in 0..1, independent from cell to cell."""
+    return np.random.Generator(np.random.PCG64(1)).random((_NOISE_SIZE,) * 2, np.float32)
+
+
+@functools.cache
+def clouds() -> np.ndarray:
+    """(256, 256) float32 in about -1..1, tileable, with detail at every scale."""
+    return _octaves(2, 2, 0.62)
+
+
+@functools.cache
+def leaves() -> np.ndarray:
+    """(256, 256) float32 in about -1..1, tileable, in clumps of about ten cells."""
+    return _octaves(3, 5, 0.85)
+
+
+def _octaves(seed: int, first: int, keep: float) -> np.ndarray:
+    """Noise of 2 ** first cells a side, and finer ones, each ``keep`` times as strong."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    total = np.zeros((_NOISE_SIZE,) * 2, np.float32)
+    for octave in range(first, 9):
+        cells = 2**octave
+        grid = generator.random((cells, cells), np.float32) * 2 - 1
+        at = np.arange(_NOISE_SIZE) * cells / _NOISE_SIZE
+        total += sample(grid, at[None, :], at[:, None]) * keep ** (octave - first)
+    return total / (2.2 * total.std())
+
+
+@functools.cache
+def normal() -> np.ndarray:
+    """(2 ** 20,) float32 of a normal distribution."""
+    return np.random.Generator(np.random.PCG64(4)).standard_normal(2**20, np.float32)
+
+
+def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A square tile, repeated, at real coordinates, interpolated between its cells."""
+    size = tile.shape[0]
+    x0, y0 = np.floor(x), np.floor(y)
+    fx, fy = (x - x0).astype(np.float32), (y - y0).astype(np.float32)
+    fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+    left, top = x0.astype(np.int32) % size, y0.astype(np.int32) % size
+    right, bottom = (left + 1) % size, (top + 1) % size
+    upper = tile[top, left] * (1 - fx) + tile[top, right] * fx
+    return upper * (1 - fy) + (tile[bottom, left] * (1 - fx) + tile[bottom, right] * fx) * fy
+
+
+def nearest(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A square tile with a side that is a power of two, repeated, at its nearest cells."""
+    wrap = tile.shape[0] - 1
+    row, column = y.astype(np.intp) & wrap, x.astype(np.intp) & wrap
+    return tile.ravel().take(row * tile.shape[0] + column)
+
+
+def patch(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``nearest`` for (w,) columns and (h,) rows."""
+    wrap = tile.shape[0] - 1
+    return tile.take(y.astype(np.intp) & wrap, 0).take(x.astype(np.intp) & wrap, 1)
+
+
+class Light:
+    """Sun and sky.
+
+    Attributes:
+        ambient, sun: colours of the light, 1 is full.
+        toward: unit vector (x, z) along the ground toward the sun.
+        slope: metres of shadow for each metre of height; 0 under clouds.
+    """
+
+    def __init__(self, ambient: Color, sun: Color, angle: float, slope: float) -> None:
+        self.ambient, self.sun, self.slope = ambient, sun, slope
+        self.toward = (math.sin(angle), math.cos(angle))
+        self._height = 1 / math.sqrt(1 + slope * slope)
+
+    def shaded(self) -> Light:
+        """The same light in the shadow of a house."""
+        shaded = copy.copy(self)
+        shaded.sun = self.sun * 0.12
+        return shaded
+
+    def on(self, x: float, z: float) -> Color:
+        """The light on a vertical face with the outward normal (x, z)."""
+        facing = max(0.0, x * self.toward[0] + z * self.toward[1])
+        sideways = math.sqrt(1 - self._height * self._height) if self.slope else 0.5
+        return self.ambient + self.sun * (facing * sideways)
+
+    def above(self) -> Color:
+        """The light on the ground."""
+        return self.ambient + self.sun * self._height
+
+    def around(self) -> Color:
+        """The light on something round."""
+        return self.ambient + self.sun * 0.6
+
+
+class Frame:
+    """Where a thing stands: a place on the ground and a heading, in camera space.
+
+    Local coordinates are metres: a ahead, b to the right, y up. At angle 0 the thing
+    faces away from the camera.
+    """
+
+    def __init__(self, x: float, z: float, angle: float = 0.0) -> None:
+        self.x, self.z, self.angle = x, z, angle
+        self.ahead = (math.sin(angle), math.cos(angle))
+        self.right = (math.cos(angle), -math.sin(angle))
+
+    def ground(self, a: float, b: float) -> tuple[float, float]:
+        """(x, z) of a local place."""
+        return (
+            self.x + a * self.ahead[0] + b * self.right[0],
+            self.z + a * self.ahead[1] + b * self.right[1],
+        )
+
+    def local(self, x: float, z: float) -> tuple[float, float]:
+        """(a, b) of a place (x, z)."""
+        x, z = x - self.x, z - self.z
+        return (
+            x * self.ahead[0] + z * self.ahead[1],
+            x * self.right[0] + z * self.right[1],
+        )
+
+    def at(self, a: float, b: float, y: float) -> tuple[float, float, float]:
+        """(x, y, z) of a local point."""
+        x, z = self.ground(a, b)
+        return x, y, z
+
+
+class Canvas:
+    """An image under construction.
+
+    Attributes:
+        rgb: (3, H, W) float32; planes, since numpy is slow along axes of three.
+        ids: (H, W) uint16, what ``start`` was given.
+        focal, center, horizon: pixels; eye: the camera's height in metres.
+        haze: how fast things fade into ``veil`` with their distance, for each metre.
+        veil: the colour of the haze.
+        tint: the light on what is painted next.
+    """
+
+    def __init__(
+        self, height: int, width: int, focal: float, center: float, horizon: float, eye: float
+    ) -> None:
+        self.height, self.width = height, width
+        self.focal, self.center, self.horizon, self.eye = focal, center, horizon, eye
+        self.rgb = np.zeros((3, height, width), np.float32)
+        self.ids = np.zeros((height, width), np.uint16)
+        self.xs = np.arange(width, dtype=np.float32) + 0.5
+        self.ys = np.arange(height, dtype=np.float32) + 0.5
+        self.haze, self.veil = 0.0, rgb(200, 200, 200)
+        self.tint = np.ones(3, np.float32)
+        self._id, self._clear = 0, 1.0
+
+    def start(self, value: int, depth: float, tint: Color | None = None) -> None:
+        """What is painted from here on has this id, distance and light."""
+        self._id, self._clear = value, self.clearness(depth)
+        self.tint = np.ones(3, np.float32) if tint is None else tint
+
+    def clearness(self, depth: float | np.ndarray) -> float | np.ndarray:
+        """How much of a colour the haze leaves, 0..1."""
+        thick = depth * self.haze
+        return 1 / (1 + thick + 0.5 * thick * thick)
+
+    def project(self, point: tuple[float, float, float]) -> tuple[float, float]:
+        """Pixels of a point in camera space."""
+        scale = self.focal / max(point[2], NEAR)
+        return self.center + point[0] * scale, self.horizon + (self.eye - point[1]) * scale
+
+    def scale(self, z: float) -> float:
+        """Pixels of a metre at a depth."""
+        return self.focal / max(z, NEAR)
+
+    def paint(
+        self,
+        top: int,
+        left: int,
+        mask: np.ndarray,
+        color: np.ndarray,
+        opacity: float | np.ndarray | None = None,
+        clear: float | np.ndarray | None = None,
+    ) -> None:
+        """Colour and id of a mask whose first pixel is (top, left).
+
+        Args:
+            color: (3,) or what broadcasts to (3, h, w), already lit.
+            opacity: of the colour alone; None is opaque.
+            clear: what the haze leaves, if not as ``start`` said; scalar or (w,).
+        """
+        rows, columns = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
+        pixels = self.rgb[:, rows, columns]
+        if color.ndim == 1:
+            color = planes(color)
+        if self.haze:
+            veil = planes(self.veil)
+            color = veil + (self._clear if clear is None else clear) * (color - veil)
+        if opacity is not None:
+            color = pixels + np.float32(opacity) * (color - pixels)
+        np.copyto(pixels, color, where=mask)
+        np.copyto(self.ids[rows, columns], np.uint16(self._id), where=mask)
+
+    def darken(self, corners: Sequence[tuple[float, float]], factor: float) -> None:
+        """Multiplies a convex area of the ground, given by its (x, z), as a shadow does."""
+        points = [self.project(point) for point in _clip([(x, 0.0, z) for x, z in corners])]
+        self._multiply(self._convex(points), factor)
+
+    def dim(self, x: float, z: float, radius: float, factor: float) -> None:
+        """Multiplies a round spot on the ground."""
+        if z > NEAR + radius:
+            cx, cy = self.project((x, 0.0, z))
+            flat = radius / z * (self.eye * self.scale(z))
+            self._multiply(self._oval(cx, cy, radius * self.scale(z), flat), factor)
+
+    def _multiply(self, found: tuple[int, int, np.ndarray] | None, factor: float) -> None:
+        if found is not None:
+            top, left, mask = found
+            pixels = self.rgb[:, top : top + mask.shape[0], left : left + mask.shape[1]]
+            np.multiply(pixels, np.float32(factor), out=pixels, where=mask)
+
+    def box(
+        self, left: float, top: float, right: float, bottom: float
+    ) -> tuple[int, int, int, int] | None:
+        """Rows and columns whose centres lie within, as (r0, r1, c0, c1); None outside."""
+        c0, c1 = max(math.ceil(left - 0.5), 0), min(math.floor(right - 0.5) + 1, self.width)
+        r0, r1 = max(math.ceil(top - 0.5), 0), min(math.floor(bottom - 0.5) + 1, self.height)
+        return (r0, r1, c0, c1) if r0 < r1 and c0 < c1 else None
+
+    def _convex(self, points: Sequence[tuple[float, float]]) -> tuple[int, int, np.ndarray] | None:
+        """The mask of a convex polygon and its first pixel."""
+        if len(points) < 3:
+            return None
+        columns, rows = [x for x, _ in points], [y for _, y in points]
+        box = self.box(min(columns), min(rows), max(columns), max(rows))
+        if box is None:
+            return None
+        r0, r1, c0, c1 = box
+        xs, ys = self.xs[c0:c1], self.ys[r0:r1, None]
+        turn = 1.0 if _area(points) > 0 else -1.0
+        mask = None
+        x0, y0 = points[-1]
+        for x1, y1 in points:
+            across, down = (x1 - x0) * turn, (y1 - y0) * turn
+            # down * (x - x0) <= across * (y - y0)
+            inside = down * xs + (across * y0 - down * x0) <= across * ys
+            mask = inside if mask is None else np.logical_and(mask, inside, out=mask)
+            x0, y0 = x1, y1
+        return r0, c0, mask
+
+    def _oval(
+        self, x: float, y: float, rx: float, ry: float, above: float = math.inf
+    ) -> tuple[int, int, np.ndarray] | None:
+        """The mask of an ellipse and its first pixel."""
+        box = self.box(x - rx, y - ry, x + rx, min(y + ry, above))
+        if box is None:
+            return None
+        r0, r1, c0, c1 = box
+        across, down = (self.xs[c0:c1] - x) / rx, (self.ys[r0:r1, None] - y) / ry
+        return r0, c0, across * across <= 1 - down * down
+
+    def polygon(
+        self, points: Sequence[tuple[float, float]], color: Color, *, fade: float = 0.0
+    ) -> None:
+        """A convex polygon in pixels; ``fade`` is how much lighter its top is than its foot."""
+        found = self._convex(points)
+        if found is None:
+            return
+        top, left, mask = found
+        color = color * self.tint
+        if fade and len(mask) > 2:
+            ramp = (1 + fade / 2) - self.ys[: len(mask)] * (fade / len(mask))
+            color = planes(color) * ramp[:, None]
+        self.paint(top, left, mask, color)
+
+    def rectangle(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
+        """An upright rectangle in pixels, by its middle and half sides."""
+        box = self.box(x - rx, y - ry, x + rx, y + ry)
+        if box is not None:
+            r0, r1, c0, c1 = box
+            self.paint(r0, c0, np.ones((r1 - r0, c1 - c0), bool), color * self.tint)
+
+    def surface(
+        self, corners: Sequence[tuple[float, float, float]], color: Color, *, fade: float = 0.0
+    ) -> None:
+        """A convex polygon in camera space, seen from both sides."""
+        self.polygon([self.project(point) for point in _clip(corners)], color, fade=fade)
+
+    def face(
+        self,
+        corners: Sequence[tuple[float, float, float]],
+        color: Color,
+        *,
+        insets: Sequence[tuple[float, float, float, float, Color]] = (),
+        fade: float = 0.0,
+    ) -> bool:
+        """Four corners from the bottom left, counter-clockwise as seen from outside.
+
+        Not drawn from behind. ``insets`` are rectangles within, as (left, bottom, right,
+        top) in 0..1 and a colour. Returns whether it was drawn.
+        """
+        if min(corner[2] for corner in corners) < NEAR:
+            return False
+        quad = [self.project(point) for point in corners]
+        if _area(quad) >= 0:
+            return False
+        self.polygon(quad, color, fade=fade)
+        for left, bottom, right, top, inset in insets:
+            places = ((left, bottom), (right, bottom), (right, top), (left, top))
+            self.polygon(
+                [self.project(_between(corners, *place)) for place in places], inset, fade=fade
+            )
+        return True
+
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        color: Color,
+        *,
+        above: float | None = None,
+    ) -> None:
+        """An ellipse in pixels, or what of it lies above a row; never less than a pixel."""
+        found = self._oval(x, y, max(rx, 0.5), max(ry, 0.5), math.inf if above is None else above)
+        if found is not None:
+            self.paint(*found, color * self.tint)
+
+    def wheel(
+        self,
+        frame: Frame,
+        a: float,
+        b: float,
+        y: float,
+        radius: float,
+        color: Color,
+        *,
+        opacity: float | None = None,
+        inner: float = 0.0,
+    ) -> None:
+        """A disc that stands along a frame, or the ring outside ``inner`` of its radius."""
+        cx, cy = self.project(frame.at(a, b, y))
+        ex, ey = self.project(frame.at(a + radius, b, y))
+        across, skew = ex - cx, ey - cy
+        down = radius * self.scale(frame.at(a, b, y)[2])
+        if abs(across) < 0.3:
+            return
+        box = self.box(
+            cx - abs(across), cy - down - abs(skew), cx + abs(across), cy + down + abs(skew)
+        )
+        if box is None:
+            return
+        r0, r1, c0, c1 = box
+        s = (self.xs[c0:c1] - cx) / across
+        t = (self.ys[r0:r1, None] - cy - s * skew) / down
+        reach = t * t + s * s
+        mask = reach <= 1
+        if inner:
+            mask &= reach >= inner * inner
+        self.paint(r0, c0, mask, color * self.tint, opacity)
+
+    def limb(
+        self,
+        start: tuple[float, float, float],
+        end: tuple[float, float, float],
+        color: Color,
+        radius: float,
+        end_radius: float | None = None,
+        *,
+        least: float = 0.5,
+    ) -> None:
+        """A round bar between two points in camera space, at least ``least`` pixels thick.
+
+        Radii are metres; the side turned to the right is a little darker.
+        """
+        (x0, y0), (x1, y1) = self.project(start), self.project(end)
+        r0 = max(radius * self.scale(start[2]), least)
+        r1 = max((radius if end_radius is None else end_radius) * self.scale(end[2]), least)
+        box = self.box(
+            min(x0 - r0, x1 - r1),
+            min(y0 - r0, y1 - r1),
+            max(x0 + r0, x1 + r1),
+            max(y0 + r0, y1 + r1),
+        )
+        if box is None:
+            return
+        top, bottom, left, right = box
+        across, down = x1 - x0, y1 - y0
+        length2 = max(across * across + down * down, 1e-6)
+        px, py = self.xs[left:right] - x0, self.ys[top:bottom, None] - y0
+        along = px * (across / length2) + py * (down / length2)
+        np.clip(along, 0, 1, out=along)
+        dx, dy = px - along * across, py - along * down
+        reach = r0 + along * (r1 - r0)
+        mask = dx * dx + dy * dy <= reach * reach
+        color = color * self.tint
+        if max(r0, r1) > 1.5:
+            color = planes(color) * (1 - 0.25 * dx / reach)
+        self.paint(top, left, mask, color)
+
+    def wall(
+        self,
+        left: tuple[float, float],
+        right: tuple[float, float],
+        bottom: float,
+        top: float | Callable[[np.ndarray], np.ndarray],
+        shader: Shader,
+        *,
+        both: bool = False,
+        flat: bool = False,
+    ) -> None:
+        """A vertical face between two places (x, z) on the ground.
+
+        Args:
+            bottom, top: heights; the top may depend on the metres along the face.
+            both: draw it from behind too.
+            flat: as hazy as ``start`` said instead of as its own depth.
+        """
+        if not both and left[0] * right[1] - right[0] * left[1] >= 0:
+            return
+        run, rise = right[0] - left[0], right[1] - left[1]
+        if max(left[1], right[1]) < NEAR:
+            return
+        c0, c1 = 0, self.width
+        if min(left[1], right[1]) > NEAR:
+            edges = sorted(self.center + x * self.focal / z for x, z in (left, right))
+            c0 = min(max(math.floor(edges[0]), 0), self.width)
+            c1 = max(min(math.ceil(edges[1]), self.width), c0)
+        slope = (self.xs[c0:c1] - self.center) / self.focal
+        along = (left[1] * slope - left[0]) / (run - rise * slope + 1e-9)
+        z = left[1] + along * rise
+        seen = np.flatnonzero((along >= 0) & (along <= 1) & (z > NEAR))
+        if not len(seen):
+            return
+        c0, c1 = c0 + int(seen[0]), c0 + int(seen[-1]) + 1
+        along, z = along[seen[0] : seen[-1] + 1], z[seen[0] : seen[-1] + 1]
+        s = along * math.hypot(run, rise)
+        roof = top(s) if callable(top) else top
+        first = float((self.horizon + (self.eye - roof) * self.focal / z).min())
+        last = float((self.horizon + (self.eye - bottom) * self.focal / z).max())
+        box = self.box(0, first, self.width, last)
+        if box is None:
+            return
+        r0, r1 = box[:2]
+        t = self.eye - (self.ys[r0:r1] - self.horizon)[:, None] * (z / self.focal)[None, :]
+        mask = (t >= bottom) & (t <= roof)
+        color, opacity = shader(s, t, z)
+        if opacity is not None:
+            mask &= opacity > 0
+        clear = None if flat else self.clearness(z)
+        self.paint(r0, c0, mask, color * planes(self.tint), opacity, clear)
+
+
+def _area(points: Sequence[tuple[float, float]]) -> float:
+    """Twice the signed area: positive clockwise, as rows go down."""
+    total = 0.0
+    x0, y0 = points[-1]
+    for x1, y1 in points:
+        total += x0 * y1 - x1 * y0
+        x0, y0 = x1, y1
+    return total
+
+
+def _between(
+    corners: Sequence[tuple[float, float, float]], across: float, up: float
+) -> tuple[float, float, float]:
+    """The point of a face with four corners at (across, up) in 0..1."""
+    (x0, y0, z0), (x1, y1, z1), (x2, y2, z2), (x3, y3, z3) = corners
+    p, q = (1 - across) * (1 - up), across * (1 - up)
+    r, s = across * up, (1 - across) * up
+    return (
+        p * x0 + q * x1 + r * x2 + s * x3,
+        p * y0 + q * y1 + r * y2 + s * y3,
+        p * z0 + q * z1 + r * z2 + s * z3,
+    )
+
+
+def _clip(corners: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """A convex polygon in camera space without what lies behind ``NEAR``."""
+    if all(corner[2] >= NEAR for corner in corners):
+        return list(corners)
+    kept = []
+    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if start[2] >= NEAR:
+            kept.append(start)
+        if (start[2] >= NEAR) != (end[2] >= NEAR):
+            part = (NEAR - start[2]) / (end[2] - start[2])
+            kept.append(tuple(p + part * (q - p) for p, q in zip(start, end, strict=True)))
+    return kept
