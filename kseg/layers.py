@@ -152,6 +152,103 @@ class PaddedAveragePooling(keras.layers.Layer):
         return (input_shape[0], *half, input_shape[3])
 
 
+@_register
+class MatchSize(keras.layers.Layer):
+    """``MatchSize()(x, like)``: ``x`` at the height and width of ``like``.
+
+    Too many rows and columns are cut off at the bottom and right, up to one missing row
+    and column is zeros there: what PyTorch's ``output_size`` does behind a stride of two,
+    so that pixels stay where they are at sizes that the stride does not divide.
+    """
+
+    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
+        wanted, given = tuple(like.shape[1:3]), tuple(x.shape[1:3])
+        if wanted == given and None not in wanted:
+            return x
+        # An unknown size may lack one: what is too many then is cut off again.
+        below, right = (
+            int(w is None or g is None or g < w) for w, g in zip(wanted, given, strict=True)
+        )
+        if below or right:
+            x = ops.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
+        height, width = ops.shape(like)[1:3]
+        return x[:, :height, :width]
+
+    def compute_output_shape(self, x_shape: tuple, like_shape: tuple) -> tuple:
+        return (x_shape[0], *like_shape[1:3], x_shape[3])
+
+
+@_register
+class SharedPReLU(keras.layers.PReLU):
+    """PReLU with one slope for all channels, 0.25 at the start as in PyTorch.
+
+    It computes with one slope a channel: that is what the GPU accelerator takes.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("alpha_initializer", keras.initializers.Constant(0.25))
+        super().__init__(**{**kwargs, "shared_axes": [1, 2, 3]})
+
+    def call(self, inputs: KerasTensor) -> KerasTensor:
+        slope = ops.broadcast_to(self.alpha, (1, 1, inputs.shape[-1]))
+        # In the form that the converter knows as one PRELU.
+        return ops.relu(inputs) + -slope * ops.relu(-inputs)
+
+
+@_register
+class PadChannels(keras.layers.Layer):
+    """(N, H, W, C) to (N, H, W, channels): zeros behind the last channel."""
+
+    def __init__(self, channels: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        return ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[:3], self.channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "channels": self.channels}
+
+
+@_register
+class MaxUnpooling(keras.layers.Layer):
+    """``MaxUnpooling()(y, x)``: ``y`` where the 2x2 max pooling of ``x`` found its maxima.
+
+    PyTorch's ``MaxUnpool2d(2)`` with the indices of ``MaxPool2d(2)`` on ``x``: ``y``
+    (N, floor(H/2), floor(W/2), C) and ``x`` (N, H, W, C) give (N, 2 floor(H/2),
+    2 floor(W/2), C). Of equal maxima the first in row-major order counts, as there: a
+    plain comparison with the maximum would write ``y`` more than once wherever a window
+    is constant.
+
+    No indices, since TensorFlow Lite's GPU accelerator has none: the four positions of a
+    window are compared in pairs, rows first, and put back by depth to space.
+    """
+
+    def call(self, y: KerasTensor, x: KerasTensor) -> KerasTensor:
+        height, width = ops.shape(y)[1:3]
+        a, b, c, d = (
+            x[:, i : 2 * height : 2, j : 2 * width : 2, :] for i in (0, 1) for j in (0, 1)
+        )
+        upper, lower = _split(y, ops.maximum(a, b) >= ops.maximum(c, d))
+        positions = [*_split(upper, a >= b), *_split(lower, c >= d)]
+        return ops.depth_to_space(
+            ops.concatenate(positions, axis=-1), 2, data_format="channels_last"
+        )
+
+    def compute_output_shape(self, y_shape: tuple, x_shape: tuple) -> tuple:
+        double = [None if n is None else 2 * n for n in y_shape[1:3]]
+        return (y_shape[0], *double, y_shape[3])
+
+
+def _split(x: KerasTensor, mask: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
+    """What is under the mask, and the rest; zeros elsewhere."""
+    zeros = ops.zeros_like(x)
+    return ops.where(mask, x, zeros), ops.where(mask, zeros, x)
+
+
 def pad(
     x: KerasTensor, amount: int | tuple[tuple[int, int], tuple[int, int]], name: str
 ) -> KerasTensor:
@@ -169,12 +266,14 @@ def _padded(
 ) -> tuple[KerasTensor, str]:
     """The tensor and Keras' padding mode that give an odd kernel the asked-for padding.
 
-    Keras' "same" is symmetric at stride 1 only.
+    Keras' "same" is symmetric at stride 1 only. A 2x2 kernel at stride 2 gets no padding.
     """
     size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
     if padding == "same" or strides == 1 or size == (1, 1):
         return x, "same"
     rows, columns = (dilation * (k - 1) // 2 for k in size)
+    if not rows and not columns:
+        return x, "valid"
     return pad(x, ((rows, rows), (columns, columns)), name), "valid"
 
 
@@ -230,6 +329,45 @@ def depthwise_conv(
         depthwise_initializer="he_normal",
         name=name,
     )(x)
+
+
+def transposed_conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    like: KerasTensor,
+    *,
+    use_bias: bool = False,
+    name: str,
+) -> KerasTensor:
+    """A transposed convolution of stride 2 to the height and width of ``like``.
+
+    PyTorch's ``ConvTranspose2d(kernel_size, stride=2, padding=(kernel_size - 1) // 2)``
+    with that ``output_size``, kernels of 2 and 3. What the padding takes is cut off at
+    the top and left; Keras' "same" would cut the other end.
+    """
+    x = keras.layers.Conv2DTranspose(
+        filters,
+        kernel_size,
+        strides=2,
+        use_bias=use_bias,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    cut = (kernel_size - 1) // 2
+    if cut:
+        x = keras.layers.Cropping2D(((cut, 0), (cut, 0)), name=f"{name}.crop")(x)
+    return MatchSize(name=f"{name}.fit")(x, like)
+
+
+def max_pool(x: KerasTensor, name: str) -> KerasTensor:
+    """3x3 max pooling of stride 2, padded by one all around: (ceil(H/2), ceil(W/2)).
+
+    PyTorch's ``MaxPool2d(3, stride=2, padding=1)``. Keras' "same" is symmetric at stride 1
+    only, and zeros around would win over negative values.
+    """
+    x = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}.window")(x)
+    return keras.layers.MaxPooling2D(1, strides=2, name=name)(x)
 
 
 def batch_norm(x: KerasTensor, *, epsilon: float, momentum: float = 0.9, name: str) -> KerasTensor:
@@ -325,3 +463,28 @@ def _slim_norm(
 ) -> KerasTensor:
     x = batch_norm(x, epsilon=epsilon, momentum=momentum, name=f"{name}.BatchNorm")
     return keras.layers.ReLU(name=f"{name}.relu")(x) if activation else x
+
+
+def bn_prelu(x: KerasTensor, *, epsilon: float, name: str) -> KerasTensor:
+    """``name.bn`` and ``name.act``."""
+    return prelu(batch_norm(x, epsilon=epsilon, name=f"{name}.bn"), f"{name}.act")
+
+
+def conv_bn_prelu(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    epsilon: float,
+    name: str,
+) -> KerasTensor:
+    """``name.conv``, ``name.bn`` and ``name.act``."""
+    x = conv(x, filters, kernel_size, strides=strides, name=f"{name}.conv")
+    return bn_prelu(x, epsilon=epsilon, name=name)
+
+
+def concat_bn_prelu(features: list[KerasTensor], *, epsilon: float, name: str) -> KerasTensor:
+    """``name.concat``, ``name.bn`` and ``name.act``."""
+    x = keras.layers.Concatenate(name=f"{name}.concat")(features)
+    return bn_prelu(x, epsilon=epsilon, name=name)

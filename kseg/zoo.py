@@ -11,12 +11,15 @@ from typing import Any
 
 import keras
 
-from kseg.data.classes import CITYSCAPES, ClassTable
+from kseg.data.classes import CAMVID, CITYSCAPES, ClassTable
 from kseg.errors import KsegError
 from kseg.layers import Resize
 from kseg.model import Card, Normalization, SegmentationModel, copy_weights, normalize
 from kseg.networks.cgnet import cgnet
 from kseg.networks.deeplab import deeplab
+from kseg.networks.enet import enet
+from kseg.networks.erfnet import erfnet
+from kseg.networks.espnet import espnet, espnet_c
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Variant:
         features: name of the layer with the backbone's output, "" where it has no
             output stride to choose.
         unused: prefixes of published tensors that the reference itself does not run.
-        num_classes, dataset, void_channels: of the published weights.
+        num_classes, dataset, void_channels: of the published weights; a model without
+            weights has 19 classes in every row.
         parameters: trainable, at ``num_classes``.
         multiply_adds: by input size (H, W), of convolutions and linear layers.
         mean_iou: published score, "value in %, where" or "".
@@ -109,6 +113,33 @@ _MOBILENET_V2 = dataclasses.replace(
     features="MobilenetV2.expanded_conv_16.project.BatchNorm",
 )
 
+# (x - mean) / std / 255 on OpenCV's BGR: the published code divides once more.
+_ESPNET_INPUT = Normalization(
+    mean=(72.3923111, 82.90893555, 73.15840149),
+    std=(255 * 45.3192215, 255 * 46.15289307, 255 * 44.91483307),
+    channel_order="BGR",
+)
+_ESPNET = Variant(
+    builder=espnet,
+    normalization=_ESPNET_INPUT,
+    backbone=("encoder.level", "encoder.b"),
+    # The decoder computes in class channels from its first layer on.
+    classifier=(
+        "encoder.classifier.",
+        "br",
+        "up_l3.",
+        "level3_C.",
+        "combine_l2_l3.",
+        "up_l2.",
+        "conv.",
+        "classifier",
+    ),
+    num_classes=20,
+    void_channels=(19,),
+    source="arXiv:1803.06815; github.com/sacmehta/ESPNet",
+)
+_UNIT_INPUT = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -169,9 +200,68 @@ VARIANTS: dict[str, Variant] = {
         mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
         source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
     ),
+    "espnet_c": dataclasses.replace(
+        _ESPNET,
+        builder=espnet_c,
+        options={"p": 2, "q": 8},
+        backbone=("level", "b"),
+        classifier=("classifier.",),
+        parameters=349_449,
+        multiply_adds={(512, 1024): 3.47e9},
+    ),
+    "espnet": dataclasses.replace(
+        _ESPNET,
+        options={"p": 2, "q": 8},
+        parameters=364_569,
+        multiply_adds={(512, 1024): 4.71e9},
+        mean_iou="60.34 Cityscapes test",
+    ),
+    "espnet_camvid": dataclasses.replace(
+        _ESPNET,
+        options={"p": 2, "q": 8, "skip": "b1"},
+        num_classes=12,
+        dataset="camvid",
+        void_channels=(11,),
+        parameters=354_517,
+        multiply_adds={(360, 480): 1.34e9},  # counted here
+        mean_iou="55.64 CamVid test",
+    ),
+    "enet": Variant(
+        builder=enet,
+        normalization=_UNIT_INPUT,
+        backbone=(
+            "initial_block.",
+            "downsample",
+            "regular1_",
+            "regular2_",
+            "regular3_",
+            "dilated",
+            "asymmetric",
+        ),
+        classifier=("transposed_conv",),
+        parameters=351_660,
+        multiply_adds={(512, 1024): 4.04e9, (360, 640): 1.77e9},
+        mean_iou="58.3 Cityscapes test",
+        source="arXiv:1606.02147; github.com/davidtvs/PyTorch-ENet",
+    ),
+    "erfnet": Variant(
+        builder=erfnet,
+        normalization=_UNIT_INPUT,
+        backbone=("encoder.",),
+        classifier=("decoder.output_conv",),
+        # The encoder's own head, of its separate training.
+        unused=("encoder.output_conv.",),
+        num_classes=20,
+        void_channels=(19,),
+        parameters=2_064_256,
+        multiply_adds={(512, 1024): 26.61e9},
+        mean_iou="69.8 Cityscapes test; 72.1 val",
+        source="Romera et al., T-ITS 2018; github.com/Eromera/erfnet_pytorch",
+    ),
 }
 
-_CLASS_TABLES: dict[str, ClassTable] = {"cityscapes": CITYSCAPES}
+DEFAULT_CLASSES = CITYSCAPES.num_classes
+_CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 
 
 def list_models() -> list[str]:
@@ -248,7 +338,7 @@ def create_model(
             preprocessing=preprocessing,
             **options,
         )
-    num_classes = num_classes or variant.num_classes
+    num_classes = num_classes or DEFAULT_CLASSES
     card = Card(
         name=name,
         options=options,
@@ -332,13 +422,22 @@ def _check_options(name: str, variant: Variant, options: Mapping[str, Any]) -> N
 
 
 def _class_facts(variant: Variant, num_classes: int) -> dict[str, Any]:
-    """Class names and colours where the count says that the classes are the published."""
-    if num_classes != variant.num_classes or variant.dataset not in _CLASS_TABLES:
+    """Class names and colours where the count says which classes these are.
+
+    The published count means the published classes, void channels included, and the
+    default count Cityscapes' own.
+    """
+    dataset, void_channels = "cityscapes", ()
+    if num_classes == variant.num_classes:
+        dataset, void_channels = variant.dataset, variant.void_channels
+    elif num_classes != DEFAULT_CLASSES:
+        dataset = None
+    if dataset not in _CLASS_TABLES:
         return dict(dataset=None, class_names=None, colors=None, void_channels=())
-    table = _CLASS_TABLES[variant.dataset]
+    table = _CLASS_TABLES[dataset]
     return dict(
-        dataset=variant.dataset,
+        dataset=dataset,
         class_names=table.names,
         colors=table.colors,
-        void_channels=variant.void_channels,
+        void_channels=void_channels,
     )

@@ -16,6 +16,21 @@ from support import ROOT, write_camvid
 SHARED = ROOT.parent / "shared"
 
 
+# Rows of the zoo that stand for their families in `make test`.
+REPRESENTATIVES = ("cgnet_m3n15", "deeplab_v3_plus_mobilenet_v2", "espnet", "enet", "erfnet")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-rows", action="store_true", help="every row of the zoo")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The contract's tests take a row's name."""
+    if metafunc.module.__name__.endswith("test_contract"):
+        every = metafunc.config.getoption("--all-rows")
+        metafunc.parametrize("name", kseg.list_models() if every else REPRESENTATIVES)
+
+
 def _shared(path: str) -> Path:
     if not SHARED.is_dir():
         pytest.skip("images and trained weights lie in ../shared, which is absent")

@@ -23,6 +23,7 @@ _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
     "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "PReLU": {"alpha": ("weight", None)},
+    "SharedPReLU": {"alpha": ("weight", None)},
     "BatchNormalization": {
         name: (published, None)
         for name, published in zip(
@@ -98,12 +99,15 @@ def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
     """
     variant = find_variant(name)
     model = create_model(name)
+    classes = model.card.num_classes
     tensors = _unwrap(tensors, published_shapes(model))
     for published, entry in _entries(model, variant).items():
-        if entry.layer.startswith(variant.classifier) and published in tensors:
-            axis = entry.shape.index(model.card.num_classes)
-            if np.ndim(tensors[published]) == len(entry.shape):
-                return int(np.shape(tensors[published])[axis])
+        # Some layers of a classifier have a multiple of the classes, or a fraction.
+        if not entry.layer.startswith(variant.classifier) or classes not in entry.shape:
+            continue
+        shape = np.shape(tensors.get(published))
+        if len(shape) == len(entry.shape):
+            return int(shape[entry.shape.index(classes)])
     raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
 
 

@@ -13,6 +13,7 @@ from kseg.errors import KsegError
 
 SUBCOMMANDS = {
     "models": "the zoo as a table, with published facts",
+    "streets": "make a procedural street data set",
     "check-data": "class histogram, bad ids, missing pairs, pictures",
     "train": "train a model, or take up a run that was left",
     "evaluate": "score a file on a data set",

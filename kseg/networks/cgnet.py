@@ -5,12 +5,17 @@ Layer names are those of the authors' PyTorch code.
 
 from __future__ import annotations
 
+from functools import partial
+
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.layers import PaddedAveragePooling, batch_norm, conv, depthwise_conv, prelu
+from kseg import layers
+from kseg.layers import PaddedAveragePooling, conv, depthwise_conv
 
-_EPSILON = 1e-3
+_bn_prelu = partial(layers.bn_prelu, epsilon=1e-3)
+_conv_bn_prelu = partial(layers.conv_bn_prelu, epsilon=1e-3)
+_concat_bn_prelu = partial(layers.concat_bn_prelu, epsilon=1e-3)
 
 
 def cgnet(
@@ -60,40 +65,25 @@ def cgnet(
             name=name,
         )
 
-    def joined(features: list[KerasTensor], name: str) -> KerasTensor:
-        x = kl.Concatenate(name=f"{name}.concat")(features)
-        return _bn_prelu(x, f"{name}.bn", f"{name}.act")
-
     image_2 = PaddedAveragePooling(name="sample1")(x)
     image_4 = PaddedAveragePooling(name="sample2")(image_2)
     images = ([image_2], [image_4]) if input_injection else ([], [])
 
     for i, strides in enumerate((2, 1, 1)):
         x = _conv_bn_prelu(x, 32, 3, strides=strides, name=f"level1_{i}")
-    x = joined([x, *images[0]], "b1")
+    x = _concat_bn_prelu([x, *images[0]], name="b1")
 
     x = down = block(x, 64, dilation=2, reduction=8, name="level2_0", down=True)
     for i in range(m - 1):
         x = block(x, 64, dilation=2, reduction=8, name=f"level2.{i}")
-    x = joined([x, down, *images[1]], "bn_prelu_2")
+    x = _concat_bn_prelu([x, down, *images[1]], name="bn_prelu_2")
 
     x = down = block(x, 128, dilation=4, reduction=16, name="level3_0", down=True)
     for i in range(n - 1):
         x = block(x, 128, dilation=4, reduction=16, name=f"level3.{i}")
-    x = joined([down, x], "bn_prelu_3")
+    x = _concat_bn_prelu([down, x], name="bn_prelu_3")
 
     return conv(x, num_classes, 1, name="classifier.0.conv")
-
-
-def _bn_prelu(x: KerasTensor, bn_name: str, act_name: str) -> KerasTensor:
-    return prelu(batch_norm(x, epsilon=_EPSILON, name=bn_name), act_name)
-
-
-def _conv_bn_prelu(
-    x: KerasTensor, filters: int, kernel_size: int, *, strides: int = 1, name: str
-) -> KerasTensor:
-    x = conv(x, filters, kernel_size, strides=strides, name=f"{name}.conv")
-    return _bn_prelu(x, f"{name}.bn", f"{name}.act")
 
 
 def _context_guided_block(
@@ -120,10 +110,10 @@ def _context_guided_block(
     surrounding = depthwise_conv(x, 3, dilation=dilation, name=f"{name}.F_sur.conv")
     x = kl.Concatenate(name=f"{name}.concat")([local, surrounding])
     if down:
-        x = _bn_prelu(x, f"{name}.bn", f"{name}.act")
+        x = _bn_prelu(x, name=name)
         x = conv(x, channels, 1, name=f"{name}.reduce.conv")
     else:
-        x = _bn_prelu(x, f"{name}.bn_prelu.bn", f"{name}.bn_prelu.act")
+        x = _bn_prelu(x, name=f"{name}.bn_prelu")
     if residual == "local":
         x = kl.Add(name=f"{name}.local_sum")([inputs, x])
     if reduction is not None:

@@ -1,5 +1,6 @@
 """Every network against what its reference implementation computed (fixtures/README.md)."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def _xception_taps(depth: int, middle: int) -> dict[str, str]:
         "low_level": f"{unit('entry_flow.block2.unit_1')}.separable_conv2_pointwise.BatchNorm",
     }
 
+
+_ESPNET_ENCODER = {
+    "level1": "level1.act",
+    "b1": "b1.act",
+    "level2_0": "level2_0.act",
+    "b2": "b2.act",
+    "level3_0": "level3_0.act",
+    "b3": "b3.act",
+}
+_ESPNET = {
+    **{tap: f"encoder.{layer}" for tap, layer in _ESPNET_ENCODER.items()},
+    "up_l3": "up_l3.0.fit",
+    "level3_C": "level3_C.conv",
+    "combine_l2_l3": "combine_l2_l3.1.bn.act",
+    "up_l2": "up_l2.1.act",
+    "conv": "conv.act",
+}
 
 # fixture: (row, options, preprocessing in the fixture's graph, {tap: layer})
 CASES = {
@@ -107,6 +125,49 @@ CASES = {
             **{tap: _deeplab_taps()[tap] for tap in _MOBILENET_HEAD},
         },
     ),
+    # Its output is before the last resizing.
+    "espnet_c_p2q8_a": (
+        "espnet_c",
+        {},
+        False,
+        {**_ESPNET_ENCODER, "output": "classifier.conv"},
+    ),
+    "espnet_p2q8_a": ("espnet", {}, False, _ESPNET),
+    "espnet_p2q8_camvid_a": ("espnet_camvid", {}, False, _ESPNET),
+    "enet_a": (
+        "enet",
+        {},
+        False,
+        {
+            tap: f"{tap}.out_activation"
+            for tap in (
+                "initial_block",
+                "downsample1_0",
+                "regular1_4",
+                "downsample2_0",
+                "dilated2_8",
+                "dilated3_7",
+                "upsample4_0",
+                "regular4_2",
+                "upsample5_0",
+                "regular5_1",
+            )
+        },
+    ),
+    "erfnet_a": (
+        "erfnet",
+        {},
+        False,
+        {
+            "initial_block": "encoder.initial_block.relu",
+            "encoder_5": "encoder.layers.5.relu",
+            "encoder_6": "encoder.layers.6.relu",
+            "encoder_14": "encoder.layers.14.relu",
+            "decoder_0": "decoder.layers.0.relu",
+            "decoder_2": "decoder.layers.2.relu",
+            "decoder_5": "decoder.layers.5.relu",
+        },
+    ),
 }
 
 # On the logits, absolute; every wrong detail in the fixtures' README is 60 times above.
@@ -116,11 +177,16 @@ NOISE_FACTOR = 10
 
 
 @pytest.mark.parametrize("fixture", CASES)
-def test_fixture(fixture: str):
+def test_fixture(fixture: str, request: pytest.FixtureRequest):
     row, options, preprocessing, taps = CASES[fixture]
     manifest = json.loads((FIXTURES / f"{fixture}.json").read_text())
     want = np.load(FIXTURES / f"{fixture}.npz")
-    tensors = make_weights.make_weights(manifest)
+    if "weights_file" in manifest:
+        path = request.getfixturevalue("weights") / manifest["weights_file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["weights_sha256"]
+        tensors = kseg.checkpoints.read(path)
+    else:
+        tensors = make_weights.make_weights(manifest)
     image = make_weights.make_input(manifest)
     make_weights.check(manifest, tensors, image)
 
@@ -132,7 +198,7 @@ def test_fixture(fixture: str):
         **options,
     )
     kseg.checkpoints.assign(model, tensors)
-    layers = {**taps, "output": "logits"}
+    layers = {"output": "logits", **taps}
     outputs = {tap: model.get_layer(layer).output for tap, layer in layers.items()}
     got = keras.Model(model.inputs, outputs).predict(image, verbose=0)
 

@@ -1,0 +1,123 @@
+"""What every row of the zoo keeps: representatives, or all rows with --all-rows."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kseg
+from kseg.checkpoints import assign, count_classes, published_shapes
+from kseg.cost import multiply_adds
+from kseg.data import CITYSCAPES
+from kseg.zoo import VARIANTS
+
+# No stride above 4 divides the second and third.
+SIZES = ((96, 160), (97, 161), (100, 150))
+
+
+def varied(model: keras.Model) -> keras.Model:
+    """BatchNorm statistics and offsets that show a wrong border or a lost layer."""
+    rng = np.random.default_rng(7)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
+    return model
+
+
+def photo(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 255, (1, *size, 3)).astype("float32")
+
+
+def published(name: str, num_classes: int) -> dict[str, np.ndarray]:
+    """A checkpoint's names and shapes for that many classes."""
+    shapes = published_shapes(kseg.create_model(name, num_classes=num_classes))
+    return {tensor: np.full(shape, 0.5, "float32") for tensor, shape in shapes.items()}
+
+
+def test_facts(name: str):
+    variant = VARIANTS[name]
+    for size, want in variant.multiply_adds.items():
+        shape = (*size, 3)
+        model = kseg.create_model(name, num_classes=variant.num_classes, input_shape=shape)
+        assert sum(math.prod(w.shape) for w in model.trainable_weights) == variant.parameters
+        # Published to two decimals of a billion.
+        assert multiply_adds(model) == pytest.approx(want, abs=5.1e6)
+
+
+def test_sizes_and_file(name: str, tmp_path):
+    """Any size, the same as a model built for it; the same again from a file."""
+    model = varied(kseg.create_model(name))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.card == model.card
+    statistics = [np.array(v) for v in model.non_trainable_variables]
+    outputs = {size: model.predict(photo(size), verbose=0) for size in SIZES}
+    for size, logits in outputs.items():
+        assert logits.shape == (1, *size, 19)
+        assert logits.dtype == "float32"
+    # Inference leaves the BatchNorm statistics alone.
+    for was, variable in zip(statistics, model.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.array(variable), was)
+    size = SIZES[1]
+    fixed = kseg.create_model(name, input_shape=(*size, 3), batch_size=1)
+    fixed.set_weights(model.get_weights())
+    for other in (fixed, loaded):
+        got = other.predict(photo(size), verbose=0)
+        # float32 sums in another order
+        atol = 1e-5 * np.abs(outputs[size]).max()
+        np.testing.assert_allclose(got, outputs[size], atol=atol, rtol=0)
+
+
+def test_gradients_reach_every_weight(name: str):
+    model = varied(kseg.create_model(name))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(photo(SIZES[1]), training=False)))
+    weights = model.trainable_weights
+    gradients = tape.gradient(loss, [weight.value for weight in weights])
+    lost = [
+        weight.path
+        for weight, gradient in zip(weights, gradients, strict=True)
+        if gradient is None or not np.abs(gradient).max() > 0
+    ]
+    assert not lost
+
+
+def test_classes(name: str):
+    """19 without weights, by name; what the checkpoint has with them."""
+    card = kseg.create_model(name).card
+    assert (card.num_classes, card.dataset, card.void_channels) == (19, "cityscapes", ())
+    assert card.class_names == CITYSCAPES.names
+    for classes in (7, 12, 19, 20, 21):
+        assert count_classes(name, published(name, classes)) == classes
+
+
+def test_parts(name: str):
+    """Of a checkpoint with other classes all but the classifier fits, and no more."""
+    tensors = published(name, 7)
+    model = kseg.create_model(name)
+    before = [np.array(weight) for weight in model.weights]
+    with pytest.raises(kseg.KsegError, match="misshapen"):
+        assign(model, tensors)
+    for weight, want in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, want)
+
+    variant = VARIANTS[name]
+    for part, prefixes in (("backbone", variant.backbone), ("all-but-classifier", ("",))):
+        model = kseg.create_model(name)
+        assign(model, tensors, part=part)
+        assigned = {
+            layer.name
+            for layer in model.layers
+            if layer.weights and all(np.all(np.equal(w, 0.5)) for w in layer.weights)
+        }
+        want = {
+            layer.name
+            for layer in model.layers
+            if layer.weights
+            and layer.name.startswith(prefixes)
+            and not layer.name.startswith(variant.classifier)
+        }
+        assert assigned == want
