@@ -87,9 +87,10 @@ class Resize(keras.layers.Layer):
         self.size = None if size is None else tuple(size)
 
     def call(self, x: KerasTensor, like: KerasTensor | None = None) -> KerasTensor:
-        height, width = self.size or ops.shape(like)[1:3]
-        if (height, width) == tuple(x.shape[1:3]) and None not in x.shape[1:3]:
+        wanted = self.size or tuple(like.shape[1:3])
+        if wanted == tuple(x.shape[1:3]) and None not in wanted:
             return x
+        height, width = ops.shape(like)[1:3] if None in wanted else wanted
         if keras.backend.backend() == "tensorflow":
             # keras.ops takes no size that is known only at run time.
             import tensorflow as tf

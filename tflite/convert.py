@@ -26,25 +26,33 @@ INPUTS = ("float", "uint8")
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
 # other is refused, since the delegate would fall back to the CPU or worse.
 GPU_OPERATORS = frozenset(
-    {
+    [
         "ADD",
         "ARG_MAX",
         "AVERAGE_POOL_2D",
         "CAST",
         "CONCATENATION",
         "CONV_2D",
+        "DEPTH_TO_SPACE",
         "DEPTHWISE_CONV_2D",
         "DEQUANTIZE",
+        "GREATER_EQUAL",
+        "LEAKY_RELU",
         "LOGISTIC",
         "MAX_POOL_2D",
+        "MAXIMUM",
         "MEAN",
         "MUL",
         "PAD",
         "PRELU",
         "QUANTIZE",
+        "RELU6",
         "RESIZE_BILINEAR",
+        "SELECT_V2",
+        "STRIDED_SLICE",
         "SUB",
-    }
+        "TRANSPOSE_CONV",
+    ]
 )
 
 _DEFAULT_SIZE = (512, 1024)
@@ -109,7 +117,7 @@ def convert(
     if refused := sorted(set(operators(content)) - GPU_OPERATORS):
         raise KsegError(
             f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
-            "write the layer with other operators (docs/operators.md)"
+            "write the layer with those of kseg.tflite.convert"
         )
     content = with_card(content, card)
     with whole(path) as temporary:

@@ -40,7 +40,7 @@ def test_the_encoders_own_head_is_not_looked_at():
     tensors["encoder.output_conv.weight"] = np.zeros((20, 128, 1, 1), "float32")
     tensors["encoder.output_conv.bias"] = np.zeros(20, "float32")
     kseg.checkpoints.assign(model, tensors)
-    assert all(np.all(np.equal(weight, 0.5)) for weight in model.weights)
+    assert all(np.all(weight.numpy() == 0.5) for weight in model.weights)
 
 
 def test_dropout():
