@@ -16,6 +16,7 @@ from kseg.errors import KsegError
 from kseg.layers import Resize
 from kseg.model import Card, Normalization, SegmentationModel, copy_weights, normalize
 from kseg.networks.cgnet import cgnet
+from kseg.networks.liteseg import liteseg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,18 @@ _CGNET = Variant(
     source="arXiv:1811.08201; github.com/wutianyiRosun/CGNet",
 )
 
+_IMAGENET_INPUT = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_LITESEG = Variant(
+    builder=liteseg,
+    normalization=_IMAGENET_INPUT,
+    resize="align_corners",
+    backbone=("mobile_features.", "shuffle_features.", "resnet_features."),
+    classifier=("last_conv.6",),
+    # ImageNet classifiers.
+    unused=("mobile_features.classifier.", "shuffle_features.module.fc."),
+    source="arXiv:1912.06683; github.com/tahaemara/LiteSeg",
+)
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -79,6 +92,27 @@ VARIANTS: dict[str, Variant] = {
         parameters=423_682,
         multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
         mean_iou="59.7 Cityscapes val",
+    ),
+    "liteseg_mobilenet_v2": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "mobilenet_v2"},
+        parameters=3_101_707,
+        multiply_adds={(512, 1024): 4.31e9, (360, 640): 1.94e9, (1024, 2048): 17.22e9},
+        mean_iou="67.81 Cityscapes test",
+    ),
+    "liteseg_shufflenet": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "shufflenet"},
+        parameters=1_971_451,
+        multiply_adds={(512, 1024): 2.25e9, (360, 640): 1.01e9, (1024, 2048): 8.98e9},
+        mean_iou="65.17 Cityscapes test",
+    ),
+    "liteseg_darknet19": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "darknet19"},
+        parameters=20_545_459,
+        multiply_adds={(512, 1024): 57.13e9, (360, 640): 25.35e9, (1024, 2048): 222.56e9},
+        mean_iou="70.75 Cityscapes test",
     ),
 }
 
