@@ -250,6 +250,85 @@ def _split(x: KerasTensor, mask: KerasTensor) -> tuple[KerasTensor, KerasTensor]
     return ops.where(mask, x, zeros), ops.where(mask, zeros, x)
 
 
+@_register
+class GroupedPointwiseConv(keras.layers.Layer):
+    """``Conv2D(filters, 1, groups=groups)``, with its kernel (1, 1, C / groups, filters).
+
+    Computed as one 1x1 convolution a group, on slices: the LiteRT GPU accelerator
+    computes grouped convolutions wrong. Of the other right forms, one convolution with a
+    block-diagonal kernel takes twice the time on a CPU and ``groups`` times the weights in
+    the file; a batched matrix product is as fast as this, but noise once in int8.
+    """
+
+    def __init__(self, filters: int, groups: int, use_bias: bool = True, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.groups, self.use_bias = filters, groups, use_bias
+
+    def build(self, input_shape: tuple) -> None:
+        channels = input_shape[-1]
+        if channels % self.groups or self.filters % self.groups:
+            raise ValueError(
+                f"groups is {self.groups}; it must divide {channels} channels "
+                f"and {self.filters} filters"
+            )
+        self.kernel = self.add_weight(
+            shape=(1, 1, channels // self.groups, self.filters),
+            initializer="he_normal",
+            name="kernel",
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        inputs, outputs = x.shape[-1] // self.groups, self.filters // self.groups
+        parts = []
+        for i in range(self.groups):
+            filters = slice(i * outputs, (i + 1) * outputs)
+            part = ops.conv(
+                x[..., i * inputs : (i + 1) * inputs],
+                self.kernel[..., filters],
+                data_format="channels_last",
+            )
+            parts.append(part if self.bias is None else part + self.bias[filters])
+        return ops.concatenate(parts, axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(filters=self.filters, groups=self.groups, use_bias=self.use_bias)
+        return config
+
+
+@_register
+class ChannelShuffle(keras.layers.Layer):
+    """ShuffleNet's channel shuffle (arXiv:1707.01083, Section 3.1) of (N, H, W, C).
+
+    The j-th channel of group i becomes channel ``j * groups + i``. Height and width are one
+    axis meanwhile: the GPU accelerator takes no tensors of five dimensions. It refuses a
+    gather too, which is also slower on a CPU, as is a 1x1 convolution that permutes.
+    """
+
+    def __init__(self, groups: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        _, height, width, channels = shape = ops.shape(x)
+        area = -1 if None in x.shape[1:3] else height * width
+        batch = -1 if x.shape[0] is None and area != -1 else shape[0]
+        x = ops.reshape(x, (batch, area, self.groups, channels // self.groups))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2)), (batch, height, width, channels))
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "groups": self.groups}
+
+
 def pad(
     x: KerasTensor, amount: int | tuple[tuple[int, int], tuple[int, int]], name: str
 ) -> KerasTensor:
@@ -262,13 +341,15 @@ def _padded(
     kernel_size: int | tuple[int, int],
     strides: int,
     dilation: int,
-    padding: str,
+    padding: str | int,
     name: str,
 ) -> tuple[KerasTensor, str]:
     """The tensor and Keras' padding mode that give an odd kernel the asked-for padding.
 
     Keras' "same" is symmetric at stride 1 only. A 2x2 kernel at stride 2 gets no padding.
     """
+    if isinstance(padding, int):
+        return pad(x, padding, name), "valid"
     size = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
     if padding == "same" or strides == 1 or size == (1, 1):
         return x, "same"
@@ -285,7 +366,7 @@ def conv(
     *,
     strides: int = 1,
     dilation: int = 1,
-    padding: str = "symmetric",
+    padding: str | int = "symmetric",
     use_bias: bool = False,
     name: str,
     **kwargs,
@@ -293,7 +374,8 @@ def conv(
     """A convolution with an output of ceil(size / strides).
 
     ``padding`` is "symmetric", PyTorch's ``dilation * (kernel - 1) / 2`` on each side, or
-    "same", TensorFlow's; they differ at stride 2 and even sizes.
+    "same", TensorFlow's; they differ at stride 2 and even sizes. A number is that many
+    rows and columns of zeros on each side, whatever size comes out.
     """
     x, padding = _padded(x, kernel_size, strides, dilation, padding, name)
     return keras.layers.Conv2D(
@@ -315,7 +397,7 @@ def depthwise_conv(
     *,
     strides: int = 1,
     dilation: int = 1,
-    padding: str = "symmetric",
+    padding: str | int = "symmetric",
     use_bias: bool = False,
     name: str,
 ) -> KerasTensor:

@@ -20,6 +20,7 @@ from kseg.networks.deeplab import deeplab
 from kseg.networks.enet import enet
 from kseg.networks.erfnet import erfnet
 from kseg.networks.espnet import espnet, espnet_c
+from kseg.networks.liteseg import liteseg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,18 @@ _ESPNET = Variant(
 )
 _UNIT_INPUT = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
+_IMAGENET_INPUT = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_LITESEG = Variant(
+    builder=liteseg,
+    normalization=_IMAGENET_INPUT,
+    resize="align_corners",
+    backbone=("mobile_features.", "shuffle_features.", "resnet_features."),
+    classifier=("last_conv.6",),
+    # ImageNet classifiers.
+    unused=("mobile_features.classifier.", "shuffle_features.module.fc."),
+    source="arXiv:1912.06683; github.com/tahaemara/LiteSeg",
+)
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -257,6 +270,27 @@ VARIANTS: dict[str, Variant] = {
         multiply_adds={(512, 1024): 26.61e9},
         mean_iou="69.8 Cityscapes test; 72.1 val",
         source="Romera et al., T-ITS 2018; github.com/Eromera/erfnet_pytorch",
+    ),
+    "liteseg_mobilenet_v2": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "mobilenet_v2"},
+        parameters=3_101_707,
+        multiply_adds={(512, 1024): 4.31e9, (360, 640): 1.94e9, (1024, 2048): 17.22e9},
+        mean_iou="67.81 Cityscapes test",
+    ),
+    "liteseg_shufflenet": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "shufflenet"},
+        parameters=1_971_451,
+        multiply_adds={(512, 1024): 2.25e9, (360, 640): 1.01e9, (1024, 2048): 8.98e9},
+        mean_iou="65.17 Cityscapes test",
+    ),
+    "liteseg_darknet19": dataclasses.replace(
+        _LITESEG,
+        options={"backbone": "darknet19"},
+        parameters=20_545_459,
+        multiply_adds={(512, 1024): 57.13e9, (360, 640): 25.35e9, (1024, 2048): 222.56e9},
+        mean_iou="70.75 Cityscapes test",
     ),
 }
 

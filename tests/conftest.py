@@ -17,7 +17,14 @@ SHARED = ROOT.parent / "shared"
 
 
 # Rows of the zoo that stand for their families in `make test`.
-REPRESENTATIVES = ("cgnet_m3n15", "deeplab_v3_plus_mobilenet_v2", "espnet", "enet", "erfnet")
+REPRESENTATIVES = (
+    "cgnet_m3n15",
+    "deeplab_v3_plus_mobilenet_v2",
+    "liteseg_mobilenet_v2",
+    "espnet",
+    "enet",
+    "erfnet",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -70,6 +70,16 @@ _ESPNET = {
     "conv": "conv.act",
 }
 
+LITESEG_TAPS = {
+    "aspp1": "aspp1.bn",
+    "aspp2": "aspp2.relu1",
+    "aspp3": "aspp3.relu1",
+    "aspp4": "aspp4.relu1",
+    "image_pool": "global_avg_pool.3",
+    "project_bn": "bn1",
+    "logits_low": "last_conv.6",
+}
+
 # fixture: (row, options, preprocessing in the fixture's graph, {tap: layer})
 CASES = {
     "cgnet_m3n21_a": (
@@ -166,6 +176,38 @@ CASES = {
             "decoder_0": "decoder.layers.0.relu",
             "decoder_2": "decoder.layers.2.relu",
             "decoder_5": "decoder.layers.5.relu",
+        },
+    ),
+    "liteseg_mobilenetv2_a": (
+        "liteseg_mobilenet_v2",
+        {},
+        False,
+        {
+            **LITESEG_TAPS,
+            "backbone": "mobile_features.features.18.0.relu6",
+            "low_level": "mobile_features.features.3.conv.6.sum",
+        },
+    ),
+    "liteseg_shufflenet_a": (
+        "liteseg_shufflenet",
+        {},
+        False,
+        {
+            **LITESEG_TAPS,
+            "backbone": "shuffle_features.module.stage4.ShuffleUnit_Stage4_3.relu",
+            "low_level": "shuffle_features.module.stage2.ShuffleUnit_Stage2_3.relu",
+            "low_level_bn": "bn2",
+        },
+    ),
+    "liteseg_darknet19_a": (
+        "liteseg_darknet19",
+        {},
+        False,
+        {
+            **LITESEG_TAPS,
+            "backbone": "resnet_features.layers.23_convbatch.layers.2",
+            "low_level": "resnet_features.layers.7_convbatch.layers.2",
+            "low_level_bn": "bn2",
         },
     ),
 }

@@ -136,7 +136,9 @@ def test_networks_without_low_resolution_logits(tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["deeplab_v3_plus_mobilenet_v2", "espnet", "enet", "erfnet"])
+@pytest.mark.parametrize(
+    "name", ["deeplab_v3_plus_mobilenet_v2", "liteseg_shufflenet", "espnet", "enet", "erfnet"]
+)
 def test_families_export(name, tmp_path):
     """Equal to Keras on the CPU, with allowed operators alone; cgnet is above."""
     keras.utils.set_random_seed(3)

@@ -1,0 +1,82 @@
+"""ShuffleNet v1 with 8 groups, arXiv:1707.01083, as LiteSeg runs it.
+
+Layer names are those of LiteSeg's checkpoints.
+"""
+
+from __future__ import annotations
+
+from keras import KerasTensor
+from keras import layers as kl
+
+from kseg.backbones import Features
+from kseg.layers import (
+    ChannelShuffle,
+    GroupedPointwiseConv,
+    PaddedAveragePooling,
+    batch_norm,
+    conv,
+    depthwise_conv,
+    max_pool,
+)
+
+GROUPS = 8
+STEM_CHANNELS = 24
+# Table 1 of the paper, g = 8: stage, channels, units; the first unit has stride 2.
+STAGES = ((2, 384, 4), (3, 768, 8), (4, 1536, 4))
+LOW_LEVEL_STAGE = 2
+
+_PREFIX = "shuffle_features.module"
+
+
+def shufflenet(x: KerasTensor) -> Features:
+    """ShuffleNet's features of (N, H, W, 3).
+
+    ``output`` is (N, ceil(H/32), ceil(W/32), 1536) and ``low_level`` at stride 8,
+    (N, ceil(H/8), ceil(W/8), 384).
+    """
+    # Neither BatchNorm nor activation here.
+    x = conv(x, STEM_CHANNELS, 3, strides=2, use_bias=True, name=f"{_PREFIX}.conv1")
+    x = max_pool(x, f"{_PREFIX}.maxpool")
+    for stage, channels, units in STAGES:
+        for i in range(units):
+            x = _unit(
+                x,
+                channels,
+                down=i == 0,
+                # 24 channels are too few for 8 groups (Section 3.2).
+                first_groups=1 if stage == 2 and i == 0 else GROUPS,
+                name=f"{_PREFIX}.stage{stage}.ShuffleUnit_Stage{stage}_{i}",
+            )
+        if stage == LOW_LEVEL_STAGE:
+            low_level = x
+    return Features(x, low_level)
+
+
+def _unit(
+    x: KerasTensor, channels: int, *, down: bool, first_groups: int, name: str
+) -> KerasTensor:
+    """Figure 2(b), or 2(c) where ``down``: the pooled input makes up the channels."""
+    inputs = x
+    x = _pointwise(x, channels // 4, first_groups, f"{name}.g_conv_1x1_compress")
+    x = kl.ReLU(name=f"{name}.g_conv_1x1_compress.relu")(x)
+    x = ChannelShuffle(GROUPS, name=f"{name}.shuffle")(x)
+    x = depthwise_conv(
+        x, 3, strides=2 if down else 1, use_bias=True, name=f"{name}.depthwise_conv3x3"
+    )
+    x = batch_norm(x, epsilon=1e-5, name=f"{name}.bn_after_depthwise")
+    branch = channels - inputs.shape[-1] if down else channels
+    x = _pointwise(x, branch, GROUPS, f"{name}.g_conv_1x1_expand")
+    if down:
+        inputs = PaddedAveragePooling(name=f"{name}.pool")(inputs)
+        x = kl.Concatenate(name=f"{name}.concat")([inputs, x])
+    else:
+        x = kl.Add(name=f"{name}.sum")([inputs, x])
+    return kl.ReLU(name=f"{name}.relu")(x)
+
+
+def _pointwise(x: KerasTensor, filters: int, groups: int, name: str) -> KerasTensor:
+    if groups == 1:
+        x = conv(x, filters, 1, use_bias=True, name=f"{name}.conv1x1")
+    else:
+        x = GroupedPointwiseConv(filters, groups, name=f"{name}.conv1x1")(x)
+    return batch_norm(x, epsilon=1e-5, name=f"{name}.batch_norm")
