@@ -498,9 +498,10 @@ class Street:
     def _bin(self, side: int) -> None:
         rng = self.rng
         u, v = side * rng.uniform(self.half + 0.6, self.front - 0.6), rng.uniform(7, 45)
-        size = rng.choice(
-            ((0.5, 0.5, 1.0), (0.7, 0.9, 1.2), (1.0, 1.0, 2.8), (1.2, 3.2, 2.4), (0.4, 0.9, 1.3))
-        )
+        sizes = [(0.5, 0.5, 1.0), (0.7, 0.9, 1.2), (0.4, 0.9, 1.3)]
+        if v > 16:
+            sizes += [(1.0, 1.0, 2.8), (1.2, 3.0, 2.4)]
+        size = rng.choice(sizes)
         if self.crossing(v, 2) or not self.free(u, v, size[1] / 2, size[0] / 2):
             return
         frame = self.frame(u, v)

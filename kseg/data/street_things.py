@@ -87,7 +87,7 @@ def car(canvas: Canvas, frame: Frame, light: Light, rng: random.Random) -> None:
                 canvas.surface([frame.at(a, b * side, y) for a, y in sill], paint * 0.35)
     canvas.tint = light.above()
     canvas.face(_flat(frame, front * length, half, side, belt, nose), paint)
-    canvas.face(_flat(frame, -half, back * length, side, belt - 0.04, belt), paint)
+    canvas.face(_flat(frame, -half, front * length, side, belt - 0.04, belt), paint)
     tail = rgb(215, 40, 34) if braking else rgb(130, 22, 20)
     lamp = rgb(216, 216, 206)
     tint(-1, 0)
@@ -220,8 +220,8 @@ def _wheels(
         corners = [
             (b * side, 0.0),
             (b * (side - 0.22), 0.0),
-            (b * (side - 0.22), 0.26),
-            (b * side, 0.26),
+            (b * (side - 0.22), radius),
+            (b * side, radius),
         ]
         if abs(frame.ahead[0] * frame.x + frame.ahead[1] * frame.z) > 0.3 * math.hypot(
             frame.x, frame.z
