@@ -52,7 +52,7 @@ def liteseg(
     if aspp not in ("deep", "plain"):
         raise ValueError(f"aspp is {aspp!r}, not deep or plain")
     features, projected = BACKBONES[backbone]
-    output, low_level = features(x)
+    output, low_level, _ = features(x)
 
     branches = [output] if short_residual else []
     for i, rate in enumerate(RATES, start=1):
