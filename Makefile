@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 .PHONY: test lint clean
 
 test: $(VENV)/installed lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -45,5 +45,7 @@ def test_commands_parse():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_table(name):
     variant = VARIANTS[name]
-    cost = next(iter(variant.multiply_adds.values())) / 1e9
-    assert f"| {name} | {variant.parameters:,} | {cost:.2f} G |" in README
+    (height, width), count = next(iter(variant.multiply_adds.items()))
+    cost = f"{count / 1e9:.2f} G at {height}x{width}"
+    row = f"| {name} | {variant.parameters:,} | {cost} | {variant.mean_iou or '-'} |"
+    assert row in README
