@@ -1,6 +1,7 @@
 """TensorFlow Lite: conversion and the Predictors of its files."""
 
 from kseg.tflite.convert import convert
+from kseg.tflite.gpu import GpuPredictor
 from kseg.tflite.predictors import TFLitePredictor
 
-__all__ = ["TFLitePredictor", "convert"]
+__all__ = ["GpuPredictor", "TFLitePredictor", "convert"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,35 @@ from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.model import first_line
 from kseg.tflite.flatbuffer import read_card
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorIO:
+    """A file's input and output as its tensors take them.
+
+    Attributes:
+        input_type: float32 or uint8.
+        output_type, output_shape: of the tensor, batch included.
+        scale, zero_point: of an int8 output.
+    """
+
+    input_type: np.dtype
+    output_type: np.dtype
+    output_shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """RGB (H, W, 3) 0..255 to the input tensor."""
+        if self.input_type == np.uint8:
+            image = np.clip(np.rint(image), 0, 255)
+        return np.asarray(image, self.input_type)[None]
+
+    def decode(self, output: np.ndarray) -> np.ndarray:
+        """The output tensor to float32 logits or channel numbers, without the batch."""
+        if output.dtype == np.int8:
+            return (output[0].astype(np.float32) - self.zero_point) * np.float32(self.scale)
+        return output[0]
 
 
 class TFLitePredictor:
@@ -46,17 +76,16 @@ class TFLitePredictor:
         self.card = card
         (self._input,) = self._interpreter.get_input_details()
         (self._output,) = self._interpreter.get_output_details()
+        self.io = TensorIO(
+            np.dtype(self._input["dtype"]),
+            np.dtype(self._output["dtype"]),
+            tuple(int(n) for n in self._output["shape"]),
+            *self._output["quantization"],
+        )
         self.input_size = tuple(int(n) for n in self._input["shape"][1:3])
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        dtype = self._input["dtype"]
-        if dtype == np.uint8:
-            image = np.clip(np.rint(image), 0, 255)
-        self._interpreter.set_tensor(self._input["index"], np.asarray(image, dtype)[None])
+        self._interpreter.set_tensor(self._input["index"], self.io.encode(image))
         self._interpreter.invoke()
-        output = self._interpreter.get_tensor(self._output["index"])[0]
-        if output.dtype == np.int8:
-            scale, zero_point = self._output["quantization"]
-            return (output.astype(np.float32) - zero_point) * np.float32(scale)
-        return output
+        return self.io.decode(self._interpreter.get_tensor(self._output["index"]))

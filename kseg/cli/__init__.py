@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "predict": "train-id PNGs and overlays of images",
     "import": "a published checkpoint into a .keras file",
     "convert": "a .keras file into a .tflite file",
+    "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
 }
 
 

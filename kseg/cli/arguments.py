@@ -31,14 +31,16 @@ def size(value: list[int] | None) -> tuple[int, int] | None:
     return None if value is None else (value[0], value[1])
 
 
-def load_predictor(file: Path) -> Predictor:
+def load_predictor(file: Path, runtime: str = "cpu") -> Predictor:
     """The Predictor for a file, by its suffix."""
+    if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and file.suffix != ".tflite"):
+        raise KsegError(f"{file}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
     if file.suffix == ".keras":
         return KerasPredictor(file)
     if file.suffix == ".tflite":
-        from kseg.tflite import TFLitePredictor
+        from kseg.tflite import GpuPredictor, TFLitePredictor
 
-        return TFLitePredictor(file)
+        return TFLitePredictor(file) if runtime == "cpu" else GpuPredictor(file)
     raise KsegError(f"{file}: is neither .keras nor .tflite")
 
 

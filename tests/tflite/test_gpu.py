@@ -1,0 +1,105 @@
+"""Files on the LiteRT GPU accelerator (here SwiftShader's Vulkan) against the CPU."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import kseg
+import kseg.tflite
+from kseg.cli import main
+from kseg.data import read_image
+from kseg.data.streets import draw_scene
+from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
+
+STREET = draw_scene(3, 48, 64).image
+
+
+@pytest.fixture(scope="module")
+def file(tiny_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gpu") / "tiny.tflite"
+    kseg.tflite.convert(tiny_model, path)
+    try:
+        GpuPredictor(path).close()
+    except NoAccelerator:
+        pytest.skip("no Vulkan driver; .ci/run installs the one of Debian's chromium")
+    return path
+
+
+def test_gpu_agrees_with_cpu(file):
+    result = compare(file, [STREET, STREET[::-1]])
+    assert result.agrees
+    # float32 on both sides
+    assert result.difference < 1e-5
+    assert result.decibels > 100
+    assert result.same_class == 1
+
+
+def test_argmax_and_stride_logits(tiny_model, file, tmp_path):
+    for output in ("argmax", "stride-logits"):
+        path = tmp_path / f"{output}.tflite"
+        kseg.tflite.convert(tiny_model, path, output=output)
+        assert compare(path, [STREET]).same_class > 0.999
+
+
+def test_borders(file):
+    """Where a merged padding would show: every pixel counts, not the mean."""
+    cpu = kseg.tflite.TFLitePredictor(file)
+    with GpuPredictor(file) as gpu:
+        error = np.abs(gpu(STREET) - cpu(STREET)).max(-1)
+    border = np.r_[error[0], error[-1], error[:, 0], error[:, -1]]
+    assert border.max() < 1e-4
+
+
+def test_evaluate_on_the_gpu(file, tiny_camvid, capsys):
+    data = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    reports = []
+    for runtime in ("cpu", "litert-gpu"):
+        assert main(["evaluate", str(file), *data, "--runtime", runtime]) == 0
+        reports.append(capsys.readouterr().out.splitlines()[:-1])
+    assert reports[0] == reports[1]
+
+
+def test_check_gpu(file, tiny_camvid, capsys):
+    images = sorted((tiny_camvid / "val").iterdir())
+    assert main(["check-gpu", str(file), "--images", *map(str, images)]) == 0
+    assert "agrees; largest difference" in capsys.readouterr().out
+    assert read_image(images[0]).shape == (48, 64, 3)
+
+
+def test_check_gpu_tells_a_difference(file, monkeypatch, capsys):
+    """An accelerator that is off by a hundredth of the range on one pixel."""
+    call = GpuPredictor.__call__
+
+    def wrong(self, image):
+        output = call(self, image).copy()
+        output[0, 0, 0] += np.ptp(output) / 100
+        return output
+
+    monkeypatch.setattr(GpuPredictor, "__call__", wrong)
+    assert main(["check-gpu", str(file)]) == 1
+    assert "DIFFERS; largest difference 1.0" in capsys.readouterr().out
+
+
+def test_no_accelerator(file, monkeypatch, capsys):
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nowhere.json")
+    assert main(["check-gpu", str(file)]) == 3
+    assert "no GPU accelerator" in capsys.readouterr().err
+
+
+def test_a_child_that_hangs_or_dies(file):
+    with pytest.raises(kseg.KsegError, match="gave no answer in 0 s"):
+        GpuPredictor(file, timeout=0.001)
+    predictor = GpuPredictor(file)
+    os.kill(predictor._process.pid, signal.SIGABRT)
+    predictor._process.wait()
+    with pytest.raises(kseg.KsegError, match=r"ended its process \(code -6\)"):
+        predictor(STREET)
+
+
+def test_runtime_must_fit(file, tiny_keras, tiny_camvid, capsys):
+    data = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    for path, runtime in ((file, "npu"), (tiny_keras, "litert-gpu")):
+        assert main(["evaluate", str(path), *data, "--runtime", runtime]) == 1
+        assert f"runtime is {runtime!r}" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""The LiteRT GPU accelerator: a Predictor on it, and CPU against GPU by numbers.
+
+Neither ``is_fully_accelerated`` nor the converter's compatibility analysis says that a
+file's numbers are right; only running it does. The accelerator works through Vulkan, and
+a software driver will do: where Debian's chromium is installed, its SwiftShader is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from kseg.errors import KsegError
+from kseg.resize import resize_bilinear
+from kseg.tflite.flatbuffer import operators
+from kseg.tflite.gpu_worker import NO_ACCELERATOR
+from kseg.tflite.predictors import TFLitePredictor
+
+_SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+
+
+class NoAccelerator(KsegError):
+    """There is no GPU accelerator here, so nothing can be said of a file."""
+
+
+class GpuPredictor:
+    """Runs a .tflite file of kseg on the LiteRT GPU accelerator, in a child process.
+
+    Args:
+        path: of the file.
+        timeout: seconds for the start, and again for every image.
+
+    Raises:
+        NoAccelerator: no Vulkan driver that LiteRT takes.
+        KsegError: the file is damaged, the accelerator refuses it, aborts or hangs.
+    """
+
+    def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
+        self._path, self._timeout = Path(path), timeout
+        # The CPU's interpreter says whether the file is whole, and what its tensors are.
+        reference = TFLitePredictor(path)
+        self.card, self.input_size, self._io = reference.card, reference.input_size, reference.io
+        self.runtime = f"litert {version('ai-edge-litert')} gpu"
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kseg.tflite.gpu_worker", str(path), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._connection = Connection(ours.detach())
+        if reason := self._receive():
+            self.close()
+            kind = NoAccelerator if reason == NO_ACCELERATOR else KsegError
+            raise kind(f"{path}: {reason.decode()}; `kseg check-gpu --help` says what is needed")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        try:
+            self._connection.send_bytes(self._io.encode(image).tobytes())
+        except BrokenPipeError:
+            raise self._failure() from None
+        values = np.frombuffer(self._receive(), self._io.output_type)
+        return self._io.decode(values.reshape(self._io.output_shape))
+
+    def _receive(self) -> bytes:
+        if not self._connection.poll(self._timeout):
+            self.close()
+            raise KsegError(
+                f"{self._path}: the GPU accelerator gave no answer in {self._timeout:.0f} s"
+            )
+        try:
+            return self._connection.recv_bytes()
+        except (EOFError, ConnectionResetError):
+            raise self._failure() from None
+
+    def _failure(self) -> KsegError:
+        self.close()
+        code = self._process.returncode
+        return KsegError(f"{self._path}: the GPU accelerator ended its process (code {code})")
+
+    def close(self) -> None:
+        """Ends the child process."""
+        self._connection.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> GpuPredictor:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.close()
+
+
+def _environment() -> dict[str, str]:
+    """The child's: SwiftShader where no other Vulkan driver is named."""
+    environment = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
+    if "VK_ICD_FILENAMES" not in environment and _SWIFTSHADER.exists():
+        environment["VK_ICD_FILENAMES"] = str(_SWIFTSHADER)
+        # The Vulkan loader lies beside its driver there.
+        paths = [environment.get("LD_LIBRARY_PATH"), str(_SWIFTSHADER.parent)]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    return environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """GPU against CPU on the same file and images, the worst image of each.
+
+    Attributes:
+        difference: largest absolute difference by the range of the CPU's logits; of an
+            argmax file the share of pixels of another class.
+        decibels: signal to noise.
+        same_class: share of pixels of the same class.
+        quantised: whether activations are integers.
+    """
+
+    difference: float
+    decibels: float
+    same_class: float
+    quantised: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Within 0.1 % of the range; quantised: the same class on 99 % of the pixels."""
+        return self.same_class >= 0.99 if self.quantised else self.difference <= 1e-3
+
+
+def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300.0) -> Agreement:
+    """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU."""
+    with GpuPredictor(path, timeout) as gpu:
+        results = [_compare(TFLitePredictor(path), gpu, image) for image in images]
+    differences, decibels, same = zip(*results, strict=True)
+    quantised = "QUANTIZE" in operators(Path(path).read_bytes())
+    return Agreement(max(differences), float(min(decibels)), min(same), quantised)
+
+
+def _compare(
+    cpu: TFLitePredictor, gpu: GpuPredictor, image: np.ndarray
+) -> tuple[float, float, float]:
+    pixels = np.rint(resize_bilinear(image, cpu.input_size))
+    want, got = (predictor(pixels).astype(np.float32) for predictor in (cpu, gpu))
+    if cpu.card.output == "argmax":
+        same = float((want == got).mean())
+        return 1 - same, np.inf if same == 1 else 0.0, same
+    error = got - want
+    noise = float((error**2).mean())
+    return (
+        float(np.abs(error).max() / max(np.ptp(want), 1e-12)),
+        10 * np.log10(float((want**2).mean()) / noise) if noise else np.inf,
+        float((want.argmax(-1) == got.argmax(-1)).mean()),
+    )
