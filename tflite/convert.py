@@ -46,11 +46,14 @@ GPU_OPERATORS = frozenset(
         "PAD",
         "PRELU",
         "QUANTIZE",
+        "RELU",
         "RELU6",
+        "RESHAPE",
         "RESIZE_BILINEAR",
         "SELECT_V2",
         "STRIDED_SLICE",
         "SUB",
+        "TRANSPOSE",
         "TRANSPOSE_CONV",
     ]
 )

@@ -14,7 +14,7 @@ import kseg
 from kseg.backbones.darknet import darknet19
 from kseg.cost import multiply_adds
 from kseg.errors import KsegError
-from kseg.layers import ChannelShuffle, GroupedPointwiseConv, max_pool
+from kseg.layers import ChannelShuffle, GroupedPointwiseConv
 from kseg.zoo import find_variant
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -191,21 +191,6 @@ def test_channel_shuffle_is_a_transposition_of_groups(shape: tuple):
     np.testing.assert_array_equal(model.predict(x, batch_size=2, verbose=0), want)
 
 
-@pytest.mark.parametrize("size", [(6, 8), (7, 9)])
-def test_max_pool_is_padded_on_all_sides(size: tuple):
-    """Also where every value is negative, so that a zero around would win."""
-    x = np.random.default_rng(0).normal(size=(1, *size, 3)).astype("float32") - 9
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-    want = np.stack(
-        [
-            np.stack([padded[:, i : i + 3, j : j + 3].max((1, 2)) for j in range(0, size[1], 2)], 1)
-            for i in range(0, size[0], 2)
-        ],
-        1,
-    )
-    np.testing.assert_array_equal(max_pool(x, "pool"), want)
-
-
 @pytest.mark.parametrize("layer", [GroupedPointwiseConv(32, 8, use_bias=False), ChannelShuffle(4)])
 def test_layers_survive_a_file(layer: keras.layers.Layer, tmp_path):
     x = np.random.default_rng(0).normal(size=(1, 5, 7, 48)).astype("float32")
@@ -214,23 +199,3 @@ def test_layers_survive_a_file(layer: keras.layers.Layer, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
-
-
-def test_shufflenet_exports_without_grouped_convolutions():
-    """Nor with what else of a plain ShuffleNet the GPU accelerator refuses."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    model = kseg.create_model("liteseg_shufflenet", input_shape=(64, 96, 3), batch_size=1)
-    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    interpreter = Interpreter(model_content=content)
-    shapes = {t["index"]: t["shape"] for t in interpreter.get_tensor_details()}
-    assert max(len(shape) for shape in shapes.values()) == 4
-    operators = interpreter._get_ops_details()
-    convolutions = [op["inputs"][:2] for op in operators if op["op_name"] == "CONV_2D"]
-    # 31 grouped ones, and 15 others.
-    assert len(convolutions) == 31 * 8 + 15
-    for features, kernel in convolutions:
-        assert shapes[features][3] == shapes[kernel][3]
-    names = {op["op_name"] for op in operators}
-    assert not names & {"GATHER", "GATHER_ND", "SPLIT", "SPACE_TO_BATCH_ND", "PADV2"}
-    assert not names & {"AVERAGE_POOL_2D", "BATCH_MATMUL", "TILE"}
