@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kseg.errors import KsegError
 from kseg.layers import Normalize
@@ -60,6 +61,13 @@ class Card:
     weights: str = "random"
     output: str = "logits"
     output_stride: int = 1
+
+    def train_ids(self) -> np.ndarray:
+        """(256,) uint8 from channel to train id; void channels, and none, to 255."""
+        ids = np.full(256, 255, np.uint8)
+        kept = [c for c in range(self.num_classes) if c not in self.void_channels]
+        ids[kept] = np.arange(len(kept))
+        return ids
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

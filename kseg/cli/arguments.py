@@ -12,7 +12,9 @@ from kseg.predictor import KerasPredictor, Predictor
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """--dataset and --data-dir."""
-    parser.add_argument("--dataset", required=True, metavar="D", help="camvid or cityscapes")
+    parser.add_argument(
+        "--dataset", required=True, metavar="D", help="camvid, cityscapes or streets"
+    )
     parser.add_argument(
         "--data-dir",
         type=Path,

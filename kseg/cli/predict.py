@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     out = make_folder(args.out)
     for file in args.images:
         image = read_image(file)
-        labels = predict_labels(predictor, image, input_size=arguments.size(args.input_size))
+        channels = predict_labels(predictor, image, input_size=arguments.size(args.input_size))
+        labels = card.train_ids()[channels]
         pictures = {
             f"{file.stem}.png": Image.fromarray(labels),
             f"{file.stem}_overlay.png": overlay(image, labels, names, colors),

@@ -92,10 +92,7 @@ def _columns(card: Card, data: DataSet) -> np.ndarray:
             f"void, and {known}; {data.name} has {classes.num_classes} classes. "
             "Score it on the data set that it was trained for"
         )
-    columns = np.full(256, classes.num_classes, np.uint8)
-    kept = [c for c in range(card.num_classes) if c not in card.void_channels]
-    columns[kept] = np.arange(classes.num_classes)
-    return columns
+    return np.minimum(card.train_ids(), classes.num_classes)
 
 
 def format_report(report: dict[str, Any]) -> str:

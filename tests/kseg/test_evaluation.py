@@ -143,6 +143,11 @@ def test_void_channels_are_misses(tiny_model, tiny_camvid):
     assert report["class_iou"]["tree"] is None
 
 
+def test_train_ids(tiny_model):
+    card = tiny_model.card.replace(num_classes=4, void_channels=(1,))
+    np.testing.assert_array_equal(card.train_ids()[:6], [0, 255, 1, 2, 255, 255])
+
+
 def test_other_classes_are_refused(tiny_model, tiny_camvid):
     data = open_dataset("camvid", tiny_camvid, "val")
     with pytest.raises(kseg.KsegError, match="has 12 channels, 0 of them void"):
