@@ -69,6 +69,11 @@ class Card:
         ids[kept] = np.arange(len(kept))
         return ids
 
+    def for_inference(self) -> Card:
+        """The card of the same network from RGB to one output, training heads left out."""
+        options = {k: v for k, v in self.options.items() if k != "auxiliary"}
+        return self.replace(preprocessing=True, options=options)
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

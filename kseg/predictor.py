@@ -44,8 +44,7 @@ class KerasPredictor:
             model = load_model(model)
         # A model without the normalisation or with auxiliary heads is rebuilt: what is
         # scored takes RGB and gives logits.
-        options = {k: v for k, v in model.card.options.items() if k != "auxiliary"}
-        card = model.card.replace(preprocessing=True, options=options)
+        card = model.card.for_inference()
         if card != model.card:
             model = build(card, weights_of=model)
         self.card = card

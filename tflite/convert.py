@@ -109,14 +109,15 @@ def convert(
         need = "needs" if precision == "int8" else "takes no"
         raise KsegError(f"precision {precision} {need} calibration images")
     # int8 files get their input's type after quantisation.
-    dtype = "uint8" if input_type == "uint8" and precision != "int8" else "float32"
-    graph, card = export_graph(model, output, input_size, dtype)
+    dtype = "uint8" if input_type == "uint8" else "float32"
+    graph_dtype = "float32" if precision == "int8" else dtype
+    graph, card = export_graph(model, output, input_size, graph_dtype)
     content = _to_flatbuffer(graph, half=precision == "fp16")
     if precision == "w8":
         content = quantise_weights(content)
     if precision == "int8":
         content = quantise_int8(content, calibration, card.input_size)
-        content = with_input_type(content, "uint8" if input_type == "uint8" else "float32")
+        content = with_input_type(content, dtype)
     if refused := sorted(set(operators(content)) - GPU_OPERATORS):
         raise KsegError(
             f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
@@ -141,10 +142,7 @@ def export_graph(
     height, width = input_size or model.card.input_size or _DEFAULT_SIZE
     if min(height, width) < 32:
         raise KsegError(f"input size is {height}x{width}; both sides must be at least 32")
-    options = {k: v for k, v in model.card.options.items() if k != "auxiliary"}
-    card = model.card.replace(
-        preprocessing=True, options=options, input_size=(height, width), output=output
-    )
+    card = model.card.for_inference().replace(input_size=(height, width), output=output)
     graph = build(
         card,
         input_shape=(height, width, 3),

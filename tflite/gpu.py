@@ -143,8 +143,9 @@ class Agreement:
 
 def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300.0) -> Agreement:
     """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU."""
+    cpu = TFLitePredictor(path)
     with GpuPredictor(path, timeout) as gpu:
-        results = [_compare(TFLitePredictor(path), gpu, image) for image in images]
+        results = [_compare(cpu, gpu, image) for image in images]
     differences, decibels, same = zip(*results, strict=True)
     quantised = "QUANTIZE" in operators(Path(path).read_bytes())
     return Agreement(max(differences), float(min(decibels)), min(same), quantised)

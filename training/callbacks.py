@@ -157,7 +157,7 @@ class Checkpoint(keras.callbacks.Callback):
         if score is not None and score > self.best:
             self.best = score
             with whole(self.folder / "best.keras") as path:
-                build(self.model.card, weights_of=self.model).save(path)
+                build(self.model.card.for_inference(), weights_of=self.model).save(path)
         self.save()
 
     def save(self) -> None:

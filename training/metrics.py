@@ -41,7 +41,7 @@ class MeanIoU(keras.metrics.Metric):
         spare = self.num_classes * columns
         cells = ops.where(labels == self.ignore_id, spare, labels * columns + predictions)
         counts = ops.segment_sum(ops.ones_like(cells), cells, num_segments=spare + 1)[:-1]
-        counts = ops.cast(ops.reshape(counts, (self.num_classes, columns)), "int64")
+        counts = ops.reshape(counts, (self.num_classes, columns))
         self.confusion.assign_add(ops.cast(counts, self.confusion.dtype))
 
     def result(self) -> Any:

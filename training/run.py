@@ -67,7 +67,7 @@ def train(
     step = checkpoint.restore(model)
     if step < steps:
         _fit(model, config, data, val_data, run_dir, checkpoint, step, steps, epoch_steps)
-    result = build(model.card, weights_of=model)
+    result = build(model.card.for_inference(), weights_of=model)
     with whole(run_dir / "model.keras") as path:
         result.save(path)
     return result
