@@ -17,6 +17,7 @@ from kseg.files import whole
 from kseg.model import Card, SegmentationModel, load_model
 from kseg.tflite.flatbuffer import operators, with_card, with_input_type
 from kseg.tflite.quantise import quantise_int8, quantise_weights
+from kseg.tflite.rewrite import fold_batch_norms
 from kseg.zoo import build
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
@@ -159,6 +160,7 @@ def export_graph(
                 "use --output logits or argmax"
             )
         card = card.replace(output_stride=stride)
+    graph = fold_batch_norms(graph)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card

@@ -59,8 +59,9 @@ def test_the_card_travels(tiny_model, files):
 def test_dilated_convolutions_stay_whole(files):
     counts = operators(files["logits"].read_bytes())
     assert "SPACE_TO_BATCH_ND" not in counts
-    # 2 blocks a stage, local and surrounding; 3 pooled images (one of them twice pooled)
-    assert counts["DEPTHWISE_CONV_2D"] == 2 * 2 * 2 + 2
+    # 2 blocks a stage, local and surrounding; 2 pooled images; 2 + 3 + 2 branches that
+    # take the BatchNorm of their concatenation
+    assert counts["DEPTHWISE_CONV_2D"] == 2 * 2 * 2 + 2 + 7
     assert counts["RESIZE_BILINEAR"] == 1
 
 
