@@ -1,7 +1,8 @@
 """TensorFlow Lite: conversion and the Predictors of its files."""
 
+from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import convert
 from kseg.tflite.gpu import GpuPredictor
 from kseg.tflite.predictors import TFLitePredictor
 
-__all__ = ["GpuPredictor", "TFLitePredictor", "convert"]
+__all__ = ["GpuPredictor", "TFLitePredictor", "Timing", "benchmark", "convert"]

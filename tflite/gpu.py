@@ -8,25 +8,18 @@ a software driver will do: where Debian's chromium is installed, its SwiftShader
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
 from kseg.errors import KsegError
 from kseg.resize import resize_bilinear
+from kseg.tflite.child import Child
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu_worker import NO_ACCELERATOR
 from kseg.tflite.predictors import TFLitePredictor
-
-_SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
 
 
 class NoAccelerator(KsegError):
@@ -46,59 +39,23 @@ class GpuPredictor:
     """
 
     def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
-        self._path, self._timeout = Path(path), timeout
         # The CPU's interpreter says whether the file is whole, and what its tensors are.
         reference = TFLitePredictor(path)
         self.card, self.input_size, self._io = reference.card, reference.input_size, reference.io
         self.runtime = f"litert {version('ai-edge-litert')} gpu"
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "kseg.tflite.gpu_worker", str(path), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        self._connection = Connection(ours.detach())
-        if reason := self._receive():
+        self._child = Child("kseg.tflite.gpu_worker", path, timeout=timeout)
+        if reason := self._child.receive().decode():
             self.close()
-            kind = NoAccelerator if reason == NO_ACCELERATOR else KsegError
-            raise kind(f"{path}: {reason.decode()}; `kseg check-gpu --help` says what is needed")
+            raise child_error(reason)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        try:
-            self._connection.send_bytes(self._io.encode(image).tobytes())
-        except BrokenPipeError:
-            raise self._failure() from None
-        values = np.frombuffer(self._receive(), self._io.output_type)
+        answer = self._child.ask(self._io.encode(image).tobytes())
+        values = np.frombuffer(answer, self._io.output_type)
         return self._io.decode(values.reshape(self._io.output_shape))
-
-    def _receive(self) -> bytes:
-        if not self._connection.poll(self._timeout):
-            self.close()
-            raise KsegError(
-                f"{self._path}: the GPU accelerator gave no answer in {self._timeout:.0f} s"
-            )
-        try:
-            return self._connection.recv_bytes()
-        except (EOFError, ConnectionResetError):
-            raise self._failure() from None
-
-    def _failure(self) -> KsegError:
-        self.close()
-        code = self._process.returncode
-        return KsegError(f"{self._path}: the GPU accelerator ended its process (code {code})")
 
     def close(self) -> None:
         """Ends the child process."""
-        self._connection.close()
-        try:
-            self._process.wait(2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.close()
 
     def __enter__(self) -> GpuPredictor:
         return self
@@ -107,15 +64,9 @@ class GpuPredictor:
         self.close()
 
 
-def _environment() -> dict[str, str]:
-    """The child's: SwiftShader where no other Vulkan driver is named."""
-    environment = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
-    if "VK_ICD_FILENAMES" not in environment and _SWIFTSHADER.exists():
-        environment["VK_ICD_FILENAMES"] = str(_SWIFTSHADER)
-        # The Vulkan loader lies beside its driver there.
-        paths = [environment.get("LD_LIBRARY_PATH"), str(_SWIFTSHADER.parent)]
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
-    return environment
+def child_error(reason: str) -> KsegError:
+    """The error that a child process reports in words."""
+    return (NoAccelerator if NO_ACCELERATOR in reason else KsegError)(reason)
 
 
 @dataclasses.dataclass(frozen=True)

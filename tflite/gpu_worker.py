@@ -9,40 +9,78 @@ from __future__ import annotations
 
 import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.compiled_model import CompiledModel
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
-NO_ACCELERATOR = b"no GPU accelerator: LiteRT found no Vulkan driver that it takes"
+from kseg.errors import KsegError
+
+NO_ACCELERATOR = "no GPU accelerator: LiteRT found no Vulkan driver that it takes"
+
+
+class AcceleratedModel:
+    """A whole .tflite file on the accelerator, in this process.
+
+    Attributes:
+        input_shape, input_type, output_shape, output_type: of its tensors.
+
+    Raises:
+        KsegError: there is none (the text has ``NO_ACCELERATOR``) or it refuses the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._model = CompiledModel.from_file(str(path), hardware_accel=HardwareAccelerator.GPU)
+        except RuntimeError:
+            # The reasons are on standard error; the exception has line numbers only.
+            raise _error(path, NO_ACCELERATOR) from None
+        if not self._model.is_fully_accelerated():
+            raise _error(path, "the accelerator refuses some of its operators")
+        (signature,) = self._model.get_signature_list()
+        (source,) = self._model.get_input_tensor_details(signature).values()
+        (result,) = self._model.get_output_tensor_details(signature).values()
+        self.input_shape, self.input_type = tuple(source["shape"]), np.dtype(source["dtype"])
+        self.output_shape, self.output_type = tuple(result["shape"]), np.dtype(result["dtype"])
+        self._inputs = self._model.create_input_buffers(0)
+        self._outputs = self._model.create_output_buffers(0)
+
+    def write(self, tensor: np.ndarray) -> None:
+        """Copies the input tensor in."""
+        self._inputs[0].write(tensor)
+
+    def run(self) -> None:
+        """Computes."""
+        self._model.run_by_index(0, self._inputs, self._outputs)
+
+    def read(self) -> np.ndarray:
+        """Copies the output tensor out."""
+        values = self._outputs[0].read(int(np.prod(self.output_shape)), self.output_type)
+        return np.asarray(values, self.output_type).reshape(self.output_shape)
+
+
+def _error(path: str | Path, reason: str) -> KsegError:
+    return KsegError(f"{path}: {reason}; `kseg check-gpu --help` says what is needed")
 
 
 def main() -> None:
     """Serves until the connection is closed."""
-    file, connection = sys.argv[1], Connection(int(sys.argv[2]))
+    connection = Connection(int(sys.argv[2]))
     try:
-        model = CompiledModel.from_file(file, hardware_accel=HardwareAccelerator.GPU)
-    except RuntimeError:
-        # The reasons are on standard error; the exception has line numbers only.
-        connection.send_bytes(NO_ACCELERATOR)
+        model = AcceleratedModel(sys.argv[1])
+    except KsegError as error:
+        connection.send_bytes(str(error).encode())
         return
-    if not model.is_fully_accelerated():
-        connection.send_bytes(b"the accelerator refuses some of its operators")
-        return
-    (signature,) = model.get_signature_list()
-    (source,) = model.get_input_tensor_details(signature).values()
-    (result,) = model.get_output_tensor_details(signature).values()
-    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
     connection.send_bytes(b"")
     while True:
         try:
-            values = np.frombuffer(connection.recv_bytes(), source["dtype"])
+            values = np.frombuffer(connection.recv_bytes(), model.input_type)
         except EOFError:
             return
-        inputs[0].write(values.reshape(source["shape"]))
-        model.run_by_index(0, inputs, outputs)
-        count, dtype = int(np.prod(result["shape"])), np.dtype(result["dtype"])
-        connection.send_bytes(np.asarray(outputs[0].read(count, dtype), dtype).tobytes())
+        model.write(values.reshape(model.input_shape))
+        model.run()
+        connection.send_bytes(model.read().tobytes())
 
 
 if __name__ == "__main__":

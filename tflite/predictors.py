@@ -86,6 +86,18 @@ class TFLitePredictor:
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._input["index"], self.io.encode(image))
+        self.write(self.io.encode(image))
+        self.run()
+        return self.io.decode(self.read())
+
+    def write(self, tensor: np.ndarray) -> None:
+        """Copies the input tensor in."""
+        self._interpreter.set_tensor(self._input["index"], tensor)
+
+    def run(self) -> None:
+        """Computes."""
         self._interpreter.invoke()
-        return self.io.decode(self._interpreter.get_tensor(self._output["index"]))
+
+    def read(self) -> np.ndarray:
+        """Copies the output tensor out."""
+        return self._interpreter.get_tensor(self._output["index"])

@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "import": "a published checkpoint into a .keras file",
     "convert": "a .keras file into a .tflite file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
+    "benchmark": "latency, memory and size of files, by turns",
 }
 
 

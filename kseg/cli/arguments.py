@@ -46,8 +46,8 @@ def load_predictor(file: Path, runtime: str = "cpu") -> Predictor:
     raise KsegError(f"{file}: is neither .keras nor .tflite")
 
 
-def show_progress(done: int, total: int) -> None:
+def show_progress(done: int, total: int, what: str = "images") -> None:
     """A counter on one line of a terminal; nothing where the output is kept."""
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\r{done}/{total} images", end=end, file=sys.stderr, flush=True)
+        print(f"\r{done}/{total} {what}", end=end, file=sys.stderr, flush=True)

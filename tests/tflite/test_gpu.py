@@ -92,10 +92,18 @@ def test_a_child_that_hangs_or_dies(file):
     with pytest.raises(kseg.KsegError, match="gave no answer in 0 s"):
         GpuPredictor(file, timeout=0.001)
     predictor = GpuPredictor(file)
-    os.kill(predictor._process.pid, signal.SIGABRT)
-    predictor._process.wait()
-    with pytest.raises(kseg.KsegError, match=r"ended its process \(code -6\)"):
+    os.kill(predictor._child.process.pid, signal.SIGABRT)
+    predictor._child.process.wait()
+    with pytest.raises(kseg.KsegError, match=r"its process ended \(code -6\)"):
         predictor(STREET)
+
+
+def test_benchmark_on_the_gpu(file):
+    (timing,) = kseg.tflite.benchmark([file], runs=1, warm_up=1, runtime="litert-gpu")
+    assert timing.runtime.endswith(" gpu")
+    # Its run ends when the output is there, not when it was asked for.
+    assert timing.run.median > timing.copy.median
+    assert timing.total.median < 60
 
 
 def test_runtime_must_fit(file, tiny_keras, tiny_camvid, capsys):

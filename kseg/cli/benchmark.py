@@ -1,0 +1,50 @@
+"""Times files by turns: copy, run and argmax apart, peak memory, file size.
+
+Every file runs in a process of its own. Copy is from RGB bytes into the input tensor and
+out of the output tensor (a .keras file copies within its run); argmax is the host's, on
+logits at their own size, those at a stride then enlarged to the input's. Of the peak
+memory, "added" came after the libraries were loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+from kseg.cli import arguments
+from kseg.environment import environment
+from kseg.files import whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files and how to run them."""
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".keras or .tflite")
+    parser.add_argument("--runtime", default="cpu", help="of .tflite files: cpu or litert-gpu")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")
+    parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="images before (3)")
+    arguments.add_size(parser, "--input-size", "of a .keras file (the data set's, else 512 1024)")
+    parser.add_argument("--json", type=Path, metavar="F", help="the figures as a file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table and writes the JSON."""
+    from kseg.tflite.benchmark import benchmark, format_timings
+
+    timings = benchmark(
+        args.files,
+        threads=args.threads,
+        runs=args.runs,
+        warm_up=args.warm_up,
+        runtime=args.runtime,
+        input_size=arguments.size(args.input_size),
+        progress=functools.partial(arguments.show_progress, what="rounds"),
+    )
+    print(format_timings(timings))
+    if args.json:
+        report = {**environment(), "files": [dataclasses.asdict(timing) for timing in timings]}
+        with whole(args.json) as path:
+            path.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,160 @@
+"""Times that are known, turns, and the command's table and JSON."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import kseg
+import kseg.tflite
+from kseg.cli import main
+from kseg.tflite.benchmark import Spread
+from kseg.tflite.benchmark_worker import start, time_round
+from kseg.tflite.predictors import TFLitePredictor
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+class Slow:
+    """Copies for 20 ms in and 30 ms out, computes for 50 ms."""
+
+    def __init__(self, waits_in_read: bool) -> None:
+        self.busy, self.waits_in_read = 0.0, waits_in_read
+
+    def write(self, tensor):
+        assert tensor.dtype == np.uint8
+        time.sleep(0.02)
+
+    def run(self):
+        self.busy = 0.05
+        if not self.waits_in_read:
+            time.sleep(self.busy)
+            self.busy = 0.0
+
+    def read(self):
+        time.sleep(self.busy + 0.03)
+        self.busy = 0.0
+        return np.zeros((1, 48, 64, 2), np.float32)
+
+
+@pytest.mark.parametrize("waits_in_read", [False, True])
+def test_parts(waits_in_read):
+    """The same for a runtime that returns before it has computed, as the accelerator does."""
+    _, seconds = time_round(Slow(waits_in_read), IMAGE, np.dtype(np.uint8))
+    # A busy machine sleeps longer.
+    assert seconds["copy"] == pytest.approx(0.05, abs=0.02)
+    assert seconds["run"] == pytest.approx(0.05, abs=0.02)
+    assert seconds["argmax"] < 0.02
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(output="logits"),
+        dict(output="stride-logits"),
+        dict(output="argmax"),
+        dict(precision="int8", calibration=[IMAGE], input_type="uint8"),
+    ],
+)
+def test_labels_at_the_inputs_size(options, tiny_model, tmp_path):
+    kseg.tflite.convert(tiny_model, tmp_path / "x.tflite", **options)
+    predictor = TFLitePredictor(tmp_path / "x.tflite")
+    labels, _ = time_round(predictor, IMAGE, predictor.io.input_type)
+    want = predictor(IMAGE)
+    if options.get("output") != "argmax":
+        want = want.argmax(-1)
+    if options.get("output") == "stride-logits":
+        want = want.repeat(8, 0).repeat(8, 1)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, want)
+
+
+def test_spread():
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(2.8))
+
+
+def test_turns(tmp_path, monkeypatch):
+    """Warm-up and runs take turns over the files; the warm-up is not in the figures."""
+    asked = []
+
+    class Child:
+        def __init__(self, _module, path, options, *, timeout):
+            self.path, self.seconds = path, 8.0
+            assert json.loads(options)["threads"] == 1
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+        def receive(self):
+            facts = dict(model="m", output="logits", runtime="r", input_size=[4, 6])
+            return json.dumps({**facts, "memory_before": 100})
+
+        def ask(self, _message):
+            asked.append(self.path.name)
+            self.seconds /= 2
+            return json.dumps(dict(copy=1.0, run=self.seconds, argmax=0.5, peak_memory=130))
+
+    monkeypatch.setattr(sys.modules["kseg.tflite.benchmark"], "Child", Child)
+    for name in ("a.tflite", "b.tflite"):
+        (tmp_path / name).write_bytes(b"12345")
+    files = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
+    rounds = []
+    timings = kseg.tflite.benchmark(
+        files, threads=1, runs=2, warm_up=1, progress=lambda *counts: rounds.append(counts)
+    )
+    assert asked == ["a.tflite", "b.tflite"] * 3
+    assert rounds == [(1, 3), (2, 3), (3, 3)]
+    for timing, file in zip(timings, files, strict=True):
+        assert timing.file == str(file)
+        # 4 seconds warm-up, then 2 and 1
+        assert (timing.run.median, timing.run.p90) == (1.5, pytest.approx(1.9))
+        assert timing.total.median == 3.0
+        assert (timing.peak_memory, timing.added_memory, timing.file_size) == (130, 30, 5)
+
+
+def test_command(tiny_model, tiny_keras, tmp_path, capsys):
+    """A .keras and a .tflite file, as the processes run them."""
+    kseg.tflite.convert(tiny_model, tmp_path / "x.tflite", output="argmax")
+    files = [str(tiny_keras), str(tmp_path / "x.tflite")]
+    options = ["--threads", "1", "--runs", "2", "--warm-up", "1", "--input-size", "48", "64"]
+    assert main(["benchmark", *files, *options, "--json", str(tmp_path / "o.json")]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:]] == files
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert report["versions"]["kseg"] == kseg.__version__
+    assert report["machine"]["cpus"] >= 1
+    for timing, output in zip(report["files"], ("logits", "argmax"), strict=True):
+        assert (timing["model"], timing["output"]) == ("cgnet_m3n21", output)
+        assert (timing["input_size"], timing["threads"], timing["runs"]) == ([48, 64], 1, 2)
+        assert 0 < timing["run"]["median"] <= timing["run"]["p90"] <= timing["total"]["p90"]
+        # The libraries alone take 500 MB and the networks, of 2 blocks a stage, a few.
+        assert 0 < timing["added_memory"] < timing["peak_memory"] < 2e9
+    assert report["files"][1]["runtime"].endswith("cpu, 1 threads")
+
+
+def test_refusals(tiny_keras, tmp_path, capsys):
+    (tmp_path / "x.tflite").write_bytes(b"nothing")
+    cases = {
+        ("none.keras",): "none.keras: no such file",
+        (str(tmp_path / "x.tflite"),): "x.tflite: not a readable .tflite file",
+        ("x.h5",): "x.h5: is neither .keras nor .tflite",
+        (str(tiny_keras), "--runtime", "litert-gpu"): "runtime is 'litert-gpu'",
+        (str(tiny_keras), "--runs", "0"): "runs is 0; it must be at least 1",
+        (str(tiny_keras), "--threads", "0"): "threads is 0",
+    }
+    for args, message in cases.items():
+        assert main(["benchmark", *args]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_a_file_of_another_size(tiny_model, tmp_path):
+    kseg.tflite.convert(tiny_model, tmp_path / "x.tflite")
+    options = dict(runtime="cpu", threads=None, input_size=[32, 64])
+    with pytest.raises(kseg.KsegError, match=r"x\.tflite: takes \(48, 64\) \(H, W\) only"):
+        start(tmp_path / "x.tflite", options)

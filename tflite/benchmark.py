@@ -1,0 +1,178 @@
+"""How long files take, side by side: latency by its parts, memory and size."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kseg.errors import KsegError
+from kseg.tflite.child import Child
+from kseg.tflite.gpu import child_error
+from kseg.tflite.predictors import TFLitePredictor
+
+_PARTS = ("copy", "run", "argmax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Seconds over all runs."""
+
+    median: float
+    p90: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        """Of at least one measurement."""
+        return cls(float(np.median(seconds)), float(np.percentile(seconds, 90)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What a file takes from RGB bytes to a label map at the input's size.
+
+    Attributes:
+        file, model: its path and the row of the zoo.
+        runtime: what ran it.
+        threads: None for what the runtime takes by itself.
+        input_size: (H, W).
+        output: the card's. Logits are decided by the host at their own size, those at a
+            stride then enlarged; channel numbers need no argmax.
+        runs: measured, after the warm-up.
+        copy: into the input tensor and out of the output tensor; a .keras file copies
+            within its run.
+        run, argmax: the network, and the decision on the host.
+        total: of the three.
+        peak_memory: bytes of the file's process at its peak.
+        added_memory: those of them that came after its libraries were loaded.
+        file_size: bytes.
+    """
+
+    file: str
+    model: str
+    runtime: str
+    threads: int | None
+    input_size: tuple[int, int]
+    output: str
+    runs: int
+    copy: Spread
+    run: Spread
+    argmax: Spread
+    total: Spread
+    peak_memory: int
+    added_memory: int
+    file_size: int
+
+
+def benchmark(
+    files: Sequence[str | Path],
+    *,
+    threads: int | None = None,
+    runs: int = 20,
+    warm_up: int = 3,
+    runtime: str = "cpu",
+    input_size: tuple[int, int] | None = None,
+    timeout: float = 600.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Timing]:
+    """Times the files by turns, so that a busy machine slows all alike.
+
+    Every file has a process of its own, and runs one image while the others wait.
+
+    Args:
+        files: ``.keras`` and ``.tflite``.
+        threads: of the CPU, None for the runtime's choice.
+        runs, warm_up: images a file, measured and before.
+        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files.
+        input_size: (H, W) of a file that takes any; None is the card's, else 512 x 1024.
+        timeout: seconds for the start of a file, and for an image.
+        progress: called with (rounds done, rounds in all).
+
+    Raises:
+        NoAccelerator: no Vulkan driver that LiteRT takes.
+        KsegError: a value out of range, or a file that is missing, damaged or fails.
+    """
+    for name, value, least in (("runs", runs, 1), ("warm-up", warm_up, 0), ("threads", threads, 1)):
+        if value is not None and value < least:
+            raise KsegError(f"{name} is {value}; it must be at least {least}")
+    paths = [Path(file) for file in files]
+    for path in paths:
+        _check(path, runtime)
+    options = json.dumps({"threads": threads, "runtime": runtime, "input_size": input_size})
+    with contextlib.ExitStack() as stack:
+        # All start at once, then each says what it has.
+        children = [
+            stack.enter_context(
+                Child("kseg.tflite.benchmark_worker", path, options, timeout=timeout)
+            )
+            for path in paths
+        ]
+        facts = [json.loads(child.receive()) for child in children]
+        for fact in facts:
+            if "error" in fact:
+                raise child_error(fact["error"])
+        rounds = []
+        for number in range(warm_up + runs):
+            rounds.append([json.loads(child.ask(b"")) for child in children])
+            if progress:
+                progress(number + 1, warm_up + runs)
+    timings = []
+    for path, fact, *results in zip(paths, facts, *rounds, strict=True):
+        measured = results[warm_up:]
+        peak = results[-1]["peak_memory"]
+        timings.append(
+            Timing(
+                file=str(path),
+                model=fact["model"],
+                runtime=fact["runtime"],
+                threads=threads,
+                input_size=tuple(fact["input_size"]),
+                output=fact["output"],
+                runs=runs,
+                **{part: Spread.of([result[part] for result in measured]) for part in _PARTS},
+                total=Spread.of([sum(result[part] for part in _PARTS) for result in measured]),
+                peak_memory=peak,
+                added_memory=peak - fact["memory_before"],
+                file_size=path.stat().st_size,
+            )
+        )
+    return timings
+
+
+def _check(path: Path, runtime: str) -> None:
+    """What can be said before a process is started."""
+    if path.suffix not in (".keras", ".tflite"):
+        raise KsegError(f"{path}: is neither .keras nor .tflite")
+    if not path.is_file():
+        raise KsegError(f"{path}: no such file; name a .keras or .tflite file")
+    if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and path.suffix != ".tflite"):
+        raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
+    if runtime == "litert-gpu":
+        # The accelerator does not say what a damaged file lacks; the interpreter does.
+        TFLitePredictor(path)
+
+
+def format_timings(timings: Sequence[Timing]) -> str:
+    """A line a file: milliseconds as median and p90, megabytes."""
+    width = max([len(timing.file) for timing in timings] + [4])
+    parts = (*_PARTS, "total")
+    lines = [
+        f"{'file':<{width}} "
+        + " ".join(f"{f'{part} ms (p90)':>16}" for part in parts)
+        + f" {'peak MB':>8} {'added':>8} {'file MB':>8}  output, input, runtime"
+    ]
+    for timing in timings:
+        spreads = [getattr(timing, part) for part in parts]
+        memory = (timing.peak_memory, timing.added_memory, timing.file_size)
+        lines.append(
+            f"{timing.file:<{width}} "
+            + " ".join(f"{f'{1e3 * s.median:.1f} ({1e3 * s.p90:.1f})':>16}" for s in spreads)
+            + " "
+            + " ".join(f"{value / 1e6:>8.1f}" for value in memory)
+            + f"  {timing.output}, {timing.input_size[0]}x{timing.input_size[1]}, {timing.runtime}"
+        )
+    return "\n".join(lines)
