@@ -8,6 +8,7 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.model import Card, SegmentationModel, load_model
 from kseg.resize import resize_bilinear, resize_nearest
@@ -64,6 +65,7 @@ def predict_labels(
     size: tuple[int, int] | None = None,
     input_size: tuple[int, int] | None = None,
     pad_to: tuple[int, int] | None = None,
+    crf: DenseCRF | None = None,
 ) -> np.ndarray:
     """Channel numbers (H, W) uint8 of an RGB image.
 
@@ -77,9 +79,11 @@ def predict_labels(
         input_size: (H, W) for the network; None is the predictor's own, else the image's.
         pad_to: (H, W) to pad to at the bottom and right with the mean before the
             network; the padding is cropped from its output.
+        crf: refines the logits at ``size`` along the image's edges.
 
     Raises:
-        KsegError: a size that the predictor does not take, or logits that are not finite.
+        KsegError: a size that the predictor does not take, or logits that are missing or
+            not finite.
     """
     size = size or image.shape[:2]
     inner = input_size or (None if pad_to else predictor.input_size) or image.shape[:2]
@@ -100,9 +104,14 @@ def predict_labels(
     output = predictor(pixels)
     card = predictor.card
     if card.output == "argmax":
+        if crf:
+            raise KsegError(f"{card.name}: the file gives classes, the CRF needs logits")
         return resize_nearest(output[: inner[0], : inner[1]], size).astype(np.uint8)
     if not np.isfinite(output).all():
         raise KsegError(f"{card.name}: the logits are not finite; the weights are damaged")
     # Stride logits first become what the whole network gives.
     logits = resize_bilinear(output, outer, card.resize)[: inner[0], : inner[1]]
-    return resize_bilinear(logits, size).argmax(-1).astype(np.uint8)
+    logits = resize_bilinear(logits, size)
+    if crf:
+        logits = crf(resize_bilinear(image, size), logits)
+    return logits.argmax(-1).astype(np.uint8)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.predictor import KerasPredictor, Predictor
 
@@ -26,6 +27,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
     """An option of a height and a width."""
     parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
+
+
+def add_crf(parser: argparse.ArgumentParser) -> None:
+    """--crf."""
+    parser.add_argument(
+        "--crf",
+        action="store_const",
+        const=DenseCRF(),
+        help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
+    )
 
 
 def size(value: list[int] | None) -> tuple[int, int] | None:

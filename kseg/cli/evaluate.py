@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
     arguments.add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
     parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
+    arguments.add_crf(parser)
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
 
 
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
         data,
         input_size=arguments.size(args.input_size),
         pad_to=arguments.size(args.pad_to),
+        crf=args.crf,
         progress=arguments.show_progress,
     )
     report["file"] = str(args.file)

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
+    arguments.add_crf(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
     out = make_folder(args.out)
     for file in args.images:
         image = read_image(file)
-        channels = predict_labels(predictor, image, input_size=arguments.size(args.input_size))
+        channels = predict_labels(
+            predictor, image, input_size=arguments.size(args.input_size), crf=args.crf
+        )
         labels = card.train_ids()[channels]
         pictures = {
             f"{file.stem}.png": Image.fromarray(labels),

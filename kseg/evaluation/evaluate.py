@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kseg._version import __version__
+from kseg.crf import DenseCRF
 from kseg.data import DataSet
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
@@ -23,6 +24,7 @@ def evaluate(
     *,
     input_size: tuple[int, int] | None = None,
     pad_to: tuple[int, int] | None = None,
+    crf: DenseCRF | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score and all that decides it, as plain JSON.
@@ -30,7 +32,7 @@ def evaluate(
     Args:
         predictor: runs the network.
         data: a split with labels.
-        input_size, pad_to: as for ``predict_labels``.
+        input_size, pad_to, crf: as for ``predict_labels``.
         progress: called with (images done, images in all).
 
     Returns:
@@ -47,7 +49,7 @@ def evaluate(
         image, label = data.labelled(sample)
         try:
             channels = predict_labels(
-                predictor, image, size=label.shape, input_size=input_size, pad_to=pad_to
+                predictor, image, size=label.shape, input_size=input_size, pad_to=pad_to, crf=crf
             )
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
@@ -70,6 +72,7 @@ def evaluate(
         "pad_to": pad_to,
         "scales": [1.0],
         "flip": False,
+        "crf": crf and dataclasses.asdict(crf),
         "output": card.output,
         "output_stride": card.output_stride,
         "resize": card.resize,
@@ -111,6 +114,7 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['dataset']} {report['split']}, {report['images']} images, "
         f"input {'native' if size is None else f'{size[0]}x{size[1]}'}, "
         f"scales {' '.join(map(str, report['scales']))}, "
-        f"{'with' if report['flip'] else 'no'} flip, {report['runtime']}",
+        f"{'with' if report['flip'] else 'no'} flip, "
+        f"{'dense CRF, ' if report['crf'] else ''}{report['runtime']}",
     ]
     return "\n".join(lines)
