@@ -34,7 +34,12 @@ _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
 }
 _TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     "Conv2D": {"kernel": ("weights", None), "bias": ("biases", None)},
-    "DepthwiseConv2D": {"kernel": ("depthwise_weights", None)},
+    "DepthwiseConv2D": {"kernel": ("depthwise_weights", None), "bias": ("biases", None)},
+    "SeparableConv2D": {
+        "depthwise_kernel": ("depthwise_weights", None),
+        "pointwise_kernel": ("pointwise_weights", None),
+        "bias": ("biases", None),
+    },
     "BatchNormalization": {name: (name, None) for name in _BATCH_NORM},
 }
 _LAYOUTS = {"pytorch": (_PYTORCH, "."), "tf_slim": (_TF_SLIM, "/")}
