@@ -11,7 +11,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.resnet import DEEP_STEM, RESNET_50, resnet
-from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv
+from kseg.layers import AdaptiveAveragePooling, Resize, WideConv2D, batch_norm, conv
 from kseg.networks.deeplab import check_output_stride
 
 BINS = (1, 2, 3, 6)
@@ -38,10 +38,14 @@ def pspnet(
         raise ValueError(f"bins is {bins}; they must be positive, at least one")
     features = resnet(x, RESNET_50, style=DEEP_STEM, output_stride=output_stride)
     x = _pyramid(features.output, bins)
-    logits = _head(x, 512, num_classes, "cls")
+    x = WideConv2D(
+        512, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name="cls.0"
+    )(x)
+    logits = _head(x, num_classes, "cls")
     if not auxiliary:
         return logits
-    return {"logits": logits, "aux": _head(features.high_level, 256, num_classes, "aux")}
+    x = conv(features.high_level, 256, 3, name="aux.0")
+    return {"logits": logits, "aux": _head(x, num_classes, "aux")}
 
 
 def _pyramid(x: KerasTensor, bins: Sequence[int]) -> KerasTensor:
@@ -50,21 +54,20 @@ def _pyramid(x: KerasTensor, bins: Sequence[int]) -> KerasTensor:
     for i, size in enumerate(bins):
         name = f"ppm.features.{i}"
         pooled = AdaptiveAveragePooling(size, name=f"{name}.0")(x)
-        pooled = _conv_bn_relu(pooled, x.shape[-1] // len(bins), 1, name, first=1)
+        pooled = conv(pooled, x.shape[-1] // len(bins), 1, name=f"{name}.1")
+        pooled = _bn_relu(pooled, name, 2)
         branches.append(Resize("align_corners", name=f"{name}.resize")(pooled, x))
     return kl.Concatenate(name="ppm.concat")(branches)
 
 
-def _head(x: KerasTensor, filters: int, num_classes: int, name: str) -> KerasTensor:
-    x = _conv_bn_relu(x, filters, 3, name)
+def _head(x: KerasTensor, num_classes: int, name: str) -> KerasTensor:
+    """What follows the first convolution of a head."""
+    x = _bn_relu(x, name, 1)
     x = kl.SpatialDropout2D(0.1, name=f"{name}.3")(x)
     return conv(x, num_classes, 1, use_bias=True, name=f"{name}.4")
 
 
-def _conv_bn_relu(
-    x: KerasTensor, filters: int, kernel_size: int, name: str, first: int = 0
-) -> KerasTensor:
-    """``name.first`` and the two behind: PyTorch numbers the members of a sequence."""
-    x = conv(x, filters, kernel_size, name=f"{name}.{first}")
-    x = batch_norm(x, epsilon=1e-5, name=f"{name}.{first + 1}")
-    return kl.ReLU(name=f"{name}.{first + 2}")(x)
+def _bn_relu(x: KerasTensor, name: str, first: int) -> KerasTensor:
+    """``name.first`` and the one behind: PyTorch numbers the members of a sequence."""
+    x = batch_norm(x, epsilon=1e-5, name=f"{name}.{first}")
+    return kl.ReLU(name=f"{name}.{first + 1}")(x)
