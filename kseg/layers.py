@@ -134,23 +134,122 @@ def align_corners_resize(x: KerasTensor, height: int, width: int) -> KerasTensor
 
 @_register
 class PaddedAveragePooling(keras.layers.Layer):
-    """3x3 average pooling, stride 2, one row and column of zeros around, always over 9.
+    """3x3 average pooling, one row and column of zeros around, always over 9.
 
-    PyTorch's ``AvgPool2d(3, stride=2, padding=1)``: (N, H, W, C) to (N, ceil(H/2),
-    ceil(W/2), C). Written as a depthwise convolution with 1/9, because the LiteRT GPU
+    PyTorch's ``AvgPool2d(3, stride=strides, padding=1)``: (N, H, W, C) to (N, ceil(H/s),
+    ceil(W/s), C). Written as a depthwise convolution with 1/9, because the LiteRT GPU
     accelerator merges padding into a pooling and then leaves it out of the count.
     """
+
+    def __init__(self, strides: int = 2, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.strides = strides
 
     def call(self, x: KerasTensor) -> KerasTensor:
         kernel = ops.full((3, 3, x.shape[-1], 1), 1 / 9, dtype=x.dtype)
         x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return ops.depthwise_conv(
-            x, kernel, strides=2, padding="valid", data_format="channels_last"
+            x, kernel, strides=self.strides, padding="valid", data_format="channels_last"
         )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        half = [None if n is None else -(-n // 2) for n in input_shape[1:3]]
-        return (input_shape[0], *half, input_shape[3])
+        size = [None if n is None else -(-n // self.strides) for n in input_shape[1:3]]
+        return (input_shape[0], *size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "strides": self.strides}
+
+
+def _cut(x: KerasTensor, axis: int, first: Any, last: Any) -> KerasTensor:
+    """Rows (axis 1) or columns (axis 2) ``first`` to ``last``."""
+    return x[:, first:last] if axis == 1 else x[:, :, first:last]
+
+
+@_register
+class AdaptiveAveragePooling(keras.layers.Layer):
+    """Means over a grid of ``size`` x ``size`` windows: (N, H, W, C) to (N, size, size, C).
+
+    PyTorch's ``AdaptiveAvgPool2d``: the i-th of the windows reaches from floor(i H / size)
+    to ceil((i + 1) H / size), so that they overlap where ``size`` does not divide H. Rows
+    first and then columns, which needs 2 ``size`` slices for ``size`` squared windows.
+    """
+
+    def __init__(self, size: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        for axis in (1, 2):
+            extent = ops.shape(x)[axis]
+            means = []
+            for i in range(self.size):
+                first, last = i * extent // self.size, -(-(i + 1) * extent // self.size)
+                means.append(ops.mean(_cut(x, axis, first, last), axis=axis, keepdims=True))
+            x = ops.concatenate(means, axis=axis)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (input_shape[0], self.size, self.size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size}
+
+
+@_register
+class DilatedPooling(keras.layers.Layer):
+    """Max or average pooling of stride 1 with a dilation, which Keras has not.
+
+    (N, H, W, C) to the same shape with ``padding`` "same", whose windows are cut off at the
+    borders; with "valid" to (size - 1) * dilation rows and columns less.
+
+    Args:
+        mode: "max", or "average" with "valid" alone.
+        size: of the square window.
+        dilation: pixels from one of the window to the next.
+        padding: "valid" or "same".
+    """
+
+    def __init__(
+        self, mode: str, size: int, dilation: int, padding: str = "valid", **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("max", "average") or (mode, padding) == ("average", "same"):
+            raise ValueError(f"there is no dilated {mode} pooling with padding {padding!r}")
+        self.mode, self.size, self.dilation, self.padding = mode, size, dilation, padding
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        for axis in (1, 2):
+            first, *others = self._members(x, axis)
+            x = first
+            for other in others:
+                x = ops.maximum(x, other) if self.mode == "max" else x + other
+        return x if self.mode == "max" else x * (1 / self.size**2)
+
+    def _members(self, x: KerasTensor, axis: int) -> list[KerasTensor]:
+        """The members of all windows along an axis, the first of each and so on."""
+        if self.padding == "valid":
+            places = [(i * self.dilation, self.size - 1 - i) for i in range(self.size)]
+            return [_cut(x, axis, at, -left * self.dilation or None) for at, left in places]
+        shifts = [(i - (self.size - 1) // 2) * self.dilation for i in range(self.size)]
+        # Beyond the border the pixel itself, which changes no maximum.
+        return [
+            x
+            if n == 0
+            else ops.concatenate([_cut(x, axis, n, None), _cut(x, axis, -n, None)], axis)
+            if n > 0
+            else ops.concatenate([_cut(x, axis, None, -n), _cut(x, axis, None, n)], axis)
+            for n in shifts
+        ]
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        lost = (self.size - 1) * self.dilation if self.padding == "valid" else 0
+        size = [None if n is None else n - lost for n in input_shape[1:3]]
+        return (input_shape[0], *size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(mode=self.mode, size=self.size, dilation=self.dilation, padding=self.padding)
+        return config
 
 
 @_register
@@ -300,6 +399,29 @@ class GroupedPointwiseConv(keras.layers.Layer):
         config = super().get_config()
         config.update(filters=self.filters, groups=self.groups, use_bias=self.use_bias)
         return config
+
+
+@_register
+class WideConv2D(keras.layers.Conv2D):
+    """A Conv2D of stride 1, "same" and without bias, summed over slices of its input.
+
+    The LiteRT GPU accelerator gives zeros for a 3x3 convolution of 4096 channels to 512,
+    and computes one of 2048 right.
+    """
+
+    SLICE = 2048
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        parts = [
+            ops.conv(
+                x[..., i : i + self.SLICE],
+                self.kernel[:, :, i : i + self.SLICE],
+                padding="same",
+                data_format="channels_last",
+            )
+            for i in range(0, x.shape[-1], self.SLICE)
+        ]
+        return sum(parts[1:], parts[0])
 
 
 @_register
@@ -504,13 +626,16 @@ def slim_conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     activation: bool = True,
     epsilon: float,
     momentum: float,
     name: str,
 ) -> KerasTensor:
-    """Convolution, BatchNorm and ReLU under TF-Slim's names, padded symmetrically."""
-    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=name)
+    """Convolution, BatchNorm and ReLU under TF-Slim's names."""
+    x = conv(
+        x, filters, kernel_size, strides=strides, dilation=dilation, padding=padding, name=name
+    )
     return _slim_norm(x, activation, epsilon, momentum, name)
 
 
@@ -521,6 +646,7 @@ def slim_separable_conv(
     *,
     strides: int = 1,
     dilation: int = 1,
+    padding: str = "symmetric",
     activation: bool = True,
     epsilon: float,
     momentum: float,
@@ -528,7 +654,9 @@ def slim_separable_conv(
 ) -> KerasTensor:
     """A depthwise and a 1x1 convolution, each with BatchNorm and ReLU, as TF-Slim names them."""
     depthwise = f"{name}_depthwise"
-    x = depthwise_conv(x, kernel_size, strides=strides, dilation=dilation, name=depthwise)
+    x = depthwise_conv(
+        x, kernel_size, strides=strides, dilation=dilation, padding=padding, name=depthwise
+    )
     x = _slim_norm(x, activation, epsilon, momentum, depthwise)
     return slim_conv(
         x,

@@ -11,16 +11,31 @@ from typing import Any
 
 import keras
 
+from kseg.backbones import applications
 from kseg.data.classes import CAMVID, CITYSCAPES, ClassTable
 from kseg.errors import KsegError
 from kseg.layers import Resize
-from kseg.model import Card, Normalization, SegmentationModel, copy_weights, normalize
+from kseg.model import (
+    Card,
+    Normalization,
+    SegmentationModel,
+    copy_weights,
+    first_line,
+    normalize,
+)
 from kseg.networks.cgnet import cgnet
 from kseg.networks.deeplab import deeplab
+from kseg.networks.deeplab_v1 import deeplab_v1
+from kseg.networks.deeplab_v2 import deeplab_v2
 from kseg.networks.enet import enet
 from kseg.networks.erfnet import erfnet
 from kseg.networks.espnet import espnet, espnet_c
+from kseg.networks.fcn import fcn
+from kseg.networks.icnet import icnet
 from kseg.networks.liteseg import liteseg
+from kseg.networks.pspnet import pspnet
+from kseg.networks.skipnet import skipnet
+from kseg.networks.unet import unet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +53,7 @@ class Variant:
         features: name of the layer with the backbone's output, "" where it has no
             output stride to choose.
         unused: prefixes of published tensors that the reference itself does not run.
+        application: the network of keras.applications that is its backbone, if one is.
         num_classes, dataset, void_channels: of the published weights; a model without
             weights has 19 classes in every row.
         parameters: trainable, at ``num_classes``.
@@ -55,6 +71,7 @@ class Variant:
     classifier: tuple[str, ...] = ()
     features: str = ""
     unused: tuple[str, ...] = ()
+    application: str = ""
     num_classes: int = 19
     dataset: str = "cityscapes"
     void_channels: tuple[int, ...] = ()
@@ -153,6 +170,58 @@ _LITESEG = Variant(
     source="arXiv:1912.06683; github.com/tahaemara/LiteSeg",
 )
 
+# The ImageNet mean of the Caffe models, which do not scale their input.
+_CAFFE_INPUT = Normalization((104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "BGR")
+_FCN = Variant(
+    builder=fcn,
+    normalization=_CAFFE_INPUT,
+    backbone=("conv",),
+    classifier=("score_",),
+    num_classes=21,
+    dataset="voc",
+    source="arXiv:1411.4038 (134 M parameters); github.com/shelhamer/fcn.berkeleyvision.org",
+)
+# Not conv5_4 nor the projections, such as conv3_1_sub2_proj, which belong to the fusions.
+_ICNET_BACKBONE = tuple(
+    f"conv{block}_{unit}_{part}"
+    for block in range(1, 6)
+    for unit in range(1, 7)
+    for part in ("1x1", "3x3")
+)
+# The mean of Cityscapes in BGR, divided by 255.
+_SKIPNET_INPUT = Normalization((73.29132098, 83.04442645, 72.5238962), (255.0, 255.0, 255.0), "BGR")
+_SKIPNET = Variant(
+    builder=skipnet,
+    normalization=_SKIPNET_INPUT,
+    classifier=("score_",),
+    source="arXiv:1803.02758; github.com/MSiam/TFSegmentation",
+)
+
+
+def _adapted(row: Variant, application: str, **facts: Any) -> Variant:
+    """The row's head on a network of keras.applications; its published facts go."""
+    return dataclasses.replace(
+        row,
+        options={"backbone": application},
+        normalization=applications.normalization(application),
+        tensors="tf_slim",
+        backbone=(applications.PREFIX,),
+        unused=(),
+        features=applications.FEATURES,
+        application=application,
+        **{
+            "parameters": 0,
+            "multiply_adds": {},
+            "mean_iou": "",
+            "source": f"{row.source}; keras.applications.{application}",
+            **facts,
+        },
+    )
+
+
+# What `create_model` puts on any network of keras.applications: "deeplab_v3_plus.ResNet50V2".
+_HEADS = {"deeplab_v3_plus": _DEEPLAB, "liteseg": _LITESEG}
+
 VARIANTS: dict[str, Variant] = {
     "cgnet_m3n21": dataclasses.replace(
         _CGNET,
@@ -212,6 +281,24 @@ VARIANTS: dict[str, Variant] = {
         multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
         mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
         source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
+    ),
+    "deeplab_v3_plus_mobilenet_v3_large": _adapted(
+        _DEEPLAB,
+        "MobileNetV3Large",
+        parameters=4_722_163,
+        multiply_adds={(513, 513): 6.00e9},
+    ),
+    "deeplab_v3_plus_efficientnet_b0": _adapted(
+        _DEEPLAB,
+        "EfficientNetB0",
+        parameters=6_181_375,
+        multiply_adds={(513, 513): 8.69e9},
+    ),
+    "deeplab_v3_plus_densenet121": _adapted(
+        _DEEPLAB,
+        "DenseNet121",
+        parameters=8_790_787,
+        multiply_adds={(513, 513): 20.40e9},
     ),
     "espnet_c": dataclasses.replace(
         _ESPNET,
@@ -292,6 +379,104 @@ VARIANTS: dict[str, Variant] = {
         multiply_adds={(512, 1024): 57.13e9, (360, 640): 25.35e9, (1024, 2048): 222.56e9},
         mean_iou="70.75 Cityscapes test",
     ),
+    "fcn_32s_vgg16": dataclasses.replace(
+        _FCN,
+        options={"stride": 32},
+        parameters=134_346_581,
+        multiply_adds={(512, 512): 110.80e9},
+        mean_iou="63.6 VOC 2011 val",
+    ),
+    "fcn_16s_vgg16": dataclasses.replace(
+        _FCN,
+        options={"stride": 16},
+        parameters=134_357_354,
+        multiply_adds={(512, 512): 110.81e9},
+        mean_iou="65.0 VOC 2011 val",
+    ),
+    "fcn_8s_vgg16": dataclasses.replace(
+        _FCN,
+        options={"stride": 8},
+        parameters=134_362_751,
+        multiply_adds={(512, 512): 110.84e9},
+        mean_iou="65.5 VOC 2011 val; 67.2 VOC 2012 test",
+    ),
+    "deeplab_v1_vgg16": dataclasses.replace(
+        _FCN,
+        builder=deeplab_v1,
+        classifier=("fc8",),
+        features="conv5_3.relu",
+        parameters=20_505_429,
+        multiply_adds={(321, 321): 50.93e9},
+        mean_iou="62.25 VOC 2012 val",
+        source="arXiv:1412.7062 (20.5 M parameters), DeepLab-LargeFOV without CRF",
+    ),
+    "deeplab_v2_resnet101": Variant(
+        builder=deeplab_v2,
+        normalization=_CAFFE_INPUT,
+        backbone=("layer",),
+        classifier=("aspp.",),
+        features="block4.unit_3.relu",
+        num_classes=21,
+        dataset="voc",
+        parameters=44_048_532,
+        multiply_adds={(321, 321): 75.14e9},
+        mean_iou="76.35 VOC 2012 val",
+        source="arXiv:1606.00915, without CRF; github.com/kazuto1011/deeplab-pytorch",
+    ),
+    "unet": Variant(
+        builder=unet,
+        normalization=_UNIT_INPUT,
+        backbone=("down",),
+        classifier=("classifier",),
+        num_classes=2,
+        dataset="isbi",
+        parameters=31_031_810,
+        multiply_adds={(512, 512): 192.69e9},
+        mean_iou="92.03 PhC-U373; 77.56 DIC-HeLa",
+        source="arXiv:1505.04597",
+    ),
+    "pspnet_resnet50": Variant(
+        builder=pspnet,
+        normalization=_IMAGENET_INPUT,
+        resize="align_corners",
+        backbone=("layer",),
+        classifier=("cls.4", "aux.4"),
+        features="block4.unit_3.relu",
+        # The head of the training.
+        unused=("aux.",),
+        parameters=46_715_347,
+        multiply_adds={(713, 713): 363.78e9},
+        mean_iou="77.30 Cityscapes val",
+        source="arXiv:1612.01105; github.com/hszhao/semseg",
+    ),
+    "icnet_resnet50": Variant(
+        builder=icnet,
+        normalization=Normalization((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR"),
+        resize="align_corners",
+        backbone=_ICNET_BACKBONE,
+        classifier=("conv6_cls", "sub24_out", "sub4_out"),
+        parameters=6_699_987,
+        multiply_adds={(1025, 2049): 29.81e9},
+        mean_iou="67.7 Cityscapes val; 69.5 Cityscapes test",
+        source="arXiv:1704.08545; github.com/hszhao/ICNet",
+    ),
+    "skipnet_mobilenet": dataclasses.replace(
+        _SKIPNET,
+        options={"backbone": "mobilenet"},
+        tensors="tf_slim",
+        backbone=("MobilenetV1.",),
+        parameters=3_241_081,
+        multiply_adds={(360, 640): 2.69e9, (512, 1024): 6.00e9},
+        mean_iou="61.5 Cityscapes test",
+    ),
+    "skipnet_shufflenet": dataclasses.replace(
+        _SKIPNET,
+        options={"backbone": "shufflenet"},
+        backbone=("shuffle_features.",),
+        parameters=948_897,
+        multiply_adds={(360, 640): 0.67e9, (512, 1024): 1.49e9},
+        mean_iou="58.3 Cityscapes test",
+    ),
 }
 
 DEFAULT_CLASSES = CITYSCAPES.num_classes
@@ -304,11 +489,14 @@ def list_models() -> list[str]:
 
 
 def find_variant(name: str) -> Variant:
-    """The row of ``name``.
+    """The row of ``name``, or of a head and a network of keras.applications.
 
     Raises:
         KsegError: no such row; the message has the nearest names.
     """
+    head, _, application = name.partition(".")
+    if head in _HEADS and application in applications.names():
+        return _adapted(_HEADS[head], application)
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -331,7 +519,8 @@ def create_model(
     """Builds a network of the zoo.
 
     Args:
-        name: a name of ``list_models()``.
+        name: a name of ``list_models()``; or "deeplab_v3_plus." or "liteseg." and any
+            network of keras.applications, such as "deeplab_v3_plus.ResNet50V2".
         num_classes: channels of the logits; None is what ``weights`` has, else 19.
         input_shape: (H, W, 3); None for any height or width.
         batch_size: None for any. With a fixed ``input_shape`` and a batch of one,
@@ -339,7 +528,9 @@ def create_model(
         output_stride: stride of the backbone's features where the network has a choice.
         preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
             graph; False takes what the reference network takes.
-        weights: a published checkpoint (PyTorch, TF1 prefix, safetensors) or None.
+        weights: a published checkpoint (PyTorch, TF1 prefix, safetensors) or None. For the
+            encoder alone, where it is of keras.applications: "imagenet", which Keras
+            downloads, or a .h5 file of that network without its top.
         auxiliary: training heads besides; the output is then a dict.
         **options: the builder's other arguments, see its docstring.
 
@@ -390,6 +581,19 @@ def _with_weights(
 ) -> SegmentationModel:
     """``create_model`` and a published checkpoint in it; errors name its file."""
     from kseg import checkpoints  # it builds models to know their tensors
+
+    application = find_variant(name).application
+    if application and (str(path) == "imagenet" or path.suffix == ".h5"):
+        model = create_model(name, num_classes=num_classes, **arguments)
+        try:
+            applications.load_weights(model, application, path)
+        except (OSError, ValueError) as error:
+            raise KsegError(
+                f"{path}: not weights of keras.applications.{application} without its top "
+                f"({first_line(error)})"
+            ) from error
+        model.card = model.card.replace(weights=f"{path.name}, encoder alone")
+        return model
 
     tensors = checkpoints.read(path)
     try:

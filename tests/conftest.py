@@ -23,6 +23,8 @@ REPRESENTATIVES = (
     "espnet",
     "enet",
     "erfnet",
+    "icnet_resnet50",
+    "deeplab_v3_plus_mobilenet_v3_large",
 )
 
 

@@ -39,6 +39,7 @@ GPU_OPERATORS = frozenset(
         "DEPTHWISE_CONV_2D",
         "DEQUANTIZE",
         "GREATER_EQUAL",
+        "HARD_SWISH",
         "LEAKY_RELU",
         "LOGISTIC",
         "MAX_POOL_2D",

@@ -1,19 +1,21 @@
-"""ResNet-v1-101 "beta", the ResNet of DeepLabv3 and v3+ in TF-Slim.
+"""ResNets, arXiv:1512.03385: DeepLab's in TF-Slim, and those of PyTorch and Caffe.
 
-It differs from ResNet-101 (arXiv:1512.03385) in its stem of three 3x3 convolutions in
-place of one 7x7, and in the last unit of a block carrying the stride. Layer names are
-those of the TF-Slim code.
+ResNet-v1-101 "beta", of DeepLabv3 and v3+, differs from the paper in its stem of three
+3x3 convolutions in place of one 7x7, and in the last unit of a block carrying the
+stride. Layer names are those of the TF-Slim code. In the others the first unit has it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Features
-from kseg.layers import atrous_units, slim_conv, subsample
+from kseg.layers import atrous_units, batch_norm, conv, max_pool, slim_conv, subsample
 
 _conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.95)
 
@@ -75,3 +77,162 @@ def _bottleneck(
     residual = _conv(x, 4 * channels, 1, activation=False, name=f"{name}.conv3")
     x = kl.Add(name=f"{name}.sum")([shortcut, residual])
     return kl.ReLU(name=f"{name}.relu")(x), residual
+
+
+# Units of the four blocks (Table 1); their bottlenecks have 64, 128, 256 and 512 channels.
+RESNET_50 = (3, 4, 6, 3)
+RESNET_101 = (3, 4, 23, 3)
+
+
+def _pytorch_names(block: int, unit: int, part: str) -> tuple[str, str]:
+    if block == 0:
+        return f"layer0.{3 * unit - 3}", f"layer0.{3 * unit - 2}"
+    prefix = f"layer{block}.{unit - 1}"
+    if part == "shortcut":
+        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+    return f"{prefix}.{part}", f"{prefix}.{part.replace('conv', 'bn')}"
+
+
+def _deeplab_v2_names(block: int, unit: int, part: str) -> tuple[str, str]:
+    parts = {"conv1": "reduce", "conv2": "conv3x3", "conv3": "increase", "shortcut": "shortcut"}
+    name = f"layer{block + 1}." + (f"block{unit}.{parts[part]}" if block else part)
+    return f"{name}.conv", f"{name}.bn"
+
+
+def _caffe_names(block: int, unit: int, part: str) -> tuple[str, str]:
+    parts = {
+        "conv1": "1x1_reduce",
+        "conv2": "3x3",
+        "conv3": "1x1_increase",
+        "shortcut": "1x1_proj",
+    }
+    name = f"conv{block + 1}_{unit}_{parts[part] if block else '3x3'}"
+    if name == "conv1_1_3x3":
+        name += "_s2"
+    return name, f"{name}.bn"
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """In what the published forms differ.
+
+    Attributes:
+        names: layer names of a convolution and its BatchNorm, from the block (0 for the
+            stem), the unit and the part ("conv1" to "conv3", "shortcut").
+        stem: filters of the 3x3 convolutions before the pooling; one is 7x7.
+        stride_first: whether the first convolution of a unit has its stride, as in the
+            paper, or the second, as in torchvision.
+        momentum: of BatchNorm.
+    """
+
+    names: Callable[[int, int, str], tuple[str, str]]
+    stem: tuple[int, ...]
+    stride_first: bool
+    momentum: float
+
+
+# PSPNet in PyTorch, DeepLab v2, and ICNet in Caffe.
+DEEP_STEM = Style(_pytorch_names, (64, 64, 128), stride_first=False, momentum=0.9)
+STRIDE_FIRST = Style(_deeplab_v2_names, (64,), stride_first=True, momentum=0.999)
+CAFFE = Style(_caffe_names, (64, 64, 128), stride_first=True, momentum=0.95)
+
+
+def resnet(
+    x: KerasTensor, units: tuple[int, int, int, int], *, style: Style, output_stride: int = 8
+) -> Features:
+    """(N, H, W, 3) to 2048 channels at the output stride.
+
+    The levels are the outputs of the first three blocks, 256, 512 and 1024 channels.
+
+    Args:
+        units: of the blocks, ``RESNET_50`` or ``RESNET_101``.
+        style: names and details of a published form.
+        output_stride: 8, 16 or 32. Where a block keeps its stride no more, the 3x3
+            convolutions of all of its units are dilated, as published.
+    """
+    x = stem(x, style)
+    outputs = []
+    strides = atrous_units([2, 2, 1, 2, 2, 2], output_stride)[2:]
+    for block, (count, (stride, dilation)) in enumerate(zip(units, strides, strict=True), 1):
+        if block > 1 and stride == 1:
+            dilation *= 2
+        for i in range(1, count + 1):
+            x = bottleneck(
+                x,
+                32 * 2**block,
+                block=block,
+                unit=i,
+                stride=stride if i == 1 else 1,
+                dilation=dilation,
+                style=style,
+            )
+        outputs.append(x)
+    return Features(x, *outputs[:3])
+
+
+def stem(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the first block and the max pooling: stride 4."""
+    for i, filters in enumerate(style.stem, 1):
+        x = _conv_bn(
+            x,
+            filters,
+            3 if len(style.stem) > 1 else 7,
+            strides=2 if i == 1 else 1,
+            names=style.names(0, i, "conv1"),
+            style=style,
+        )
+    return max_pool(x, "pool1")
+
+
+def bottleneck(
+    x: KerasTensor,
+    channels: int,
+    *,
+    block: int,
+    unit: int,
+    stride: int = 1,
+    dilation: int = 1,
+    style: Style,
+) -> KerasTensor:
+    """A unit (Figure 5) of four times ``channels``."""
+
+    def layer(x: KerasTensor, filters: int, part: str, **kwargs) -> KerasTensor:
+        names = style.names(block, unit, part)
+        kernel_size = 3 if part == "conv2" else 1
+        return _conv_bn(x, filters, kernel_size, names=names, style=style, **kwargs)
+
+    name = f"block{block}.unit_{unit}"
+    inputs = shortcut = x
+    if stride == 2:
+        shortcut = subsample(inputs, f"{name}.shortcut")
+        if style.stride_first:
+            x = shortcut
+    if unit == 1:
+        shortcut = layer(shortcut, 4 * channels, "shortcut", activation=False)
+    x = layer(x, channels, "conv1")
+    x = layer(
+        x,
+        channels,
+        "conv2",
+        strides=1 if style.stride_first else stride,
+        dilation=dilation,
+    )
+    x = layer(x, 4 * channels, "conv3", activation=False)
+    x = kl.Add(name=f"{name}.sum")([shortcut, x])
+    return kl.ReLU(name=f"{name}.relu")(x)
+
+
+def _conv_bn(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    names: tuple[str, str],
+    style: Style,
+) -> KerasTensor:
+    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=names[0])
+    x = batch_norm(x, epsilon=1e-5, momentum=style.momentum, name=names[1])
+    return kl.ReLU(name=f"{names[0]}.relu")(x) if activation else x

@@ -1,4 +1,4 @@
-"""ShuffleNet v1 with 8 groups, arXiv:1707.01083, as LiteSeg runs it.
+"""ShuffleNet v1, arXiv:1707.01083, as LiteSeg runs it.
 
 Layer names are those of LiteSeg's checkpoints.
 """
@@ -19,53 +19,57 @@ from kseg.layers import (
     max_pool,
 )
 
-GROUPS = 8
 STEM_CHANNELS = 24
-# Table 1 of the paper, g = 8: stage, channels, units; the first unit has stride 2.
-STAGES = ((2, 384, 4), (3, 768, 8), (4, 1536, 4))
-LOW_LEVEL_STAGE = 2
+# Table 1 of the paper: channels of the stages by groups, and their numbers and units; the
+# first unit has stride 2.
+CHANNELS = {3: (240, 480, 960), 8: (384, 768, 1536)}
+STAGES = ((2, 4), (3, 8), (4, 4))
 
 _PREFIX = "shuffle_features.module"
 
 
-def shufflenet(x: KerasTensor) -> Features:
-    """ShuffleNet's features of (N, H, W, 3).
+def shufflenet(x: KerasTensor, *, groups: int = 8) -> Features:
+    """ShuffleNet's features of (N, H, W, 3), with 8 groups of these channels.
 
-    ``output`` is (N, ceil(H/32), ceil(W/32), 1536) and ``low_level`` at stride 8,
-    (N, ceil(H/8), ceil(W/8), 384).
+    ``output`` is (N, ceil(H/32), ceil(W/32), 1536). ``low_level`` and ``mid_level`` are
+    both at stride 8, (N, ceil(H/8), ceil(W/8), 384); ``high_level`` has 768 channels.
+
+    Args:
+        groups: of the 1x1 convolutions, a key of ``CHANNELS``.
     """
     # Neither BatchNorm nor activation here.
     x = conv(x, STEM_CHANNELS, 3, strides=2, use_bias=True, name=f"{_PREFIX}.conv1")
     x = max_pool(x, f"{_PREFIX}.maxpool")
-    for stage, channels, units in STAGES:
+    outputs = []
+    for (stage, units), channels in zip(STAGES, CHANNELS[groups], strict=True):
         for i in range(units):
             x = _unit(
                 x,
                 channels,
+                groups,
                 down=i == 0,
-                # 24 channels are too few for 8 groups (Section 3.2).
-                first_groups=1 if stage == 2 and i == 0 else GROUPS,
+                # 24 channels are too few for groups (Section 3.2).
+                first_groups=1 if stage == 2 and i == 0 else groups,
                 name=f"{_PREFIX}.stage{stage}.ShuffleUnit_Stage{stage}_{i}",
             )
-        if stage == LOW_LEVEL_STAGE:
-            low_level = x
-    return Features(x, low_level)
+        outputs.append(x)
+    return Features(x, low_level=outputs[0], mid_level=outputs[0], high_level=outputs[1])
 
 
 def _unit(
-    x: KerasTensor, channels: int, *, down: bool, first_groups: int, name: str
+    x: KerasTensor, channels: int, groups: int, *, down: bool, first_groups: int, name: str
 ) -> KerasTensor:
     """Figure 2(b), or 2(c) where ``down``: the pooled input makes up the channels."""
     inputs = x
     x = _pointwise(x, channels // 4, first_groups, f"{name}.g_conv_1x1_compress")
     x = kl.ReLU(name=f"{name}.g_conv_1x1_compress.relu")(x)
-    x = ChannelShuffle(GROUPS, name=f"{name}.shuffle")(x)
+    x = ChannelShuffle(groups, name=f"{name}.shuffle")(x)
     x = depthwise_conv(
         x, 3, strides=2 if down else 1, use_bias=True, name=f"{name}.depthwise_conv3x3"
     )
     x = batch_norm(x, epsilon=1e-5, name=f"{name}.bn_after_depthwise")
     branch = channels - inputs.shape[-1] if down else channels
-    x = _pointwise(x, branch, GROUPS, f"{name}.g_conv_1x1_expand")
+    x = _pointwise(x, branch, groups, f"{name}.g_conv_1x1_expand")
     if down:
         inputs = PaddedAveragePooling(name=f"{name}.pool")(inputs)
         x = kl.Concatenate(name=f"{name}.concat")([inputs, x])

@@ -20,6 +20,7 @@ _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 # Weight names and the axes that take a published tensor to Keras' layout; None keeps it.
 _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     "Conv2D": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
+    "WideConv2D": {"kernel": ("weight", (2, 3, 1, 0))},
     "GroupedPointwiseConv": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
     "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
@@ -34,7 +35,12 @@ _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
 }
 _TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     "Conv2D": {"kernel": ("weights", None), "bias": ("biases", None)},
-    "DepthwiseConv2D": {"kernel": ("depthwise_weights", None)},
+    "DepthwiseConv2D": {"kernel": ("depthwise_weights", None), "bias": ("biases", None)},
+    "SeparableConv2D": {
+        "depthwise_kernel": ("depthwise_weights", None),
+        "pointwise_kernel": ("pointwise_weights", None),
+        "bias": ("biases", None),
+    },
     "BatchNormalization": {name: (name, None) for name in _BATCH_NORM},
 }
 _LAYOUTS = {"pytorch": (_PYTORCH, "."), "tf_slim": (_TF_SLIM, "/")}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Features, applications
 from kseg.backbones.mobilenet_v2 import mobilenet_v2
 from kseg.backbones.resnet import resnet_v1_101_beta
 from kseg.backbones.xception import xception
@@ -66,7 +66,8 @@ def deeplab(
     convolution of ``expanded_conv_2``, the last block at stride 4.
 
     Args:
-        backbone: a name of ``BACKBONES``; the row of the zoo gives it.
+        backbone: a name of ``BACKBONES`` or of keras.applications; the row of the zoo
+            gives it.
         output_stride: 8, 16 or 32, input pixels to one of the backbone's features.
         multi_grid: dilations of the backbone's last three units (ResNet) or last three
             convolutions (Xception), None for the published ones (v3, Section 3.1.1).
@@ -89,8 +90,7 @@ def deeplab(
             of the decoder's convolutions (Table 2).
         decoder_separable: separable convolutions in the decoder.
     """
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+    check_output_stride(output_stride)
     if low_level not in _LOW_LEVELS:
         raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
     for option, value in {
@@ -141,9 +141,15 @@ def deeplab(
     return conv(x, num_classes, 1, use_bias=True, name="logits.semantic")
 
 
+def check_output_stride(output_stride: int) -> None:
+    """Raises ValueError for a stride that no DeepLab has."""
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+
+
 def _backbone(x: KerasTensor, name: str, output_stride: int, **options) -> Features:
     """Runs a backbone with those options that are not None."""
-    function = BACKBONES[name]
+    function = BACKBONES.get(name) or functools.partial(applications.application, name=name)
     options = {option: value for option, value in options.items() if value is not None}
     for option, value in options.items():
         if option not in inspect.signature(function).parameters:

@@ -10,6 +10,7 @@ import functools
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.backbones import applications
 from kseg.backbones.darknet import darknet19
 from kseg.backbones.mobilenet_v2 import PYTORCH, mobilenet_v2
 from kseg.backbones.shufflenet import shufflenet
@@ -40,19 +41,23 @@ def liteseg(
     s is the stride of the low-level features: 8 with ShuffleNet, else 4.
 
     Args:
-        backbone: "mobilenet_v2" or "shufflenet" at stride 32, "darknet19" at 16.
+        backbone: "mobilenet_v2" or "shufflenet" at stride 32, "darknet19" at 16; or a
+            network of keras.applications at 32, by its row of the zoo.
         aspp: "deep" has a second separable convolution behind every dilated one, and the
             activation only there; "plain" is DeepLabv3's, with the activation behind
             every branch.
         short_residual: the backbone's output beside the branches of the pyramid.
         long_residual: the low-level features in the decoder.
     """
-    if backbone not in BACKBONES:
+    if backbone in BACKBONES:
+        features, projected = BACKBONES[backbone]
+    elif backbone in applications.names():
+        features, projected = functools.partial(applications.application, name=backbone), 48
+    else:
         raise ValueError(f"backbone is {backbone!r}, not one of {', '.join(BACKBONES)}")
     if aspp not in ("deep", "plain"):
         raise ValueError(f"aspp is {aspp!r}, not deep or plain")
-    features, projected = BACKBONES[backbone]
-    output, low_level, _ = features(x)
+    output, low_level, *_ = features(x)
 
     branches = [output] if short_residual else []
     for i, rate in enumerate(RATES, start=1):

@@ -1,10 +1,20 @@
 """The shared layers against closed forms."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 
-from kseg.layers import Normalize, PaddedAveragePooling, Resize, align_corners_resize
+from kseg.layers import (
+    AdaptiveAveragePooling,
+    DilatedPooling,
+    Normalize,
+    PaddedAveragePooling,
+    Resize,
+    WideConv2D,
+    align_corners_resize,
+)
 from kseg.resize import resize_bilinear, resize_nearest
 
 # One rounding of float32 at the size of the values, with room for another order of sums.
@@ -85,3 +95,50 @@ def test_normalize_ignores_the_policy():
         keras.config.set_dtype_policy("float32")
     assert np.asarray(got).dtype == np.float32
     np.testing.assert_array_equal(np.asarray(got), 254.5)
+
+
+@pytest.mark.parametrize("shape", [(12, 18), (13, 17), (4, 5)])
+@pytest.mark.parametrize("static", [True, False])
+def test_adaptive_average_pooling(shape, static):
+    """PyTorch's windows: floor(i H / 6) to ceil((i + 1) H / 6), each the mean of a box."""
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")
+    image = keras.Input((*(shape if static else (None, None)), 3))
+    model = keras.Model(image, AdaptiveAveragePooling(6)(image))
+    assert model.output.shape == (None, 6, 6, 3)
+    rows, columns = (
+        [slice(i * n // 6, math.ceil((i + 1) * n / 6)) for i in range(6)] for n in shape
+    )
+    want = np.stack([[x[:, r, c].mean((1, 2)) for c in columns] for r in rows])
+    got = model.predict(x, verbose=0)
+    np.testing.assert_allclose(got, want.transpose(2, 0, 1, 3), atol=FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "padding"),
+    [("average", 2, "valid"), ("max", 2, "valid"), ("max", 3, "same"), ("max", 2, "same")],
+)
+@pytest.mark.parametrize("shape", [(9, 13), (3, 5)])
+def test_dilated_pooling_is_pooling_of_every_second_pixel(mode, size, padding, shape):
+    """The even rows and columns of the result come from the even ones of the image."""
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")
+    kind = {"max": keras.layers.MaxPooling2D, "average": keras.layers.AveragePooling2D}[mode]
+    want = kind(size, strides=1, padding=padding)(x[:, ::2, ::2])
+    got = np.asarray(DilatedPooling(mode, size, 2, padding)(x))
+    np.testing.assert_allclose(got[:, ::2, ::2], want, atol=FLOAT32)
+    lost = 2 * (size - 1) if padding == "valid" else 0
+    assert got.shape == (2, shape[0] - lost, shape[1] - lost, 3)
+
+
+def test_dilated_pooling_refuses_what_it_has_not():
+    with pytest.raises(ValueError, match="no dilated average pooling with padding 'same'"):
+        DilatedPooling("average", 2, 2, "same")
+
+
+def test_wide_convolution_is_a_convolution():
+    x = np.random.default_rng(0).normal(size=(1, 5, 7, 2050)).astype("float32")
+    plain = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
+    wide = WideConv2D(4, 3, padding="same", use_bias=False)
+    want = plain(x)
+    wide.build(x.shape)
+    wide.set_weights(plain.get_weights())
+    np.testing.assert_allclose(wide(x), want, atol=1e-5 * np.abs(want).max())

@@ -163,6 +163,8 @@ def test_networks_without_low_resolution_logits(tmp_path):
         "espnet",
         "enet",
         "erfnet",
+        "icnet_resnet50",
+        "deeplab_v3_plus_mobilenet_v3_large",
         "liteseg_darknet19",
         "liteseg_shufflenet",
     ],

@@ -1,0 +1,53 @@
+"""Fully convolutional networks on VGG16, arXiv:1411.4038 (Long, Shelhamer, Darrell).
+
+Layer names are those of the authors' Caffe models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keras import KerasTensor
+from keras import layers as kl
+
+from kseg.backbones.vgg import conv_relu, vgg16
+from kseg.layers import Resize, conv
+
+STRIDES = (8, 16, 32)
+
+
+def fcn(x: KerasTensor, num_classes: int, *, stride: int = 8) -> KerasTensor:
+    """FCN-32s, 16s or 8s (Section 4.2): (N, H, W, 3) to logits at that stride.
+
+    The reference pads the image by 100 and crops the scores, to have something left
+    behind a 7x7 convolution without padding. Here that convolution is padded: logits lie
+    on the image's grid, (N, ceil(H/stride), ceil(W/stride), num_classes), at any size.
+    Upsampling is bilinear, which the reference's fixed transposed convolutions are too.
+
+    Args:
+        stride: 32, 16 or 8, that of the finest scores.
+    """
+    if stride not in STRIDES:
+        raise ValueError(f"stride is {stride}; it must be one of {STRIDES}")
+    features = vgg16(x)
+    x = features.output
+    for name, kernel_size in (("fc6", 7), ("fc7", 1)):
+        x = conv_relu(x, 4096, kernel_size, name=name)
+        x = kl.Dropout(0.5, name=f"{name}.dropout")(x)
+    x = conv(x, num_classes, 1, use_bias=True, name="score_fr")
+    skips = {16: ("pool4", features.high_level), 8: ("pool3", features.mid_level)}
+    return add_skips(x, [skip for at, skip in skips.items() if at >= stride])
+
+
+def add_skips(scores: KerasTensor, skips: Iterable[tuple[str, KerasTensor]]) -> KerasTensor:
+    """Scores of finer features added, from coarse to fine (Figure 3).
+
+    Args:
+        scores: (N, h, w, C) of the last features.
+        skips: name and features of every step; ``score_name`` is its classifier.
+    """
+    for name, features in skips:
+        finer = conv(features, scores.shape[-1], 1, use_bias=True, name=f"score_{name}")
+        scores = Resize(name=f"upscore_{name}")(scores, finer)
+        scores = kl.Add(name=f"fuse_{name}")([scores, finer])
+    return scores

@@ -1,0 +1,38 @@
+"""SkipNet of RTSeg, arXiv:1803.02758 (Siam et al., ICIP 2018).
+
+The reference is github.com/MSiam/TFSegmentation; names of encoder layers are those of
+TF-Slim (MobileNet) and LiteSeg (ShuffleNet).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from keras import KerasTensor
+
+from kseg.backbones import Features
+from kseg.backbones.mobilenet import mobilenet
+from kseg.backbones.shufflenet import shufflenet
+from kseg.layers import conv
+from kseg.networks.fcn import add_skips
+
+BACKBONES: dict[str, Callable[[KerasTensor], Features]] = {
+    "mobilenet": mobilenet,
+    "shufflenet": functools.partial(shufflenet, groups=3),
+}
+
+
+def skipnet(x: KerasTensor, num_classes: int, backbone: str) -> KerasTensor:
+    """SkipNet (Section 2.2): (N, H, W, 3) to logits (N, ceil(H/8), ceil(W/8), num_classes).
+
+    FCN-8s' decoder: 1x1 classifiers on the features at strides 32, 16 and 8, summed from
+    coarse to fine. Upsampling is bilinear: the reference's transposed convolutions start
+    so and stay so with MobileNet, while those with ShuffleNet are trained.
+
+    Args:
+        backbone: a name of ``BACKBONES``; the row of the zoo gives it.
+    """
+    features = BACKBONES[backbone](x)
+    x = conv(features.output, num_classes, 1, use_bias=True, name="score_fr")
+    return add_skips(x, [("feed1", features.high_level), ("feed2", features.mid_level)])

@@ -1,0 +1,51 @@
+"""U-Net, arXiv:1505.04597 (Ronneberger, Fischer, Brox, MICCAI 2015)."""
+
+from __future__ import annotations
+
+from keras import KerasTensor
+from keras import layers as kl
+
+from kseg.layers import conv, transposed_conv
+
+FILTERS = (64, 128, 256, 512, 1024)
+
+
+def unet(
+    x: KerasTensor, num_classes: int, *, filters: int = FILTERS[0], dropout: float = 0.5
+) -> KerasTensor:
+    """U-Net (Figure 1): (N, H, W, 3) to logits (N, H, W, num_classes).
+
+    The paper's convolutions have no padding, so that its output is 184 pixels smaller
+    than its input, and it crops what the skips bring. Here they are padded: the same
+    weights, and logits at the input's size. Poolings round down; what they leave out at
+    odd sizes the upsampling fills with zeros.
+
+    Args:
+        filters: channels at full resolution, 64 in the paper; they double four times.
+        dropout: at the end of the contracting path (Section 3.1), its last two levels.
+    """
+    if filters < 1:
+        raise ValueError(f"filters is {filters}; it must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must be in 0..1, 1 excluded")
+    widths = [filters * 2**i for i in range(len(FILTERS))]
+    skips = []
+    for i, width in enumerate(widths):
+        if i:
+            x = kl.MaxPooling2D(2, name=f"down{i}.pool")(x)
+        x = _double_conv(x, width, f"down{i}")
+        if i >= 3:
+            x = kl.Dropout(dropout, name=f"down{i}.dropout")(x)
+        skips.append(x)
+    for i in (3, 2, 1, 0):
+        x = transposed_conv(x, widths[i], 2, skips[i], use_bias=True, name=f"up{i}.upconv")
+        x = kl.Concatenate(name=f"up{i}.concat")([skips[i], x])
+        x = _double_conv(x, widths[i], f"up{i}")
+    return conv(x, num_classes, 1, use_bias=True, name="classifier")
+
+
+def _double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
+    for i in (1, 2):
+        x = conv(x, filters, 3, use_bias=True, name=f"{name}.conv{i}")
+        x = kl.ReLU(name=f"{name}.relu{i}")(x)
+    return x
