@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint clean
+.PHONY: test lint matrix clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -11,6 +11,10 @@ test: $(VENV)/installed lint
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Hours for the whole zoo; killed, it goes on where it was.
+matrix: $(VENV)/installed
+	$(RUN) results/matrix.py
 
 # Made anew when the pins or the package's metadata change.
 $(VENV)/installed: requirements.txt setup.cfg pyproject.toml
