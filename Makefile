@@ -3,10 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint matrix clean
+.PHONY: test demo lint matrix clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
+
+demo: $(VENV)/installed
+	$(RUN) -m kseg demo
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -26,12 +26,17 @@ def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
     return table[labels]
 
 
+def cover(
+    image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], opacity: float = 0.55
+) -> np.ndarray:
+    """(H, W, 3) uint8: the image under its label map; ids without a colour show it alone."""
+    covered = (labels < len(colors))[..., None]
+    mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
+    return np.where(covered, mixed, image).astype(np.uint8)
+
+
 def overlay(
-    image: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    colors: Sequence[Color],
-    opacity: float = 0.55,
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
     """The image under its label map, with a legend of the classes that occur.
 
@@ -39,13 +44,18 @@ def overlay(
         image: (H, W, 3) uint8.
         labels: (H, W) uint8; ids without a name stay uncovered.
         names, colors: by train id.
-        opacity: of the label map.
     """
-    covered = (labels < len(names))[..., None]
-    mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
-    picture = Image.fromarray(np.where(covered, mixed, image).astype(np.uint8))
+    picture = Image.fromarray(cover(image, labels, colors))
     present = [i for i in np.unique(labels) if i < len(names)]
     return _with_legend(picture, [names[i] for i in present], [colors[i] for i in present])
+
+
+def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> Image.Image:
+    """(H, W, 3) uint8 pictures of one height in a row."""
+    height = pictures[0].shape[0]
+    space = np.full((height, gap, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture, space)][:-1]
+    return Image.fromarray(np.concatenate(parts, axis=1))
 
 
 def _with_legend(

@@ -6,12 +6,11 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
 import pytest
 
 import kseg
 import kseg.data
-from support import ROOT, write_camvid
+from support import ROOT, randomize_statistics, write_camvid
 
 SHARED = ROOT.parent / "shared"
 
@@ -78,10 +77,7 @@ def tiny_model() -> kseg.SegmentationModel:
         colors=kseg.data.CAMVID.colors,
         input_size=(48, 64),
     )
-    # Moving statistics as after training, so that no normalisation is the identity.
-    for variable in model.non_trainable_variables:
-        if "moving" in variable.name:
-            variable.assign(np.random.default_rng(2).uniform(0.5, 1.5, variable.shape))
+    randomize_statistics(model)
     return model
 
 

@@ -38,6 +38,14 @@ def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:
     )
 
 
+def randomize_statistics(model) -> None:
+    """Moving statistics as after training, so that no normalisation is the identity."""
+    rng = np.random.default_rng(2)
+    for variable in model.non_trainable_variables:
+        if "moving" in variable.name:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+
+
 def random_tensors(model) -> dict[str, np.ndarray]:
     """A published checkpoint for the model, values 0.1..1."""
     rng = np.random.default_rng(0)

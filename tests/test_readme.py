@@ -1,5 +1,6 @@
 """The README's script and commands are what they say."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_script(tmp_path, monkeypatch):
     exec(compile(script, "README.md", "exec"), {})
     predictor = kseg.tflite.TFLitePredictor("cgnet.tflite")
     assert predictor(np.zeros((48, 64, 3), np.uint8)).shape == (48, 64, 11)
+
+
+def test_demo_table():
+    """What the demo wrote, in the form that it prints."""
+    from kseg.cli.demo import table_text
+
+    rows = json.loads((ROOT / "results/demo.json").read_text())["rows"]
+    assert f"<!-- demo -->\n{table_text(rows)}\n<!-- /demo -->" in README
 
 
 def test_commands_parse():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import keras
@@ -18,6 +18,7 @@ from kseg.files import whole
 from kseg.model import Card, SegmentationModel, load_model
 from kseg.tflite.flatbuffer import operators, with_card, with_input_type
 from kseg.tflite.quantise import quantise_int8, quantise_weights
+from kseg.tflite.rewrite import fold_batch_norms
 from kseg.zoo import build
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
@@ -90,11 +91,38 @@ def convert(
         KsegError: a value out of range, a network without low-resolution logits, an
             operator that the GPU delegate does not run, or a path that cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".tflite":
-        raise KsegError(f"{path}: the file's name must end in .tflite")
-    if precision not in PRECISIONS:
-        raise KsegError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    convert_each(
+        model,
+        {precision: path},
+        output=output,
+        input_size=input_size,
+        input_type=input_type,
+        calibration=calibration,
+    )
+
+
+def convert_each(
+    model: SegmentationModel | str | Path,
+    paths: Mapping[str, str | Path],
+    *,
+    output: str = "logits",
+    input_size: tuple[int, int] | None = None,
+    input_type: str = "float",
+    calibration: Iterable[np.ndarray] | None = None,
+) -> None:
+    """``convert`` to several precisions, which takes little longer than one.
+
+    Args:
+        model, output, input_size, input_type, calibration: as for ``convert``.
+        paths: the file of each precision.
+    """
+    for path in map(Path, paths.values()):
+        if path.suffix != ".tflite":
+            raise KsegError(f"{path}: the file's name must end in .tflite")
+    for precision in paths:
+        if precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise KsegError(f"precision is {precision!r}; it must be one of {known}")
     if output not in OUTPUTS:
         raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
     if keras.backend.backend() != "tensorflow":
@@ -106,27 +134,30 @@ def convert(
         model = load_model(model)
     if input_type not in INPUTS:
         raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
-    if (precision == "int8") != (calibration is not None):
-        need = "needs" if precision == "int8" else "takes no"
-        raise KsegError(f"precision {precision} {need} calibration images")
-    # int8 files get their input's type after quantisation.
+    if ("int8" in paths) != (calibration is not None):
+        need = "int8 needs" if "int8" in paths else f"{', '.join(paths)} takes no"
+        raise KsegError(f"precision {need} calibration images")
     dtype = "uint8" if input_type == "uint8" else "float32"
-    graph_dtype = "float32" if precision == "int8" else dtype
-    graph, card = export_graph(model, output, input_size, graph_dtype)
-    content = _to_flatbuffer(graph, half=precision == "fp16")
-    if precision == "w8":
-        content = quantise_weights(content)
-    if precision == "int8":
-        content = quantise_int8(content, calibration, card.input_size)
-        content = with_input_type(content, dtype)
-    if refused := sorted(set(operators(content)) - GPU_OPERATORS):
-        raise KsegError(
-            f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
-            "write the layer with those of kseg.tflite.convert"
-        )
-    content = with_card(content, card)
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
+    floats: dict[tuple[str, bool], bytes] = {}
+    for precision, path in paths.items():
+        # int8 files get their input's type after quantisation.
+        key = ("float32" if precision == "int8" else dtype, precision == "fp16")
+        graph, card = export_graph(model, output, input_size, key[0])
+        if key not in floats:
+            floats[key] = _to_flatbuffer(graph, half=key[1])
+        content = floats[key]
+        if precision == "w8":
+            content = quantise_weights(content)
+        if precision == "int8":
+            content = quantise_int8(content, calibration, card.input_size)
+            content = with_input_type(content, dtype)
+        if refused := sorted(set(operators(content)) - GPU_OPERATORS):
+            raise KsegError(
+                f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
+                "write the layer with those of kseg.tflite.convert"
+            )
+        with whole(path) as temporary:
+            temporary.write_bytes(with_card(content, card))
 
 
 def export_graph(
@@ -160,6 +191,7 @@ def export_graph(
                 "use --output logits or argmax"
             )
         card = card.replace(output_stride=stride)
+    graph = fold_batch_norms(graph)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card

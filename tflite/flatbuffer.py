@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from collections.abc import Mapping
 
 import flatbuffers
 import numpy as np
@@ -17,6 +18,13 @@ _IDENTIFIER = b"TFL3"
 
 _OPERATOR_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+
+
+# The axis of the output channels in the kernel.
+_OUTPUT_CHANNELS = {
+    schema.BuiltinOperator.CONV_2D: 0,
+    schema.BuiltinOperator.DEPTHWISE_CONV_2D: 3,
 }
 
 
@@ -55,6 +63,41 @@ def input_name(content: bytes) -> tuple[str, str, str]:
     graph = schema.Model.GetRootAs(content).Subgraphs(signature.SubgraphIndex())
     tensor = graph.Tensors(entry.TensorIndex()).Name()
     return tensor.decode(), signature.SignatureKey().decode(), entry.Name().decode()
+
+
+def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
+    """A float model whose convolutions' biases fit into 32 bits once it is quantised.
+
+    A bias is counted in input step times weight step. Where weight decay has driven a
+    channel's kernel to nothing, that step is so small that the bias overflows, and a
+    channel that was a constant is garbage (half of ESPNet's last features). One weight of
+    such a channel is raised until the bias fits, which moves the output by less than
+    ``2 ** -14`` of the bias.
+
+    Args:
+        content: of the float32 model.
+        ranges: (lowest, highest) value by tensor name.
+    """
+    model = _unpack(content)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        axis = _OUTPUT_CHANNELS.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
+        if axis is None or len(operator.inputs) < 3 or operator.inputs[2] < 0:
+            continue
+        source, kernel, bias = (graph.tensors[i] for i in operator.inputs[:3])
+        weights, shifts = _constant(model, kernel), _constant(model, bias)
+        if source.name.decode() not in ranges or weights is None or shifts is None:
+            continue
+        low, high = ranges[source.name.decode()]
+        # The largest weight is 127 steps, the input's range 255.
+        least = np.abs(shifts) * 127 * 255 / (max(high - low, 1e-30) * 2**30)
+        channels = np.moveaxis(weights.copy(), axis, 0)
+        dead = np.abs(channels).max((1, 2, 3)) < least
+        channels[dead, 0, 0, 0] = least[dead]
+        if dead.any():
+            kernel.buffer = len(model.buffers)
+            model.buffers.append(_buffer(np.moveaxis(channels, 0, axis).tobytes()))
+    return _pack(model, len(content))
 
 
 def with_input_type(content: bytes, dtype: str) -> bytes:
@@ -96,15 +139,27 @@ def with_input_type(content: bytes, dtype: str) -> bytes:
 def with_card(content: bytes, card: Card) -> bytes:
     """The same model with the card among its metadata, in place of one there."""
     model = _unpack(content)
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(json.dumps(card.to_json()).encode(), np.uint8)
     entry = schema.MetadataT()
     entry.name = CARD_ENTRY
     entry.buffer = len(model.buffers)
-    model.buffers.append(buffer)
+    model.buffers.append(_buffer(json.dumps(card.to_json()).encode()))
     others = [m for m in model.metadata or [] if m.name != CARD_ENTRY.encode()]
     model.metadata = [*others, entry]
     return _pack(model, len(content))
+
+
+def _constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
+    """A tensor's float32 values, None where it has none in the file."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or tensor.type != schema.TensorType.FLOAT32:
+        return None
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32).reshape(tensor.shape)
+
+
+def _buffer(content: bytes) -> schema.BufferT:
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    return buffer
 
 
 def _unpack(content: bytes) -> schema.ModelT:

@@ -92,22 +92,52 @@ class Agreement:
         return self.same_class >= 0.99 if self.quantised else self.difference <= 1e-3
 
 
+class Comparison:
+    """The GPU accelerator as a Predictor that runs every image on the CPU as well.
+
+    Args:
+        path, timeout: as for ``GpuPredictor``.
+
+    Attributes:
+        agreement: of all images so far, at least one.
+    """
+
+    def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
+        self._cpu, self._gpu = TFLitePredictor(path), GpuPredictor(path, timeout)
+        self.card, self.input_size = self._gpu.card, self._gpu.input_size
+        self.runtime = self._gpu.runtime
+        self._quantised = "QUANTIZE" in operators(Path(path).read_bytes())
+        self._results: list[tuple[float, float, float]] = []
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        want, got = self._cpu(image), self._gpu(image)
+        self._results.append(_differences(want, got, self.card.output == "argmax"))
+        return got
+
+    @property
+    def agreement(self) -> Agreement:
+        differences, decibels, same = zip(*self._results, strict=True)
+        return Agreement(max(differences), float(min(decibels)), min(same), self._quantised)
+
+    def __enter__(self) -> Comparison:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self._gpu.close()
+
+
 def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300.0) -> Agreement:
     """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU."""
-    cpu = TFLitePredictor(path)
-    with GpuPredictor(path, timeout) as gpu:
-        results = [_compare(cpu, gpu, image) for image in images]
-    differences, decibels, same = zip(*results, strict=True)
-    quantised = "QUANTIZE" in operators(Path(path).read_bytes())
-    return Agreement(max(differences), float(min(decibels)), min(same), quantised)
+    with Comparison(path, timeout) as both:
+        for image in images:
+            both(np.rint(resize_bilinear(image, both.input_size)))
+        return both.agreement
 
 
-def _compare(
-    cpu: TFLitePredictor, gpu: GpuPredictor, image: np.ndarray
-) -> tuple[float, float, float]:
-    pixels = np.rint(resize_bilinear(image, cpu.input_size))
-    want, got = (predictor(pixels).astype(np.float32) for predictor in (cpu, gpu))
-    if cpu.card.output == "argmax":
+def _differences(want: np.ndarray, got: np.ndarray, channels: bool) -> tuple[float, float, float]:
+    """Largest difference by range, decibels and share of the same class; see Agreement."""
+    want, got = want.astype(np.float32), got.astype(np.float32)
+    if channels:
         same = float((want == got).mean())
         return 1 - same, np.inf if same == 1 else 0.0, same
     error = got - want

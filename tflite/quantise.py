@@ -15,7 +15,7 @@ from litert_quantizer import quantizer, recipe
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.resize import resize_bilinear
-from kseg.tflite.flatbuffer import input_name
+from kseg.tflite.flatbuffer import input_name, with_quantisable_biases
 
 
 def quantise_weights(content: bytes) -> bytes:
@@ -47,6 +47,11 @@ def quantise_int8(
         tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
         samples: dict[str, list[dict[str, Any]]] = {signature: [{argument: x} for x in prepared]}
         ranges = tool.calibrate(samples, num_threads=os.cpu_count() or 1)
+        limits = {
+            name: (float(np.min(r["min"])), float(np.max(r["max"]))) for name, r in ranges.items()
+        }
+        content = with_quantisable_biases(content, limits)
+        tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
         # All 256 values of a pixel, whatever the calibration images show.
         for key, value in (("min", 0.0), ("max", 255.0)):
             ranges[tensor][key] = np.full_like(ranges[tensor][key], value)

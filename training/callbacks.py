@@ -12,6 +12,7 @@ import keras
 from kseg.errors import KsegError
 from kseg.files import whole
 from kseg.model import SegmentationModel, first_line
+from kseg.progress import duration
 from kseg.zoo import build
 
 
@@ -60,15 +61,6 @@ class Progress(keras.callbacks.Callback):
             f"loss {(logs or {}).get('loss', float('nan')):.4f}, "
             f"{self._images_per_second():.1f} images/s, {duration(left)} left"
         )
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s or 2 h 05 min."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class History(keras.callbacks.Callback):

@@ -20,6 +20,8 @@ class TrainingConfig:
         batch_size: of all replicas together.
         crop: (H, W) after scaling; None is the data set's image size, halved until it
             is at most 512 x 1024.
+        final_crop, final_epochs: another crop for the last epochs. A small crop makes
+            steps cheap, a last stage at the size that is scored costs little.
         learning_rate: at the start; decays as (1 - step / steps) ** 0.9 to zero.
         weight_decay: decoupled, not on BatchNorm, biases and slopes.
         class_weights: c of 1 / ln(c + p), None for equal weights.
@@ -38,6 +40,8 @@ class TrainingConfig:
     steps: int | None = None
     batch_size: int = 8
     crop: tuple[int, int] | None = None
+    final_crop: tuple[int, int] | None = None
+    final_epochs: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     class_weights: float | None = 1.10
@@ -54,6 +58,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KsegError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
+        if bool(self.final_crop) != (self.final_epochs > 0):
+            raise KsegError(
+                f"final-crop is {self.final_crop} and final-epochs {self.final_epochs}; "
+                "give both or none"
+            )
         if not self.learning_rate > 0:
             raise KsegError(f"learning-rate is {self.learning_rate}; it must be above 0")
         if self.weight_decay < 0:

@@ -165,9 +165,15 @@ def _fit(
 ) -> None:
     # `--steps` may end within an epoch; the last one is then short.
     epochs, rest = divmod(steps, epoch_steps)
-    first_epoch = step // epoch_steps
-    phases = ((first_epoch, epochs, epoch_steps), (epochs, epochs + 1, rest))
+    final = max(-(-steps // epoch_steps) - config.final_epochs, 0)
+    final_crop = config.final_crop or config.crop
+    phases = (
+        (0, min(final, epochs), epoch_steps, config.crop),
+        (final, epochs, epoch_steps, final_crop),
+        (epochs, epochs + 1, rest, final_crop),
+    )
     val_batches = whole_images(val_data, 1) if val_data else None
+    first_epoch = step // epoch_steps
     history = History(run_dir / "history.csv", first_epoch)
     checkpoint.best = history.best("val_mean_iou")
     callbacks = [
@@ -179,12 +185,13 @@ def _fit(
         checkpoint,
     ]
     try:
-        for first, last, length in phases:
+        for begin, last, length, crop in phases:
+            first = max(begin, first_epoch)
             if first >= last or not length:
                 continue
             batches = augmented(
                 data,
-                crop=config.crop,
+                crop=crop,
                 batch_size=config.batch_size,
                 scale=config.scale,
                 flip=config.flip,

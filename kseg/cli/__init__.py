@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "convert": "a .keras file into a .tflite file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "benchmark": "latency, memory and size of files, by turns",
+    "demo": "the whole way on streets that it draws, with a report",
 }
 
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     if args.precision == "int8":
         name = args.calibration_dataset or model.card.dataset or ""
         data = open_dataset(name, args.calibration_dir, "train")
-        calibration = data.some_images(args.calibration_count)
+        calibration = data.some(args.calibration_count).images()
     convert(
         model,
         args.out,

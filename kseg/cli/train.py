@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps, instead of --epochs")
     parser.add_argument("--batch-size", type=int, help="of all replicas together (8)")
     arguments.add_size(parser, "--crop", "the network's size after scaling")
+    arguments.add_size(parser, "--final-crop", "that of the last epochs")
+    parser.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
     parser.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
     parser.add_argument("--weight-decay", type=float, help="decoupled (1e-2)")
     parser.add_argument(
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
     values = {k: v for k, v in vars(args).items() if k in fields and v is not None}
-    for name in ("crop", "scale"):
+    for name in ("crop", "final_crop", "scale"):
         if name in values:
             values[name] = tuple(values[name])
     if values.get("val_split") == "none":

@@ -63,12 +63,17 @@ class DataSet:
             )
         return image, label
 
-    def some_images(self, count: int) -> Iterator[np.ndarray]:
-        """``count`` images (all, if there are fewer), evenly spread over the split."""
+    def some(self, count: int) -> DataSet:
+        """``count`` samples (all, if there are fewer), evenly spread over the split."""
         if count < 1:
             raise KsegError(f"{count} images are asked for; at least 1 is needed")
-        for i in np.linspace(0, len(self) - 1, min(count, len(self))).astype(int):
-            yield read_image(self.samples[i].image)
+        places = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
+        return dataclasses.replace(self, samples=tuple(self.samples[i] for i in places))
+
+    def images(self) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 each, without their labels."""
+        for sample in self.samples:
+            yield read_image(sample.image)
 
     def class_pixels(self) -> np.ndarray:
         """(num_classes,) int64: pixels of every class over all labels."""

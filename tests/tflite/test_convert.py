@@ -59,8 +59,9 @@ def test_the_card_travels(tiny_model, files):
 def test_dilated_convolutions_stay_whole(files):
     counts = operators(files["logits"].read_bytes())
     assert "SPACE_TO_BATCH_ND" not in counts
-    # 2 blocks a stage, local and surrounding; 3 pooled images (one of them twice pooled)
-    assert counts["DEPTHWISE_CONV_2D"] == 2 * 2 * 2 + 2
+    # 2 blocks a stage, local and surrounding; 2 pooled images; 2 + 3 + 2 branches that
+    # take the BatchNorm of their concatenation
+    assert counts["DEPTHWISE_CONV_2D"] == 2 * 2 * 2 + 2 + 7
     assert counts["RESIZE_BILINEAR"] == 1
 
 
@@ -101,6 +102,25 @@ def test_precisions(precision, least, input_type, tiny_model, files, tmp_path):
     assert details["dtype"] == {"float": np.float32, "uint8": np.uint8}[input_type]
     share = path.stat().st_size / files["logits"].stat().st_size
     assert share < {"fp16": 0.75, "w8": 0.75, "int8": 0.8}[precision]
+
+
+def test_several_precisions_at_once(tiny_model, tmp_path):
+    """The same files as one by one."""
+    precisions = ("fp32", "w8", "int8")
+    images = [IMAGE, IMAGE[::-1]]
+    kseg.tflite.convert_each(
+        tiny_model, {p: tmp_path / f"{p}.tflite" for p in precisions}, calibration=iter(images)
+    )
+    for precision in precisions:
+        kseg.tflite.convert(
+            tiny_model,
+            tmp_path / "alone.tflite",
+            precision=precision,
+            calibration=images if precision == "int8" else None,
+        )
+        together = TFLitePredictor(tmp_path / f"{precision}.tflite")
+        alone = TFLitePredictor(tmp_path / "alone.tflite")
+        np.testing.assert_array_equal(together(IMAGE), alone(IMAGE))
 
 
 def test_int8_maps_pixels_without_loss(tiny_model, tmp_path):

@@ -143,6 +143,24 @@ def test_steps_may_end_within_an_epoch(tiny_camvid, tmp_path):
     ]
 
 
+def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatch):
+    """5 steps are 2 epochs, the last one short; resumed, the stream starts at its step."""
+    module = sys.modules["kseg.training.run"]
+    streams = []
+    real = module.augmented
+
+    def augmented(*args, **options):
+        streams.append((options["crop"], options["start_step"]))
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "augmented", augmented)
+    extra = ("--final-crop", 48, 64, "--final-epochs", 1, "--steps", 5, "--val-split", "none")
+    assert main(arguments(tiny_camvid, tmp_path, *extra)) == 0
+    assert streams == [((32, 40), 0), ((48, 64), 3)]
+    (state,) = (tmp_path / "checkpoints").glob("*.weights.h5")
+    assert state.name == "step-00000005.weights.h5"
+
+
 def test_init_starts_from_a_checkpoint(tiny_model, tiny_camvid, tmp_path):
     """A learning rate of nearly nothing leaves the imported kernels as they were."""
     from safetensors.numpy import save_file
@@ -163,6 +181,7 @@ def test_init_starts_from_a_checkpoint(tiny_model, tiny_camvid, tmp_path):
         (("--steps", -1), "steps is -1"),
         (("--learning-rate", 0), "learning-rate is 0"),
         (("--weight-decay", -1), "weight-decay is -1"),
+        (("--final-epochs", 2), "final-crop is None and final-epochs 2; give both or none"),
         (("--class-weights", 0.9), "c = 0.9"),
         (("--class-weights", "many"), "--class-weights is 'many'"),
         (("--options", "[1]"), "must be a JSON object"),

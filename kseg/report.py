@@ -1,0 +1,112 @@
+"""A report for people: one HTML file with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kseg.files import whole
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1c1c1c; background: #fff }
+h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left } th { border-bottom: 2px solid #888 }
+figure { display: inline-block; margin: .5rem .5rem .5rem 0; max-width: 100%; vertical-align: top }
+figcaption, .note { color: #555; font-size: .9rem } img { max-width: 100% }
+"""
+
+
+class Report:
+    """Headings, lines, tables and pictures in the order in which they are added."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._parts: list[str] = [f"<h1>{html.escape(title)}</h1>"]
+
+    def heading(self, text: str) -> None:
+        """A section begins."""
+        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+
+    def line(self, text: str) -> None:
+        """A paragraph."""
+        self._parts.append(f'<p class="note">{html.escape(text)}</p>')
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """The first column is text, the others are figures."""
+
+        def row(tag: str, cells: Sequence[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "\n".join(row("td", cells) for cells in rows)
+        self._parts.append(
+            f"<table><thead>{row('th', header)}</thead>\n<tbody>{body}</tbody></table>"
+        )
+
+    def picture(self, picture: Image.Image | Figure, caption: str = "") -> None:
+        """A Pillow image or a plot, as PNG."""
+        stream = io.BytesIO()
+        if isinstance(picture, Figure):
+            picture.savefig(stream, format="png", dpi=110)
+        else:
+            picture.save(stream, format="png")
+        data = base64.b64encode(stream.getvalue()).decode()
+        text = html.escape(caption)
+        self._parts.append(
+            f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
+            f"<figcaption>{text}</figcaption></figure>"
+        )
+
+    def write(self, path: str | Path) -> None:
+        """The file, whole or not at all."""
+        body = "\n".join(self._parts)
+        with whole(path) as temporary:
+            temporary.write_text(
+                f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+                f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"
+                f"<body>\n{body}\n</body></html>\n"
+            )
+
+
+def training_curve(history: Sequence[Mapping[str, str]]) -> Figure:
+    """Loss and mean IoU over the steps, from the rows of a run's ``history.csv``."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    left = figure.add_subplot(xlabel="step", ylabel="loss")
+    right = left.twinx()
+    right.set(ylabel="mean IoU", ylim=(0, 1))
+    for axes, column, label, style in (
+        (left, "loss", "loss, training", {"color": "tab:red"}),
+        (right, "mean_iou", "mean IoU, training", {"color": "tab:blue", "linestyle": ":"}),
+        (right, "val_mean_iou", "mean IoU, validation", {"color": "tab:blue", "marker": "."}),
+    ):
+        rows = [row for row in history if row[column]]
+        steps = [int(row["step"]) for row in rows]
+        axes.plot(steps, [float(row[column]) for row in rows], label=label, **style)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def class_bars(scores: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """IoU by class, a group of bars a class and a bar a file.
+
+    Args:
+        scores: by file, then by class; None where the class does not occur.
+    """
+    (names,) = {tuple(score) for score in scores.values()}
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.add_subplot(ylabel="IoU", ylim=(0, 1))
+    width = 0.8 / len(scores)
+    for i, (file, score) in enumerate(scores.items()):
+        places = [n + (i - (len(scores) - 1) / 2) * width for n in range(len(names))]
+        axes.bar(places, [score[name] or 0 for name in names], width, label=file)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    figure.legend(loc="outside upper center", ncols=len(scores), frameon=False)
+    return figure

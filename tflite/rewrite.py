@@ -1,0 +1,130 @@
+"""Rewrites of an inference graph that leave its function as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+
+class _Calls:
+    """Which layer gave a tensor, and from what."""
+
+    def __init__(self) -> None:
+        # The tensors are kept, since an id names one only while it lives.
+        self._by_id: dict[int, tuple[Any, keras.Layer, tuple]] = {}
+
+    def add(self, result: Any, layer: keras.Layer, args: tuple) -> None:
+        self._by_id[id(result)] = (result, layer, args)
+
+    def of(self, tensor: Any) -> tuple[keras.Layer | None, tuple]:
+        """The layer, None for an input of the graph, and its arguments."""
+        return self._by_id.get(id(tensor), (None, None, ()))[1:]
+
+
+def fold_batch_norms(graph: keras.Model) -> keras.Model:
+    """Every BatchNorm that no convolution takes up, in a form that int8 can hold.
+
+    The converter folds a BatchNorm behind a convolution; another becomes a product and a
+    sum with one scale for all channels each. Here it becomes a 1x1 depthwise convolution
+    with bias, which is the same function and has a scale a channel. Behind a
+    concatenation it moves into the branches: where features and the pooled image meet
+    (CGNet, ESPNet), one scale for both would leave the features a handful of steps. A
+    branch that is a convolution takes the factors into its kernel and bias.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function, as far as float32 goes.
+    """
+    readers: Counter[str] = Counter()
+
+    def count(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
+        sources = (calls.of(tensor)[0] for tensor in keras.tree.flatten(args))
+        readers.update(source.name for source in sources if source is not None)
+        return layer(*args)
+
+    def fold(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
+        before, joined = calls.of(args[0])
+        if not isinstance(layer, kl.BatchNormalization) or _is_linear_convolution(before):
+            return layer(*args)
+        factor, shift = _factors(layer)
+        if not isinstance(before, kl.Concatenate):
+            return _depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
+        ends = np.cumsum([branch.shape[-1] for branch in joined[0]])[:-1]
+        parts = zip(joined[0], np.split(factor, ends), np.split(shift, ends), strict=True)
+        branches = []
+        for i, (branch, factor, shift) in enumerate(parts):
+            source, inputs = calls.of(branch)
+            if _is_linear_convolution(source) and readers[source.name] == 1:
+                branches.append(_scaled(source, inputs[0], factor, shift))
+            else:
+                branches.append(_depthwise(branch, factor, shift, f"{layer.name}.branch{i}"))
+        return before(branches)
+
+    _walk(graph, count)
+    return _walk(graph, fold)
+
+
+def _walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, _Calls], Any]) -> keras.Model:
+    """The graph again, every layer called by ``call``; its layers are kept."""
+    calls = _Calls()
+
+    def record(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        # Networks pass tensors by position; "training" and "mask" are all there is else.
+        result = call(layer, args, calls)
+        calls.add(result, layer, args)
+        return result
+
+    return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=record)
+
+
+def _factors(layer: kl.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) each of ``x * factor + shift``, float64."""
+    mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
+    factor = 1 / np.sqrt(variance + layer.epsilon)
+    if layer.scale:
+        factor = factor * np.asarray(layer.gamma)
+    shift = -mean * factor
+    return factor, shift + np.asarray(layer.beta) if layer.center else shift
+
+
+def _is_linear_convolution(layer: keras.Layer | None) -> bool:
+    return (
+        isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+    )
+
+
+def _scaled(
+    source: keras.Layer, x: keras.KerasTensor, factor: np.ndarray, shift: np.ndarray
+) -> keras.KerasTensor:
+    """The convolution of ``x`` with the factors in its kernel and bias."""
+    kernel, *bias = source.get_weights()
+    # A depthwise kernel ends in (channels, 1).
+    kernel = kernel * factor.reshape((-1, 1) if isinstance(source, kl.DepthwiseConv2D) else -1)
+    if bias:
+        shift = shift + factor * bias[0]
+    layer = type(source).from_config({**source.get_config(), "use_bias": True})
+    return _called(layer, x, [kernel, shift])
+
+
+def _depthwise(
+    x: keras.KerasTensor, factor: np.ndarray, shift: np.ndarray, name: str
+) -> keras.KerasTensor:
+    """``x * factor + shift``."""
+    layer = kl.DepthwiseConv2D(1, use_bias=True, name=name)
+    return _called(layer, x, [factor.reshape(1, 1, -1, 1), shift])
+
+
+def _called(
+    layer: keras.Layer, x: keras.KerasTensor, weights: list[np.ndarray]
+) -> keras.KerasTensor:
+    y = layer(x)
+    layer.set_weights(weights)
+    return y
