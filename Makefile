@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint clean
+.PHONY: test demo lint matrix clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -14,6 +14,10 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Hours for the whole zoo; killed, it goes on where it was.
+matrix: $(VENV)/installed
+	$(RUN) results/matrix.py
 
 # Made anew when the pins or the package's metadata change.
 $(VENV)/installed: requirements.txt setup.cfg pyproject.toml

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kseg.checkpoints.applications import in_tf_slim_names
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
 from kseg.zoo import Variant, create_model, find_variant
@@ -46,7 +47,8 @@ _TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
 _LAYOUTS = {"pytorch": (_PYTORCH, "."), "tf_slim": (_TF_SLIM, "/")}
 
 # Counters and optimizer slots that published files carry besides the network.
-_COUNTERS = ("num_batches_tracked", "global_step")
+_COUNTERS = ("num_batches_tracked", "global_step", "mean_rgb")
+# Averages too: DeepLab's code starts from the weights themselves.
 _SLOTS = ("Momentum", "ExponentialMovingAverage", "Adam", "Adam_1", "RMSProp", "RMSProp_1")
 
 
@@ -125,8 +127,9 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         model: a model of the zoo.
         tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict``) are
             taken off.
-        part: "all"; "backbone"; or "all-but-classifier". Within the part every tensor
-            must be there and fit; outside it none is looked at.
+        part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim too, and for
+            MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
+            every tensor must be there and fit; outside it none is looked at.
 
     Raises:
         KsegError: one line with all missing, unexpected and misshapen tensors.
@@ -142,9 +145,12 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         return part == "all" or not layer.startswith(variant.classifier)
 
     entries = {n: e for n, e in _entries(model, variant).items() if belongs(e.layer)}
+    tensors = _unwrap(tensors, published_shapes(model))
+    if variant.tensors == "tf_slim":
+        tensors = in_tf_slim_names(tensors, variant.backbone)
     given = {
         name: np.asarray(tensor)
-        for name, tensor in _unwrap(tensors, published_shapes(model)).items()
+        for name, tensor in tensors.items()
         if belongs(name.replace(separator, "."))
     }
     missing = [name for name in entries if name not in given]

@@ -16,7 +16,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
         path: a PyTorch file (zip or legacy; nested dicts give dotted names), a TF1
-            prefix (``model.ckpt`` of ``model.ckpt.index``) or a .safetensors file.
+            prefix (``model.ckpt`` of ``model.ckpt.index``), a .safetensors file, or
+            weights of Keras in .h5 or .weights.h5: "layer/variable", in the latter with
+            the variable's number.
 
     Raises:
         KsegError: missing, damaged, of no known format, or a pickle that asks for more
@@ -29,7 +31,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         if path.suffix == ".index" and path.is_file():
             return _read_tensorflow(path.with_suffix(""))
         if not path.is_file():
-            raise KsegError("no such checkpoint; name a .pth, .safetensors or TF1 prefix")
+            raise KsegError("no such checkpoint; name a .pth, .safetensors, .h5 or TF1 prefix")
+        if path.suffix == ".h5":
+            return _read_hdf5(path)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
@@ -48,3 +52,21 @@ def _read_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
 
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    import h5py
+
+    tensors: dict[str, np.ndarray] = {}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        """Of ``layers/conv2d/vars/0`` the layer's name is an attribute of ``vars``."""
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer"):
+            return
+        *groups, variable = name.split("/")
+        layer = item.parent.attrs.get("name") if groups[-1:] == ["vars"] else groups[-1]
+        tensors[f"{layer}/{variable.removesuffix(':0')}"] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return tensors

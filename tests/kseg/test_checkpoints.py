@@ -1,5 +1,6 @@
 """Reading and assigning published checkpoints."""
 
+import ast
 import collections
 import io
 import os
@@ -15,7 +16,7 @@ import pytest
 
 import kseg
 from kseg import checkpoints
-from support import random_tensors
+from support import ROOT, random_tensors
 
 ROW = dict(name="cgnet_m3n21", num_classes=5, m=2, n=2, preprocessing=False)
 
@@ -184,7 +185,7 @@ def test_reads_tensorflow(tmp_path):
         np.testing.assert_array_equal(checkpoints.read(tmp_path / name)["a/weights"], [1, 2])
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".ckpt.index"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".ckpt.index", ".h5"])
 def test_damaged_file(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"\x80\x02garbage" * 20)
@@ -266,3 +267,104 @@ def test_weights_decide_the_classes(model, tmp_path):
     assert got.card.weights == "x.safetensors"
     with pytest.raises(kseg.KsegError, match="has no classifier of cgnet_m3n21"):
         checkpoints.count_classes("cgnet_m3n21", {"fc.weight": np.zeros((3, 3))})
+
+
+# --- ImageNet checkpoints of backbones ---------------------------------------------------
+
+# Tensors of TF-Slim's files that a segmentation network does not take.
+IMAGENET = {
+    "deeplab_v3_plus_xception65": ("deeplab_x65_os16", "xception_65/", "logits"),
+    "deeplab_v3_plus_resnet101": ("deeplab_resnet101beta_os16", "resnet_v1_101/", "logits"),
+    "deeplab_v3_mobilenet_v2": (
+        "deeplab_mnv2_os16",
+        "MobilenetV2/",
+        "Logits/Conv2d_1c_1x1",
+    ),
+}
+
+
+def write_tensorflow(prefix: Path, tensors: dict[str, np.ndarray]) -> None:
+    """As TF1's Saver writes."""
+    import tensorflow as tf
+
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_tf_slim_imagenet_checkpoint(name, tmp_path):
+    """The reference's variables of the backbone, with its ImageNet head and slots."""
+    fixture, scope, head = IMAGENET[name]
+    lines = (ROOT / f"tests/data/fixtures/{fixture}.variables.txt").read_text().splitlines()
+    published = dict(line.split(maxsplit=1) for line in lines)
+    rng = np.random.default_rng(0)
+    tensors = {
+        variable: rng.uniform(0.1, 1, ast.literal_eval(shape)).astype("float32")
+        for variable, shape in published.items()
+        if variable.startswith(scope)
+    }
+    extra = {
+        f"{scope}{head}/weights": np.zeros((1, 1, 8, 1001), "float32"),
+        f"{scope}{head}/biases": np.zeros(1001, "float32"),
+        "global_step": np.zeros((), "float32"),
+    }
+    for variable in list(tensors)[:5]:
+        for slot in ("Momentum", "RMSProp", "RMSProp_1", "ExponentialMovingAverage"):
+            extra[f"{variable}/{slot}"] = np.zeros_like(tensors[variable])
+    write_tensorflow(tmp_path / "model.ckpt", tensors | extra)
+    model = kseg.create_model(name)
+    head_before = np.asarray(model.get_layer("logits.semantic").kernel)
+    checkpoints.assign(model, checkpoints.read(tmp_path / "model.ckpt"), part="backbone")
+    values = {f"{v.path}": np.asarray(v) for v in model.weights}
+    for variable, tensor in tensors.items():
+        layer, _, last = variable.rpartition("/")
+        keras_name = {"weights": "kernel", "depthwise_weights": "kernel"}.get(last, last)
+        np.testing.assert_array_equal(values[f"{layer.replace('/', '.')}/{keras_name}"], tensor)
+    np.testing.assert_array_equal(model.get_layer("logits.semantic").kernel, head_before)
+    with pytest.raises(kseg.KsegError, match=r"missing .*logits/semantic/weights"):
+        checkpoints.assign(model, tensors)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_keras_applications_mobilenet_v2(suffix, tmp_path):
+    """An unmodified network of Keras, by its features of an image."""
+    import keras
+
+    size = (97, 130)
+    keras.utils.set_random_seed(3)
+    theirs = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(*size, 3))
+    for i, weight in enumerate(theirs.weights):
+        # Statistics that no layer would have by itself.
+        if "moving" in weight.name:
+            weight.assign(np.random.default_rng(i).uniform(0.5, 1.5, weight.shape))
+    file = tmp_path / f"mobilenet{suffix}"
+    (theirs.save_weights if suffix == ".weights.h5" else theirs.save)(file)
+    ours = kseg.create_model("deeplab_v3_mobilenet_v2", output_stride=32, input_shape=(*size, 3))
+    checkpoints.assign(ours, checkpoints.read(file), part="backbone")
+    image = np.random.default_rng(1).integers(0, 256, (1, *size, 3)).astype("float32")
+    layer = theirs.get_layer("block_16_project_BN").output
+    want = keras.Model(theirs.input, layer)(image / 127.5 - 1)
+    layer = ours.get_layer("MobilenetV2.expanded_conv_16.project.BatchNorm").output
+    got = keras.Model(ours.input, layer)(image)
+    # float32 sums in another order
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)
+
+
+def test_keras_applications_of_another_network(tmp_path):
+    """Its ResNet is not DeepLab's; its MobileNetV2 at another width does not fit."""
+    import keras
+
+    resnet = {"conv1_conv/kernel": np.zeros((7, 7, 3, 64), "float32")}
+    with pytest.raises(kseg.KsegError, match=r"ResNet is not DeepLab's.* resnet_v1_101_beta"):
+        checkpoints.assign(kseg.create_model("deeplab_v3_plus_resnet101"), resnet, part="backbone")
+    slim = keras.applications.MobileNetV2(
+        alpha=0.5, weights=None, include_top=False, input_shape=(96, 96, 3)
+    )
+    slim.save_weights(tmp_path / "x.weights.h5")
+    model = kseg.create_model("deeplab_v3_mobilenet_v2")
+    with pytest.raises(kseg.KsegError, match=r"\d+ misshapen \(MobilenetV2/Conv/weights is"):
+        checkpoints.assign(model, checkpoints.read(tmp_path / "x.weights.h5"), part="backbone")
