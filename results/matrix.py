@@ -42,9 +42,8 @@ from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.files import whole
 from kseg.tflite.convert import PRECISIONS
-from kseg.tflite.flatbuffer import operators, read_card, with_card
+from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
-from kseg.tflite.quantise import quantise_weights
 from kseg.zoo import VARIANTS
 
 RESULTS = Path(__file__).parent
@@ -165,16 +164,22 @@ def measure(name: str) -> dict[str, Any]:
     want = model.predict_on_batch(image[None].astype(np.float32))[0]
     notes = []
     with tempfile.TemporaryDirectory() as folder:
-        for precision in PRECISIONS:
-            file = Path(folder) / f"{precision}.tflite"
+        files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
+        try:
+            streets = [draw_scene(seed, *SIZE).image for seed in range(20, 24)]
+            kseg.tflite.convert_each(model, files, input_size=SIZE, calibration=streets)
+        except kseg.KsegError as error:
+            notes.append(str(error))
+        for precision, file in files.items():
+            if not file.exists():
+                continue
+            row[f"{precision}_bytes"] = file.stat().st_size
+            if precision == "fp32":
+                row["operators"] = " ".join(sorted(operators(file.read_bytes())))
+            got = kseg.tflite.TFLitePredictor(file)(image)
+            cost = float(np.abs(got - want).max() / np.ptp(want))
+            row[f"{precision}_keras"] = f"{cost:.2g}"
             try:
-                _convert(model, file, precision)
-                row[f"{precision}_bytes"] = file.stat().st_size
-                if precision == "fp32":
-                    row["operators"] = " ".join(sorted(operators(file.read_bytes())))
-                got = kseg.tflite.TFLitePredictor(file)(image)
-                cost = float(np.abs(got - want).max() / np.ptp(want))
-                row[f"{precision}_keras"] = f"{cost:.2g}"
                 result = compare(file, [image])
             except NoAccelerator:
                 raise
@@ -188,22 +193,6 @@ def measure(name: str) -> dict[str, Any]:
                 notes.append(f"{precision}: {_reason(result, cost)}")
     row["note"] = "; ".join(notes)
     return row
-
-
-def _convert(model: kseg.SegmentationModel, file: Path, precision: str) -> None:
-    """``kseg.tflite.convert``; w8 from the fp32 file beside it, as that does, for the time."""
-    if precision == "w8":
-        content = file.with_name("fp32.tflite").read_bytes()
-        file.write_bytes(with_card(quantise_weights(content), read_card(content)))
-        return
-    streets = [draw_scene(seed, *SIZE).image for seed in range(20, 24)]
-    kseg.tflite.convert(
-        model,
-        file,
-        precision=precision,
-        input_size=SIZE,
-        calibration=streets if precision == "int8" else None,
-    )
 
 
 def _reason(result: Agreement, cost: float) -> str:
