@@ -133,6 +133,19 @@ def test_int8_maps_pixels_without_loss(tiny_model, tmp_path):
     assert tensors["serving_default_image:0"] == (1.0, -128)
 
 
+def test_int8_leaves_sums_beside_prelu_float(tiny_model, tmp_path):
+    """Every ADD and MUL has float32 inputs; convolutions have int8 ones."""
+    path = tmp_path / "x.tflite"
+    kseg.tflite.convert(tiny_model, path, precision="int8", calibration=[IMAGE])
+    interpreter = TFLitePredictor(path)._interpreter
+    types = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
+    kinds = {"ADD": set(), "MUL": set(), "CONV_2D": set()}
+    for operator in interpreter._get_ops_details():
+        if operator["op_name"] in kinds:
+            kinds[operator["op_name"]].add(types[operator["inputs"][0]])
+    assert kinds == {"ADD": {np.float32}, "MUL": {np.float32}, "CONV_2D": {np.int8}}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
