@@ -41,10 +41,9 @@ from kseg.cost import multiply_adds
 from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.files import whole
-from kseg.tflite.convert import PRECISIONS
-from kseg.tflite.flatbuffer import operators, read_card, with_card
+from kseg.tflite.convert import PRECISIONS, convert_each
+from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
-from kseg.tflite.quantise import quantise_weights
 from kseg.zoo import VARIANTS
 
 RESULTS = Path(__file__).parent
@@ -145,7 +144,7 @@ def measure(name: str) -> dict[str, Any]:
     variant = VARIANTS[name]
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    size, published = next(iter(variant.multiply_adds.items()))
+    size, published = next(iter(variant.multiply_adds.items()), (SIZE, 0))
     classes = variant.num_classes
     counted = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
     row: dict[str, Any] = {
@@ -163,47 +162,45 @@ def measure(name: str) -> dict[str, Any]:
     like_trained(model)
     image = draw_scene(0, *SIZE).image
     want = model.predict_on_batch(image[None].astype(np.float32))[0]
-    notes = []
     with tempfile.TemporaryDirectory() as folder:
-        for precision in PRECISIONS:
-            file = Path(folder) / f"{precision}.tflite"
-            try:
-                _convert(model, file, precision)
-                row[f"{precision}_bytes"] = file.stat().st_size
-                if precision == "fp32":
-                    row["operators"] = " ".join(sorted(operators(file.read_bytes())))
-                got = kseg.tflite.TFLitePredictor(file)(image)
-                cost = float(np.abs(got - want).max() / np.ptp(want))
-                row[f"{precision}_keras"] = f"{cost:.2g}"
-                result = compare(file, [image])
-            except NoAccelerator:
-                raise
-            except kseg.KsegError as error:
-                notes.append(f"{precision}: {str(error).replace(folder, '').strip('/')}")
-                continue
-            row[f"{precision}_gpu"] = f"{result.difference:.2g}"
-            row[f"{precision}_gpu_db"] = f"{result.decibels:.1f}"
-            row[f"{precision}_gpu_same"] = f"{result.same_class:.4f}"
-            if not result.agrees:
-                notes.append(f"{precision}: {_reason(result, cost)}")
+        files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
+        notes = []
+        try:
+            convert_each(
+                model,
+                files,
+                input_size=SIZE,
+                calibration=[draw_scene(seed, *SIZE).image for seed in range(20, 24)],
+            )
+        except kseg.KsegError as error:
+            notes.append(f"does not convert: {error}")
+        for precision, file in files.items():
+            if file.exists():
+                notes += _measure_file(row, precision, file, image, want)
     row["note"] = "; ".join(notes)
     return row
 
 
-def _convert(model: kseg.SegmentationModel, file: Path, precision: str) -> None:
-    """``kseg.tflite.convert``; w8 from the fp32 file beside it, as that does, for the time."""
-    if precision == "w8":
-        content = file.with_name("fp32.tflite").read_bytes()
-        file.write_bytes(with_card(quantise_weights(content), read_card(content)))
-        return
-    streets = [draw_scene(seed, *SIZE).image for seed in range(20, 24)]
-    kseg.tflite.convert(
-        model,
-        file,
-        precision=precision,
-        input_size=SIZE,
-        calibration=streets if precision == "int8" else None,
-    )
+def _measure_file(
+    row: dict[str, Any], precision: str, file: Path, image: np.ndarray, want: np.ndarray
+) -> list[str]:
+    """Fills in what a file's columns are, ``want`` being Keras' logits; gives a note on it."""
+    row[f"{precision}_bytes"] = file.stat().st_size
+    if precision == "fp32":
+        row["operators"] = " ".join(sorted(operators(file.read_bytes())))
+    got = kseg.tflite.TFLitePredictor(file)(image)
+    cost = float(np.abs(got - want).max() / np.ptp(want))
+    row[f"{precision}_keras"] = f"{cost:.2g}"
+    try:
+        result = compare(file, [image])
+    except NoAccelerator:
+        raise
+    except kseg.KsegError as error:
+        return [f"{precision}: {str(error).removeprefix(f'{file}: ')}"]
+    row[f"{precision}_gpu"] = f"{result.difference:.2g}"
+    row[f"{precision}_gpu_db"] = f"{result.decibels:.1f}"
+    row[f"{precision}_gpu_same"] = f"{result.same_class:.4f}"
+    return [] if result.agrees else [f"{precision}: {_reason(result, cost)}"]
 
 
 def _reason(result: Agreement, cost: float) -> str:
