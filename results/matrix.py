@@ -41,7 +41,7 @@ from kseg.cost import multiply_adds
 from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.files import whole
-from kseg.tflite.convert import PRECISIONS
+from kseg.tflite.convert import PRECISIONS, convert_each
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
 from kseg.zoo import VARIANTS
@@ -144,7 +144,7 @@ def measure(name: str) -> dict[str, Any]:
     variant = VARIANTS[name]
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    size, published = next(iter(variant.multiply_adds.items()))
+    size, published = next(iter(variant.multiply_adds.items()), (SIZE, 0))
     classes = variant.num_classes
     counted = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
     row: dict[str, Any] = {
@@ -162,37 +162,45 @@ def measure(name: str) -> dict[str, Any]:
     like_trained(model)
     image = draw_scene(0, *SIZE).image
     want = model.predict_on_batch(image[None].astype(np.float32))[0]
-    notes = []
     with tempfile.TemporaryDirectory() as folder:
         files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
+        notes = []
         try:
-            streets = [draw_scene(seed, *SIZE).image for seed in range(20, 24)]
-            kseg.tflite.convert_each(model, files, input_size=SIZE, calibration=streets)
+            convert_each(
+                model,
+                files,
+                input_size=SIZE,
+                calibration=[draw_scene(seed, *SIZE).image for seed in range(20, 24)],
+            )
         except kseg.KsegError as error:
-            notes.append(str(error))
+            notes.append(f"does not convert: {error}")
         for precision, file in files.items():
-            if not file.exists():
-                continue
-            row[f"{precision}_bytes"] = file.stat().st_size
-            if precision == "fp32":
-                row["operators"] = " ".join(sorted(operators(file.read_bytes())))
-            got = kseg.tflite.TFLitePredictor(file)(image)
-            cost = float(np.abs(got - want).max() / np.ptp(want))
-            row[f"{precision}_keras"] = f"{cost:.2g}"
-            try:
-                result = compare(file, [image])
-            except NoAccelerator:
-                raise
-            except kseg.KsegError as error:
-                notes.append(f"{precision}: {str(error).replace(folder, '').strip('/')}")
-                continue
-            row[f"{precision}_gpu"] = f"{result.difference:.2g}"
-            row[f"{precision}_gpu_db"] = f"{result.decibels:.1f}"
-            row[f"{precision}_gpu_same"] = f"{result.same_class:.4f}"
-            if not result.agrees:
-                notes.append(f"{precision}: {_reason(result, cost)}")
+            if file.exists():
+                notes += _measure_file(row, precision, file, image, want)
     row["note"] = "; ".join(notes)
     return row
+
+
+def _measure_file(
+    row: dict[str, Any], precision: str, file: Path, image: np.ndarray, want: np.ndarray
+) -> list[str]:
+    """Fills in what a file's columns are, ``want`` being Keras' logits; gives a note on it."""
+    row[f"{precision}_bytes"] = file.stat().st_size
+    if precision == "fp32":
+        row["operators"] = " ".join(sorted(operators(file.read_bytes())))
+    got = kseg.tflite.TFLitePredictor(file)(image)
+    cost = float(np.abs(got - want).max() / np.ptp(want))
+    row[f"{precision}_keras"] = f"{cost:.2g}"
+    try:
+        result = compare(file, [image])
+    except NoAccelerator:
+        raise
+    except kseg.KsegError as error:
+        return [f"{precision}: {str(error).removeprefix(f'{file}: ')}"]
+    row[f"{precision}_gpu"] = f"{result.difference:.2g}"
+    row[f"{precision}_gpu_db"] = f"{result.decibels:.1f}"
+    row[f"{precision}_gpu_same"] = f"{result.same_class:.4f}"
+    return [] if result.agrees else [f"{precision}: {_reason(result, cost)}"]
 
 
 def _reason(result: Agreement, cost: float) -> str:

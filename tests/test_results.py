@@ -7,6 +7,7 @@ import keras
 import pytest
 
 import kseg
+from kseg.zoo import VARIANTS
 from matrix import COLUMNS, ENVIRONMENT, PRECISIONS, digest, graph_of, read_rows
 from support import ROOT
 
@@ -28,11 +29,13 @@ def test_the_graph_is_the_one_measured(name):
 @pytest.mark.parametrize("name", kseg.list_models())
 def test_figures(name):
     row = ROWS[name]
-    assert row["parameters"] == row["published_parameters"]
-    # Published to two decimals of a billion.
-    assert abs(int(row["multiply_adds"]) - float(row["published_multiply_adds"])) < 5.1e6
+    if VARIANTS[name].parameters:
+        assert row["parameters"] == row["published_parameters"]
+    if VARIANTS[name].multiply_adds:
+        # Published to two decimals of a billion.
+        assert abs(int(row["multiply_adds"]) - float(row["published_multiply_adds"])) < 5.1e6
     for precision in PRECISIONS:
-        if f"{precision}:" in row["note"]:
+        if f"{precision}:" in row["note"] or "does not convert" in row["note"]:
             continue
         assert int(row[f"{precision}_bytes"]) > 0
         if precision == "int8":
