@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import warnings
@@ -12,16 +13,19 @@ from typing import Any
 import numpy as np
 from litert_quantizer import qtyping, quantizer, recipe, recipe_manager
 from litert_quantizer.algorithm_manager import AlgorithmName
+from litert_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import input_name, operators, with_quantisable_biases
 
+_LARGE = 32 * 2**20
+
 
 def quantise_weights(content: bytes) -> bytes:
     """int8 weights a channel, float32 computation (`weight_only_wi8_afp32`)."""
-    with _quiet():
+    with _quiet(), _large_kernels():
         tool = quantizer.Quantizer(bytearray(content), recipe.weight_only_wi8_afp32())
         return bytes(tool.quantize().quantized_model)
 
@@ -45,7 +49,7 @@ def quantise_int8(
         raise KsegError("int8 needs calibration images; name a data set that has some")
     tensor, signature, argument = input_name(content)
     how = _int8_recipe(content)
-    with _quiet():
+    with _quiet(), _large_kernels():
         tool = quantizer.Quantizer(bytearray(content), how)
         samples: dict[str, list[dict[str, Any]]] = {signature: [{argument: x} for x in prepared]}
         ranges = tool.calibrate(samples, num_threads=os.cpu_count() or 1)
@@ -75,6 +79,33 @@ def _int8_recipe(content: bytes) -> Any:
     for name in (qtyping.TFLOperationName.ADD, qtyping.TFLOperationName.MUL):
         manager.add_quantization_config(".*", name, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()
+
+
+@contextlib.contextmanager
+def _large_kernels() -> Iterator[None]:
+    """Lets kernels above 32 MiB through: U-Net's, FCN's and PSPNet's widest.
+
+    litert-quantizer 0.11 takes those by parts, as a matrix, to which it cannot fit the
+    scales of the channels. Here the parts are channels.
+    """
+    original = uniform_quantize_tensor.uniform_quantize
+
+    def by_parts(values: np.ndarray, params: Any, *blockwise: bool) -> np.ndarray:
+        count = -(-values.nbytes // _LARGE)
+        if count <= 1 or params.scale.shape[0] != len(values):
+            return original(values, params, *blockwise)
+        parts = []
+        for rows in np.array_split(np.arange(len(values)), count):
+            scale, zero_point = params.scale[rows], params.zero_point[rows]
+            part = dataclasses.replace(params, scale=scale, zero_point=zero_point)
+            parts.append(original(values[rows], part, *blockwise))
+        return np.concatenate(parts)
+
+    uniform_quantize_tensor.uniform_quantize = by_parts
+    try:
+        yield
+    finally:
+        uniform_quantize_tensor.uniform_quantize = original
 
 
 @contextlib.contextmanager

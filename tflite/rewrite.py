@@ -54,7 +54,7 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
         if not isinstance(layer, kl.BatchNormalization) or _is_linear_convolution(before):
             return layer(*args)
         factor, shift = _factors(layer)
-        if not isinstance(before, kl.Concatenate):
+        if not isinstance(before, kl.Concatenate) or readers[before.name] > 1:
             return _depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
         ends = np.cumsum([branch.shape[-1] for branch in joined[0]])[:-1]
         parts = zip(joined[0], np.split(factor, ends), np.split(shift, ends), strict=True)

@@ -38,6 +38,22 @@ def test_every_kind_of_branch():
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_a_concatenation_with_two_readers_stays():
+    """As in a DenseNet, where the next block joins it again."""
+    keras.utils.set_random_seed(4)
+    x = keras.Input((9, 11, 3), batch_size=1)
+    joined = kl.Concatenate()([x, kl.Conv2D(4, 3, padding="same")(x)])
+    normal = kl.ReLU()(kl.BatchNormalization()(joined))
+    model = keras.Model(x, kl.Concatenate()([joined, normal]))
+    randomize_statistics(model)
+    folded = fold_batch_norms(model)
+    kinds = sorted(type(layer).__name__ for layer in folded.layers)
+    assert kinds == ["Concatenate"] * 2 + ["Conv2D", "DepthwiseConv2D", "InputLayer", "ReLU"]
+    image = np.random.default_rng(5).normal(size=(1, 9, 11, 3)).astype("float32")
+    # float32 on values of size 10
+    np.testing.assert_allclose(folded(image), model(image), atol=1e-5)
+
+
 # How many of its BatchNorms stay behind a convolution, for the converter.
 @pytest.mark.parametrize(("name", "left"), [("cgnet_m3n21", 7), ("espnet_c", 1), ("enet", 85)])
 def test_networks(name, left):
