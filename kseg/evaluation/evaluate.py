@@ -13,7 +13,8 @@ from kseg._version import __version__
 from kseg.crf import DenseCRF
 from kseg.data import DataSet
 from kseg.errors import KsegError
-from kseg.evaluation.confusion import ConfusionMatrix
+from kseg.evaluation.categories import InstanceScores, category_iou
+from kseg.evaluation.confusion import ConfusionMatrix, mean
 from kseg.model import Card
 from kseg.predictor import Predictor, predict_labels
 
@@ -37,13 +38,18 @@ def evaluate(
 
     Returns:
         ``mean_iou``, ``class_iou`` by official name, ``pixel_accuracy`` (0..1, None
-        where undefined), ``confusion_matrix`` and the settings.
+        where undefined), ``confusion_matrix`` and the settings. Where the data set has
+        categories ``category_iou``, and where all samples have instances ``class_iiou``
+        and ``category_iiou``, with their means as ``mean_category_iou`` and so on; None
+        elsewhere.
 
     Raises:
         KsegError: classes that do not match, or an image, label or network that fails.
     """
-    columns = _columns(predictor.card, data)
-    matrix = ConfusionMatrix(data.classes.num_classes)
+    table = train_ids(predictor.card, data)
+    classes = data.classes
+    matrix = ConfusionMatrix(classes.num_classes)
+    instances = InstanceScores(classes) if data.has_instances else None
     begin = time.monotonic()
     for number, sample in enumerate(data.samples, 1):
         image, label = data.labelled(sample)
@@ -53,13 +59,27 @@ def evaluate(
             )
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
-        matrix.update(label, columns[channels])
+        predictions = table[channels]
+        matrix.update(label, predictions)
+        if instances:
+            ids = data.instances(sample, label.shape)
+            try:
+                instances.update(ids, predictions)
+            except KsegError as error:
+                raise KsegError(f"{sample.instances}: {error}") from error
         if progress:
             progress(number, len(data))
     card = predictor.card
+    more = {
+        "category_iou": category_iou(matrix, classes) if classes.categories else None,
+        "class_iiou": instances and instances.class_iou(matrix),
+        "category_iiou": instances and instances.category_iou(matrix),
+    }
     return {
         "mean_iou": matrix.mean_iou(),
-        "class_iou": dict(zip(data.classes.names, matrix.iou(), strict=True)),
+        "class_iou": dict(zip(classes.names, matrix.iou(), strict=True)),
+        **more,
+        **{f"mean_{name}": by and mean(by.values()) for name, by in more.items()},
         "pixel_accuracy": matrix.pixel_accuracy(),
         "dataset": data.name,
         "split": data.split,
@@ -84,8 +104,12 @@ def evaluate(
     }
 
 
-def _columns(card: Card, data: DataSet) -> np.ndarray:
-    """(256,) from channel to column of the confusion matrix, void to the last."""
+def train_ids(card: Card, data: DataSet) -> np.ndarray:
+    """(256,) uint8 from channel to train id of the data set; void, and none, to 255.
+
+    Raises:
+        KsegError: the card has other classes.
+    """
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
@@ -95,7 +119,7 @@ def _columns(card: Card, data: DataSet) -> np.ndarray:
             f"void, and {known}; {data.name} has {classes.num_classes} classes. "
             "Score it on the data set that it was trained for"
         )
-    return np.minimum(card.train_ids(), classes.num_classes)
+    return card.train_ids()
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -105,16 +129,31 @@ def format_report(report: dict[str, Any]) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
 
     width = max(map(len, report["class_iou"]))
-    lines = [f"{'class':<{width}}  IoU %"]
-    lines += [f"{name:<{width}} {percent(iou)}" for name, iou in report["class_iou"].items()]
+    lines = []
+    for kind in ("class", "category"):
+        scores, weighted = report[f"{kind}_iou"], report[f"{kind}_iiou"]
+        if scores is None:
+            continue
+        second = "  iIoU %" if weighted is not None else ""
+        lines.append(f"{kind:<{width}}  IoU %{second}")
+        for name, iou in scores.items():
+            second = "" if weighted is None else f"  {percent(weighted.get(name))}"
+            lines.append(f"{name:<{width}} {percent(iou)}{second}")
+    means = {
+        "mean IoU": "mean_iou",
+        "mean iIoU": "mean_class_iiou",
+        "category IoU": "mean_category_iou",
+        "category iIoU": "mean_category_iiou",
+        "pixel acc.": "pixel_accuracy",
+    }
+    shown = {title: report[key] for title, key in means.items() if report[key] is not None}
+    lines += [f"{title:<{width}} {percent(value)}" for title, value in shown.items()]
     size = report["input_size"]
-    lines += [
-        f"{'mean IoU':<{width}} {percent(report['mean_iou'])}",
-        f"{'pixel acc.':<{width}} {percent(report['pixel_accuracy'])}",
+    lines.append(
         f"{report['dataset']} {report['split']}, {report['images']} images, "
         f"input {'native' if size is None else f'{size[0]}x{size[1]}'}, "
         f"scales {' '.join(map(str, report['scales']))}, "
         f"{'with' if report['flip'] else 'no'} flip, "
-        f"{'dense CRF, ' if report['crf'] else ''}{report['runtime']}",
-    ]
+        f"{'dense CRF, ' if report['crf'] else ''}{report['runtime']}"
+    )
     return "\n".join(lines)
