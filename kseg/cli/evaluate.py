@@ -17,10 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras or .tflite")
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
-    arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
-    arguments.add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
-    parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
-    arguments.add_crf(parser)
+    arguments.add_way(parser)
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
 
 
@@ -28,11 +25,9 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON."""
     data = open_dataset(args.dataset, args.data_dir, args.split)
     report = evaluate(
-        arguments.load_predictor(args.file, args.runtime),
+        arguments.load_predictor(args.file, args.runtime, args.output_stride),
         data,
-        input_size=arguments.size(args.input_size),
-        pad_to=arguments.size(args.pad_to),
-        crf=args.crf,
+        **arguments.way(args),
         progress=arguments.show_progress,
     )
     report["file"] = str(args.file)

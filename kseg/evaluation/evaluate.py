@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from kseg.errors import KsegError
 from kseg.evaluation.categories import InstanceScores, category_iou
 from kseg.evaluation.confusion import ConfusionMatrix, mean
 from kseg.model import Card
-from kseg.predictor import Predictor, predict_labels
+from kseg.predictor import Predictor, network_size, predict_labels
 
 
 def evaluate(
@@ -25,6 +25,10 @@ def evaluate(
     *,
     input_size: tuple[int, int] | None = None,
     pad_to: tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: tuple[int, int] | None = None,
+    overlap: float = 1 / 3,
     crf: DenseCRF | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def evaluate(
     Args:
         predictor: runs the network.
         data: a split with labels.
-        input_size, pad_to, crf: as for ``predict_labels``.
+        input_size, pad_to, scales, flip, window, overlap, crf: as for ``predict_labels``.
         progress: called with (images done, images in all).
 
     Returns:
@@ -47,6 +51,8 @@ def evaluate(
         KsegError: classes that do not match, or an image, label or network that fails.
     """
     table = train_ids(predictor.card, data)
+    way = dict(input_size=input_size, pad_to=pad_to, scales=tuple(scales), flip=flip)
+    way |= dict(window=window, overlap=overlap, crf=crf)
     classes = data.classes
     matrix = ConfusionMatrix(classes.num_classes)
     instances = InstanceScores(classes) if data.has_instances else None
@@ -54,9 +60,7 @@ def evaluate(
     for number, sample in enumerate(data.samples, 1):
         image, label = data.labelled(sample)
         try:
-            channels = predict_labels(
-                predictor, image, size=label.shape, input_size=input_size, pad_to=pad_to, crf=crf
-            )
+            channels = predict_labels(predictor, image, size=label.shape, **way)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
         predictions = table[channels]
@@ -88,10 +92,9 @@ def evaluate(
         "options": card.options,
         "weights": card.weights,
         "runtime": predictor.runtime,
-        "input_size": input_size or predictor.input_size,
-        "pad_to": pad_to,
-        "scales": [1.0],
-        "flip": False,
+        **way,
+        "input_size": input_size or network_size(predictor, pad_to, window),
+        "overlap": overlap if window else None,
         "crf": crf and dataclasses.asdict(crf),
         "output": card.output,
         "output_stride": card.output_stride,
@@ -148,12 +151,27 @@ def format_report(report: dict[str, Any]) -> str:
     }
     shown = {title: report[key] for title, key in means.items() if report[key] is not None}
     lines += [f"{title:<{width}} {percent(value)}" for title, value in shown.items()]
-    size = report["input_size"]
     lines.append(
-        f"{report['dataset']} {report['split']}, {report['images']} images, "
-        f"input {'native' if size is None else f'{size[0]}x{size[1]}'}, "
-        f"scales {' '.join(map(str, report['scales']))}, "
-        f"{'with' if report['flip'] else 'no'} flip, "
-        f"{'dense CRF, ' if report['crf'] else ''}{report['runtime']}"
+        f"{report['dataset']} {report['split']}, {report['images']} images, {_way(report)}"
     )
     return "\n".join(lines)
+
+
+def _way(report: dict[str, Any]) -> str:
+    """How it was scored, in a line."""
+
+    def size(value: tuple[int, int] | None) -> str:
+        return "native" if value is None else f"{value[0]}x{value[1]}"
+
+    parts = [f"input {size(report['input_size'])}"]
+    if report["pad_to"]:
+        parts.append(f"padded to {size(report['pad_to'])}")
+    parts.append(f"scales {' '.join(f'{scale:g}' for scale in report['scales'])}")
+    parts.append("with flip" if report["flip"] else "no flip")
+    if report["window"]:
+        parts.append(f"windows {size(report['window'])} overlap {report['overlap']:.2f}")
+    if "output_stride" in report["options"]:
+        parts.append(f"output stride {report['options']['output_stride']}")
+    if report["crf"]:
+        parts.append("dense CRF")
+    return ", ".join([*parts, report["runtime"]])

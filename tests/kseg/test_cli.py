@@ -72,6 +72,48 @@ def test_predict(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert Image.open(tmp_path / "out/000_overlay.png").width == 64
 
 
+def test_predict_options_between_file_and_images(tiny_keras, tiny_camvid, tmp_path):
+    image = tiny_camvid / "val/000.png"
+    args = ["predict", tiny_keras, "--out", tmp_path, image, "--flip", "--window", 32, 32]
+    assert main([str(a) for a in args]) == 0
+    assert (tmp_path / "000.png").exists()
+
+
+def test_submission(capsys, tiny_keras, tiny_camvid, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--split", "val"]
+    args = ["predict", tiny_keras, "--submission", "ids", *data]
+    assert main([str(a) for a in args]) == 0
+    assert "2 files" in capsys.readouterr().out
+    files = sorted(tmp_path.glob("ids/*"))
+    assert [file.name for file in files] == ["000_pred_labelIds.png", "001_pred_labelIds.png"]
+    assert main(["predict", str(tiny_keras), str(tiny_camvid / "val/000.png"), "--out", "out"]) == 0
+    # CamVid's ids are its train ids
+    np.testing.assert_array_equal(Image.open(files[0]), Image.open("out/000.png"))
+    for extra in (["--out", "o"], ["--submission", "s"], ["--submission", "s", *data, "x.png"]):
+        text = fails(capsys, "predict", tiny_keras, *extra)
+        assert "images" in text
+    other = ["--dataset", "streets", "--data-dir", tiny_camvid]
+    fails(capsys, "predict", tiny_keras, "--submission", tmp_path / "t", *other)
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
+    way = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
+    report = score(tiny_keras, tiny_camvid, tmp_path, *way)
+    assert report["scales"] == [0.75, 1]
+    assert report["flip"] is True
+    assert report["window"] == [32, 40]
+    assert report["overlap"] == 0.5
+    assert "scales 0.75 1, with flip, windows 32x40 overlap 0.50," in capsys.readouterr().out
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--output-stride", 8)
+    assert "no option 'output_stride'" in text
+    (tmp_path / "x.tflite").touch()
+    text = fails(capsys, "evaluate", tmp_path / "x.tflite", *data, "--output-stride", 8)
+    assert "x.tflite: --output-stride is for .keras" in text
+
+
 def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     scores = {}
     for output in ("logits", "stride-logits", "argmax"):
@@ -87,9 +129,9 @@ def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert scores["stride-logits"]["output_stride"] == 8
 
 
-def score(file, folder, tmp_path) -> dict:
+def score(file, folder, tmp_path, *way: str) -> dict:
     path = tmp_path / "score.json"
-    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path)]
+    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *way]
     assert main(["evaluate", str(file), *args]) == 0
     return json.loads(path.read_text())
 
