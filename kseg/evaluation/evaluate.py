@@ -13,6 +13,7 @@ from kseg._version import __version__
 from kseg.crf import DenseCRF
 from kseg.data import DataSet
 from kseg.errors import KsegError
+from kseg.evaluation.boundaries import BoundaryScores, boundary_report
 from kseg.evaluation.categories import InstanceScores, category_iou
 from kseg.evaluation.confusion import ConfusionMatrix, mean
 from kseg.model import Card
@@ -30,6 +31,7 @@ def evaluate(
     window: tuple[int, int] | None = None,
     overlap: float = 1 / 3,
     crf: DenseCRF | None = None,
+    boundaries: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score and all that decides it, as plain JSON.
@@ -38,14 +40,17 @@ def evaluate(
         predictor: runs the network.
         data: a split with labels.
         input_size, pad_to, scales, flip, window, overlap, crf: as for ``predict_labels``.
+        boundaries: measures along the labels' borders as well.
         progress: called with (images done, images in all).
 
     Returns:
         ``mean_iou``, ``class_iou`` by official name, ``pixel_accuracy`` (0..1, None
         where undefined), ``confusion_matrix`` and the settings. Where the data set has
         categories ``category_iou``, and where all samples have instances ``class_iiou``
-        and ``category_iiou``, with their means as ``mean_category_iou`` and so on; None
-        elsewhere.
+        and ``category_iiou``, with their means as ``mean_category_iou`` and so on; with
+        ``boundaries`` ``trimap_iou``, a list over the band's width from 1 pixel on, and
+        ``boundary_f`` by class; None elsewhere. ``image_iou`` is the mean IoU of every
+        image alone.
 
     Raises:
         KsegError: classes that do not match, or an image, label or network that fails.
@@ -56,6 +61,8 @@ def evaluate(
     classes = data.classes
     matrix = ConfusionMatrix(classes.num_classes)
     instances = InstanceScores(classes) if data.has_instances else None
+    edges = BoundaryScores(classes.num_classes) if boundaries else None
+    image_iou: dict[str, float | None] = {}
     begin = time.monotonic()
     for number, sample in enumerate(data.samples, 1):
         image, label = data.labelled(sample)
@@ -64,7 +71,12 @@ def evaluate(
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
         predictions = table[channels]
-        matrix.update(label, predictions)
+        alone = ConfusionMatrix(classes.num_classes)
+        alone.update(label, predictions)
+        matrix.counts += alone.counts
+        image_iou[sample.name] = alone.mean_iou()
+        if edges:
+            edges.update(label, predictions)
         if instances:
             ids = data.instances(sample, label.shape)
             try:
@@ -84,6 +96,7 @@ def evaluate(
         "class_iou": dict(zip(classes.names, matrix.iou(), strict=True)),
         **more,
         **{f"mean_{name}": by and mean(by.values()) for name, by in more.items()},
+        **boundary_report(edges, classes.names),
         "pixel_accuracy": matrix.pixel_accuracy(),
         "dataset": data.name,
         "split": data.split,
@@ -101,6 +114,7 @@ def evaluate(
         "resize": card.resize,
         "normalization": dataclasses.asdict(card.normalization),
         "void_channels": list(card.void_channels),
+        "image_iou": image_iou,
         "confusion_matrix": matrix.counts.tolist(),
         "seconds": time.monotonic() - begin,
         "kseg": __version__,
@@ -147,23 +161,31 @@ def format_report(report: dict[str, Any]) -> str:
         "mean iIoU": "mean_class_iiou",
         "category IoU": "mean_category_iou",
         "category iIoU": "mean_category_iiou",
+        "boundary F": "mean_boundary_f",
         "pixel acc.": "pixel_accuracy",
     }
-    shown = {title: report[key] for title, key in means.items() if report[key] is not None}
-    lines += [f"{title:<{width}} {percent(value)}" for title, value in shown.items()]
-    lines.append(
-        f"{report['dataset']} {report['split']}, {report['images']} images, {_way(report)}"
-    )
+    shown = {title: report[key] for title, key in means.items()}
+    lines += [
+        f"{title:<{width}} {percent(value)}"
+        for title, value in shown.items()
+        if value is not None or title == "mean IoU"
+    ]
+    if report["trimap_iou"]:
+        lines.append("mean IoU in a band around the labels' borders")
+        widths = (1, 2, 5, 10, 20, 40)
+        lines += [f"{f'{w} px':<{width}} {percent(report['trimap_iou'][w - 1])}" for w in widths]
+    lines.append(describe(report))
     return "\n".join(lines)
 
 
-def _way(report: dict[str, Any]) -> str:
-    """How it was scored, in a line."""
+def describe(report: dict[str, Any]) -> str:
+    """What was scored and how, in a line."""
 
     def size(value: tuple[int, int] | None) -> str:
         return "native" if value is None else f"{value[0]}x{value[1]}"
 
-    parts = [f"input {size(report['input_size'])}"]
+    parts = [f"{report['dataset']} {report['split']}", f"{report['images']} images"]
+    parts.append(f"input {size(report['input_size'])}")
     if report["pad_to"]:
         parts.append(f"padded to {size(report['pad_to'])}")
     parts.append(f"scales {' '.join(f'{scale:g}' for scale in report['scales'])}")

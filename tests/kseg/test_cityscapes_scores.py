@@ -1,6 +1,8 @@
 """Scores and files for the benchmark, by the official scripts' own code."""
 
 import copy
+import dataclasses
+import json
 import math
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 import kseg
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.evaluation import evaluate, format_report, write_submission
+from kseg.evaluation.report import write_report
 from kseg.model import Card, Normalization
 
 CARD = Card(
@@ -226,3 +229,24 @@ def test_submission(official, tmp_path, monkeypatch):
     args = copy.copy(official.script.args)
     truth = "gtFine/test/bonn/bonn_000001_000019_gtFine_labelIds.png"
     assert official.script.getPrediction(args, truth) == str(files[1])
+
+
+def test_report(hard_cases, tmp_path):
+    data = open_dataset("cityscapes", hard_cases, "val")
+    report = evaluate(Painted(), data, boundaries=True)
+    alone = [evaluate(Painted(), dataclasses.replace(data, samples=(s,))) for s in data.samples]
+    assert list(report["image_iou"].values()) == [one["mean_iou"] for one in alone]
+    assert report["image_iou"]["bonn_000009_000019"] is None
+    write_report(tmp_path / "report.html", report, Painted(), data, pictures=1)
+    page = (tmp_path / "report.html").read_text()
+    # confusion matrix, trimap curve, best and worst image
+    assert page.count("data:image/png;base64,") == 4
+    for value in (report["class_iou"]["car"], report["mean_category_iiou"]):
+        assert f"<td>{100 * value:.2f}</td>" in page
+
+    for pick in (max, min):
+        value = pick(one["mean_iou"] for one in alone if one["mean_iou"] is not None)
+        assert f"mean IoU {100 * value:.2f} %; image, label, prediction" in page
+    assert report["boundary_f"]["bus"] is None
+    assert "40 px" in format_report(report)
+    assert json.loads(json.dumps(report))["trimap_iou"] == report["trimap_iou"]

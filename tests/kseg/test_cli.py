@@ -114,6 +114,45 @@ def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert "x.tflite: --output-stride is for .keras" in text
 
 
+def test_report_and_boundaries(capsys, tiny_keras, tiny_camvid, tmp_path):
+    out = tmp_path / "runs" / "page"
+    report = score(tiny_keras, tiny_camvid, tmp_path, "--boundaries", "--report", str(out))
+    assert len(report["trimap_iou"]) == 40
+    assert report["category_iou"] is report["class_iiou"] is None
+    page = (out / "report.html").read_text()
+    assert f"{100 * report['mean_iou']:.2f}" in page
+    assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_known_first(capsys, tiny_camvid, tiny_keras, tmp_path):
+    (tmp_path / "file").touch()
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--json", tmp_path / "s.json"]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--report", tmp_path / "file")
+    assert "file: cannot be written" in text
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_bad_data_to_score_on(capsys, tiny_keras, tmp_path):
+    """A label that cannot be read, one of another size, a split without images."""
+    write_camvid(tmp_path, {"val": 2})
+    (tmp_path / "test").mkdir()
+    data = ["--dataset", "camvid", "--data-dir", tmp_path]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--split", "test")
+    assert "test: has no images" in text
+    label = tmp_path / "valannot/001.png"
+    Image.open(label).resize((60, 48)).save(label)
+    text = fails(capsys, "evaluate", tiny_keras, *data)
+    assert "001.png: is 48x60 but its image is 48x64" in text
+    label.write_bytes(label.read_bytes()[:60])
+    text = fails(capsys, "evaluate", tiny_keras, *data)
+    assert "001.png: not a readable image" in text
+    streets = ["--dataset", "streets", "--data-dir", tmp_path / "streets"]
+    assert main(["streets", str(tmp_path / "streets"), "--count", "2", "--size", "32", "48"]) == 0
+    capsys.readouterr()
+    text = fails(capsys, "evaluate", tiny_keras, *streets)
+    assert "the classes of camvid; streets has 19 classes" in text
+
+
 def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     scores = {}
     for output in ("logits", "stride-logits", "argmax"):
