@@ -22,8 +22,8 @@ class ClassTable:
         names: official names by train id.
         colors: RGB 0..255 by train id.
         file_ids: the id in the label files by train id.
-        void_ids: ids in the label files that are ignored (255 always is), the one that
-            predictions of no class are written as first.
+        void_ids: ids in the label files that are ignored (255 always is); predictions of
+            no class are written as the first.
         categories: name of the group by train id, None where there are no groups.
         instance_sizes: average pixels of an instance by train id, the unit of the
             instance scores; None where the class has no instances.

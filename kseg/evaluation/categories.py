@@ -1,8 +1,9 @@
 """Cityscapes' scores beside the class IoU: of categories, and of instances of any size.
 
 Equal to cityscapesScripts, evaluation/evalPixelLevelSemanticLabeling.py (arXiv:1604.01685,
-Section 3.2); data sets whose class table has no categories or instances have no such
-scores.
+Section 3.2), for predictions of train ids: the script's category iIoU also takes caravans
+and trailers for vehicles, which no Predictor gives. Data sets whose class table has no
+categories or instances have no such scores.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from PIL import Image
 
 import kseg
 from kseg.data import CITYSCAPES, open_dataset
+from kseg.data.streets import write_streets
 from kseg.evaluation import evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
 from kseg.model import Card, Normalization
@@ -250,3 +251,19 @@ def test_report(hard_cases, tmp_path):
     assert report["boundary_f"]["bus"] is None
     assert "40 px" in format_report(report)
     assert json.loads(json.dumps(report))["trimap_iou"] == report["trimap_iou"]
+
+
+def test_streets_have_instances(tmp_path):
+    write_streets(tmp_path / "s", 2, size=(64, 128))
+    data = open_dataset("streets", tmp_path / "s", "val")
+    assert data.has_instances
+    (sample,) = data.samples
+    _, label = data.labelled(sample)
+    instances = data.instances(sample, label.shape)
+    things = instances >= 1000
+    assert things.any()
+    ids = CITYSCAPES.label_table()[instances[things] // 1000]
+    np.testing.assert_array_equal(ids, label[things])
+    train = open_dataset("streets", tmp_path / "s", "train")
+    train.samples[0].instances.unlink()
+    assert not open_dataset("streets", tmp_path / "s", "train").has_instances
