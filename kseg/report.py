@@ -17,7 +17,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
        color: #1c1c1c; background: #fff }
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 1.2rem }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } th { border-bottom: 2px solid #888 }
 figure { display: inline-block; margin: .5rem .5rem .5rem 0; max-width: 100%; vertical-align: top }
@@ -109,4 +109,44 @@ def class_bars(scores: Mapping[str, Mapping[str, float | None]]) -> Figure:
         axes.bar(places, [score[name] or 0 for name in names], width, label=file)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     figure.legend(loc="outside upper center", ncols=len(scores), frameon=False)
+    return figure
+
+
+def trimap_curve(scores: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Mean IoU over the width of the band around the labels' borders.
+
+    Args:
+        scores: by file, for widths of 1, 2, ... pixels; None where there is no pixel.
+    """
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.add_subplot(xlabel="width of the band, pixels", ylabel="mean IoU")
+    for name, values in scores.items():
+        widths = [w for w, value in enumerate(values, 1) if value is not None]
+        axes.plot(widths, [values[w - 1] for w in widths], marker=".", label=name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Shares of every label's pixels by prediction, with the numbers from 1 % on.
+
+    Args:
+        counts: (classes, classes + 1), the last column no class.
+        names: of the classes.
+    """
+    size = 2 + 0.38 * len(names)
+    figure = Figure(figsize=(size + 0.5, size), layout="constrained")
+    axes = figure.add_subplot(xlabel="prediction", ylabel="label")
+    shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for y, row in enumerate(shares):
+        for x, share in enumerate(row):
+            if share >= 0.01:
+                color = "white" if share > 0.5 else "black"
+                axes.text(
+                    x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color
+                )
+    axes.set_xticks(range(len(names) + 1), [*names, "(none)"], rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
     return figure

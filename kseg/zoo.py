@@ -644,6 +644,26 @@ def build(
     return model
 
 
+def at_output_stride(card: Card, output_stride: int) -> Card:
+    """The card of the same weights at another output stride (DeepLabv3, Section 3.2).
+
+    Dilations that the card or its row states are for the stride that it has, and change
+    with it; those left to the builder do so anyway.
+
+    Raises:
+        KsegError: the network has no output stride to choose.
+    """
+    variant = find_variant(card.name)
+    _check_options(card.name, variant, {"output_stride": output_stride})
+    parameters = inspect.signature(variant.builder).parameters
+    options = {**variant.options, **card.options}
+    now = options.get("output_stride", parameters["output_stride"].default)
+    changes: dict[str, Any] = {"output_stride": output_stride}
+    if output_stride > 0 and (rates := options.get("atrous_rates")):
+        changes["atrous_rates"] = tuple(rate * now // output_stride for rate in rates)
+    return card.replace(options={**card.options, **changes})
+
+
 def builder_options(variant: Variant) -> list[str]:
     """Names that ``create_model`` takes as options for this row."""
     parameters = inspect.signature(variant.builder).parameters.values()

@@ -9,7 +9,7 @@ from pathlib import Path
 from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import evaluate, format_report
-from kseg.files import whole
+from kseg.files import make_folder, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,22 +17,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras or .tflite")
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
-    arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
-    arguments.add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
-    parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
-    arguments.add_crf(parser)
+    arguments.add_way(parser)
+    parser.add_argument(
+        "--boundaries", action="store_true", help="trimap IoU and boundary F (extra boundaries)"
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table and writes the JSON."""
+    """Prints the table and writes the JSON and the page."""
     data = open_dataset(args.dataset, args.data_dir, args.split)
+    predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
+    way = arguments.way(args)
+    # What cannot be written is known before the hours of a score.
+    folder = args.report and make_folder(args.report)
     report = evaluate(
-        arguments.load_predictor(args.file, args.runtime),
+        predictor,
         data,
-        input_size=arguments.size(args.input_size),
-        pad_to=arguments.size(args.pad_to),
-        crf=args.crf,
+        **way,
+        boundaries=args.boundaries,
         progress=arguments.show_progress,
     )
     report["file"] = str(args.file)
@@ -40,3 +44,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         with whole(args.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n")
+    if folder:
+        from kseg.evaluation.report import write_report  # matplotlib
+
+        write_report(folder / "report.html", report, predictor, data, **way)
+        print(folder / "report.html")

@@ -1,4 +1,8 @@
-"""Label maps of images: train-id PNGs, and overlays with a legend."""
+"""Label maps of images: train-id PNGs, and overlays with a legend; or a submission.
+
+With --submission, the split of a data set in the form that its server takes: a PNG of
+the data set's own ids for every image, named as cityscapesScripts looks for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from kseg.cli import arguments
-from kseg.data import read_image
+from kseg.data import open_dataset, read_image
+from kseg.errors import KsegError
+from kseg.evaluation import write_submission
 from kseg.files import make_folder, whole
 from kseg.pictures import overlay, spread_colors
 from kseg.predictor import predict_labels
@@ -17,25 +23,40 @@ from kseg.predictor import predict_labels
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the images and where to write."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras or .tflite")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
-    arguments.add_crf(parser)
+    images = parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    # Not "*", which takes nothing where an option stands between FILE and IMAGE.
+    images.required = False
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--out", type=Path, metavar="DIR", help="for what becomes of the images")
+    to.add_argument("--submission", type=Path, metavar="DIR", help="for the split's label ids")
+    arguments.add_data(parser, required=False)
+    parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
+    arguments.add_way(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes NAME.png and NAME_overlay.png for every image."""
-    predictor = arguments.load_predictor(args.file)
+    """Writes NAME.png and NAME_overlay.png for every image, or the submission."""
+    if args.submission and (args.images or not args.dataset):
+        raise KsegError("--submission takes --dataset and --data-dir, and no images")
+    if args.out and not args.images:
+        raise KsegError("--out takes images; name some, or use --submission with --dataset")
+    way = arguments.way(args)
+    if args.submission:
+        data = open_dataset(args.dataset, args.data_dir, args.split)
+        predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
+        files = write_submission(
+            predictor, data, args.submission, progress=arguments.show_progress, **way
+        )
+        print(f"{args.submission}: {len(files)} files")
+        return
+    predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
     card = predictor.card
     names = card.class_names or [f"class {i}" for i in range(card.num_classes)]
     colors = card.colors or spread_colors(len(names))
     out = make_folder(args.out)
     for file in args.images:
         image = read_image(file)
-        channels = predict_labels(
-            predictor, image, input_size=arguments.size(args.input_size), crf=args.crf
-        )
-        labels = card.train_ids()[channels]
+        labels = card.train_ids()[predict_labels(predictor, image, **way)]
         pictures = {
             f"{file.stem}.png": Image.fromarray(labels),
             f"{file.stem}_overlay.png": overlay(image, labels, names, colors),

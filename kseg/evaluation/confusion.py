@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from kseg.data import IGNORE
@@ -54,10 +56,26 @@ class ConfusionMatrix:
 
     def mean_iou(self) -> float | None:
         """Over the classes that occur in labels or predictions, None without any."""
-        present = [value for value in self.iou() if value is not None]
-        return sum(present) / len(present) if present else None
+        return mean(self.iou())
+
+    def grouped(self, groups: Sequence[int]) -> ConfusionMatrix:
+        """The matrix of groups of classes, numbered 0, 1, ... by class in ``groups``."""
+        result = ConfusionMatrix(max(groups) + 1)
+        places = np.array([*groups, result.num_classes])
+        np.add.at(result.counts, (places[:-1, None], places[None]), self.counts)
+        return result
+
+    def false_alarms(self) -> np.ndarray:
+        """(num_classes,) int64: pixels of other classes that are predicted as the class."""
+        return self.counts[:, :-1].sum(0) - self.counts.diagonal()
 
     def pixel_accuracy(self) -> float | None:
         """Right pixels among those with a label, None without any."""
         total = int(self.counts.sum())
         return int(self.counts.diagonal().sum()) / total if total else None
+
+
+def mean(scores: Iterable[float | None]) -> float | None:
+    """Of the scores that are not None, None without any."""
+    present = [score for score in scores if score is not None]
+    return sum(present) / len(present) if present else None

@@ -72,6 +72,87 @@ def test_predict(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert Image.open(tmp_path / "out/000_overlay.png").width == 64
 
 
+def test_predict_options_between_file_and_images(tiny_keras, tiny_camvid, tmp_path):
+    image = tiny_camvid / "val/000.png"
+    args = ["predict", tiny_keras, "--out", tmp_path, image, "--flip", "--window", 32, 32]
+    assert main([str(a) for a in args]) == 0
+    assert (tmp_path / "000.png").exists()
+
+
+def test_submission(capsys, tiny_keras, tiny_camvid, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--split", "val"]
+    args = ["predict", tiny_keras, "--submission", "ids", *data]
+    assert main([str(a) for a in args]) == 0
+    assert "2 files" in capsys.readouterr().out
+    files = sorted(tmp_path.glob("ids/*"))
+    assert [file.name for file in files] == ["000_pred_labelIds.png", "001_pred_labelIds.png"]
+    assert main(["predict", str(tiny_keras), str(tiny_camvid / "val/000.png"), "--out", "out"]) == 0
+    # CamVid's ids are its train ids
+    np.testing.assert_array_equal(Image.open(files[0]), Image.open("out/000.png"))
+    for extra in (["--out", "o"], ["--submission", "s"], ["--submission", "s", *data, "x.png"]):
+        text = fails(capsys, "predict", tiny_keras, *extra)
+        assert "images" in text
+    other = ["--dataset", "streets", "--data-dir", tiny_camvid]
+    fails(capsys, "predict", tiny_keras, "--submission", tmp_path / "t", *other)
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
+    way = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
+    report = score(tiny_keras, tiny_camvid, tmp_path, *way)
+    assert report["scales"] == [0.75, 1]
+    assert report["flip"] is True
+    assert report["window"] == [32, 40]
+    assert report["overlap"] == 0.5
+    assert "scales 0.75 1, with flip, windows 32x40 overlap 0.50," in capsys.readouterr().out
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--output-stride", 8)
+    assert "no option 'output_stride'" in text
+    (tmp_path / "x.tflite").touch()
+    text = fails(capsys, "evaluate", tmp_path / "x.tflite", *data, "--output-stride", 8)
+    assert "x.tflite: --output-stride is for .keras" in text
+
+
+def test_report_and_boundaries(capsys, tiny_keras, tiny_camvid, tmp_path):
+    out = tmp_path / "runs" / "page"
+    report = score(tiny_keras, tiny_camvid, tmp_path, "--boundaries", "--report", str(out))
+    assert len(report["trimap_iou"]) == 40
+    assert report["category_iou"] is report["class_iiou"] is None
+    page = (out / "report.html").read_text()
+    assert f"{100 * report['mean_iou']:.2f}" in page
+    assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_known_first(capsys, tiny_camvid, tiny_keras, tmp_path):
+    (tmp_path / "file").touch()
+    data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--json", tmp_path / "s.json"]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--report", tmp_path / "file")
+    assert "file: cannot be written" in text
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_bad_data_to_score_on(capsys, tiny_keras, tmp_path):
+    """A label that cannot be read, one of another size, a split without images."""
+    write_camvid(tmp_path, {"val": 2})
+    (tmp_path / "test").mkdir()
+    data = ["--dataset", "camvid", "--data-dir", tmp_path]
+    text = fails(capsys, "evaluate", tiny_keras, *data, "--split", "test")
+    assert "test: has no images" in text
+    label = tmp_path / "valannot/001.png"
+    Image.open(label).resize((60, 48)).save(label)
+    text = fails(capsys, "evaluate", tiny_keras, *data)
+    assert "001.png: is 48x60 but its image is 48x64" in text
+    label.write_bytes(label.read_bytes()[:60])
+    text = fails(capsys, "evaluate", tiny_keras, *data)
+    assert "001.png: not a readable image" in text
+    streets = ["--dataset", "streets", "--data-dir", tmp_path / "streets"]
+    assert main(["streets", str(tmp_path / "streets"), "--count", "2", "--size", "32", "48"]) == 0
+    capsys.readouterr()
+    text = fails(capsys, "evaluate", tiny_keras, *streets)
+    assert "the classes of camvid; streets has 19 classes" in text
+
+
 def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     scores = {}
     for output in ("logits", "stride-logits", "argmax"):
@@ -87,9 +168,9 @@ def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert scores["stride-logits"]["output_stride"] == 8
 
 
-def score(file, folder, tmp_path) -> dict:
+def score(file, folder, tmp_path, *way: str) -> dict:
     path = tmp_path / "score.json"
-    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path)]
+    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *way]
     assert main(["evaluate", str(file), *args]) == 0
     return json.loads(path.read_text())
 

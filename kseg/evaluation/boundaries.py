@@ -1,0 +1,135 @@
+"""Scores along the borders of the labels: IoU in bands of growing width, and boundary F.
+
+Need SciPy (extra ``boundaries``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kseg.data import IGNORE
+from kseg.errors import KsegError
+from kseg.evaluation.confusion import ConfusionMatrix, mean
+
+WIDTHS = 40
+"""The widest band, in pixels."""
+
+TOLERANCE = 0.0075
+"""How far a boundary may be off, as a share of the image's diagonal (Csurka et al.)."""
+
+
+class BoundaryScores:
+    """Counts along borders, summed over images.
+
+    The trimap of DeepLabv3+ (arXiv:1802.02611, Section 4.4) is the band around void
+    labels, which PASCAL VOC has along every border; here it is the band around every
+    border between labels, void or not, which is the same on VOC and has a meaning elsewhere.
+
+    The boundary F-score is that of Csurka et al. (BMVC 2013, Section 2.2).
+
+    Args:
+        num_classes: of the data set.
+
+    Raises:
+        KsegError: SciPy is not installed.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        try:
+            import scipy.ndimage
+            import scipy.spatial
+        except ImportError:
+            raise KsegError("boundaries: need SciPy; install kseg[boundaries]") from None
+        self._distance = scipy.ndimage.distance_transform_edt
+        self._tree = scipy.spatial.cKDTree
+        self._bands = np.zeros((WIDTHS, num_classes, num_classes + 1), np.int64)
+        self._f: list[list[float]] = [[] for _ in range(num_classes)]
+
+    def update(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+        """Adds one image.
+
+        Args:
+            labels: (H, W) train ids, 255 ignored.
+            predictions: (H, W) classes; ``num_classes`` and above is no class.
+        """
+        classes = len(self._f)
+        predictions = np.minimum(predictions, classes)
+        self._add_bands(labels, predictions)
+        scored = labels != IGNORE
+        edges = [_edges(ids, scored) for ids in (labels, predictions)]
+        wanted, found = (
+            [np.argwhere(edge & (ids == c)) for c in range(classes)]
+            for edge, ids in zip(edges, (labels, predictions), strict=True)
+        )
+        tolerance = TOLERANCE * np.hypot(*labels.shape)
+        for scores, a, b in zip(self._f, wanted, found, strict=True):
+            if len(a) or len(b):
+                scores.append(self._f_score(a, b, tolerance))
+
+    def trimap_iou(self) -> list[float | None]:
+        """Mean IoU of the pixels in the bands of 1 to 40 pixels' width, narrowest first.
+
+        Band 1 is the pixels with a neighbour (of four) of another label; band w is those
+        within w - 1 pixels of them.
+        """
+        scores = []
+        matrix = ConfusionMatrix(self._bands.shape[1])
+        for counts in self._bands:
+            matrix.counts += counts
+            scores.append(matrix.mean_iou())
+        return scores
+
+    def boundary_f(self) -> list[float | None]:
+        """By class, the mean over the images where it has a boundary; None without any.
+
+        In an image it is 2 P R / (P + R), with P the share of the prediction's boundary
+        pixels that lie within the tolerance of the label's, and R the other way round.
+        Borders to void do not count.
+        """
+        return [mean(scores) for scores in self._f]
+
+    def _add_bands(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+        border = _edges(labels, np.ones(labels.shape, bool))
+        if not border.any():
+            return
+        band = np.ceil(self._distance(~border)).astype(np.intp)
+        near = (band < WIDTHS) & (labels != IGNORE)
+        place = (band[near], labels[near], predictions[near])
+        flat = np.ravel_multi_index(place, self._bands.shape)
+        self._bands += np.bincount(flat, minlength=self._bands.size).reshape(self._bands.shape)
+
+    def _f_score(self, wanted: np.ndarray, found: np.ndarray, tolerance: float) -> float:
+        """Of two sets of pixels (n, 2), one of which may be empty."""
+        if not (len(wanted) and len(found)):
+            return 0.0
+        # The bound itself is still within.
+        bound = np.nextafter(tolerance, np.inf)
+        precision, recall = (
+            np.isfinite(self._tree(to).query(points, distance_upper_bound=bound)[0]).mean()
+            for points, to in ((found, wanted), (wanted, found))
+        )
+        total = precision + recall
+        return float(2 * precision * recall / total) if total else 0.0
+
+
+def boundary_report(scores: BoundaryScores | None, names: tuple[str, ...]) -> dict[str, Any]:
+    """The scores as fields of a report, None where they were not measured."""
+    by_class = scores and dict(zip(names, scores.boundary_f(), strict=True))
+    return {
+        "trimap_iou": scores and scores.trimap_iou(),
+        "boundary_f": by_class,
+        "mean_boundary_f": by_class and mean(by_class.values()),
+    }
+
+
+def _edges(ids: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels with a neighbour (of four) of another id, both of them scored."""
+    edges = np.zeros(ids.shape, bool)
+    # The same for rows and, transposed, for columns; a transpose is a view.
+    for a, inside, view in ((ids, scored, edges), (ids.T, scored.T, edges.T)):
+        differ = (a[1:] != a[:-1]) & inside[1:] & inside[:-1]
+        view[1:] |= differ
+        view[:-1] |= differ
+    return edges

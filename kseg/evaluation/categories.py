@@ -1,0 +1,103 @@
+"""Cityscapes' scores beside the class IoU: of categories, and of instances of any size.
+
+Equal to cityscapesScripts, evaluation/evalPixelLevelSemanticLabeling.py (arXiv:1604.01685,
+Section 3.2), for predictions of train ids: the script's category iIoU also takes caravans
+and trailers for vehicles, which no Predictor gives. Data sets whose class table has no
+categories or instances have no such scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kseg.data import ClassTable
+from kseg.data.classes import BAD, IGNORE
+from kseg.errors import KsegError
+from kseg.evaluation.confusion import ConfusionMatrix
+
+Scores = dict[str, float | None]
+
+
+def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> Scores:
+    """By category: classes of one category are not told apart."""
+    names, groups = _groups(classes)
+    return dict(zip(names, matrix.grouped(groups).iou(), strict=True))
+
+
+class InstanceScores:
+    """Hits and misses whose weight is the class's average instance over their own instance.
+
+    A small instance so counts as much as a large one. False alarms belong to no instance
+    and count as pixels.
+
+    Args:
+        classes: with categories and sizes of instances.
+    """
+
+    def __init__(self, classes: ClassTable) -> None:
+        self._classes = classes
+        self._names, self._groups = _groups(classes)
+        # By class: hits, hits of its category, and both with the misses.
+        self._weighted = np.zeros((3, classes.num_classes))
+
+    def update(self, instances: np.ndarray, predictions: np.ndarray) -> None:
+        """Adds one image.
+
+        Args:
+            instances: (H, W) uint16, file id * 1000 + number; 1000 and below is none.
+            predictions: (H, W) classes; ``num_classes`` and above is no class.
+
+        Raises:
+            KsegError: an instance of a class that has none.
+        """
+        inside = instances > 1000
+        ids = instances[inside]
+        owners = self._classes.label_table()[np.arange(2**16) // 1000]
+        groups = np.full(256, IGNORE, np.uint8)
+        groups[: len(self._groups)] = self._groups
+        predicted, wanted = predictions[inside], owners[ids]
+        pixels = np.bincount(ids, minlength=2**16)
+        hits = np.bincount(ids[predicted == wanted], minlength=2**16)
+        category_hits = np.bincount(ids[groups[predicted] == groups[wanted]], minlength=2**16)
+        for instance in pixels.nonzero()[0]:
+            owner = owners[instance]
+            if owner == IGNORE:
+                continue
+            size = None if owner == BAD else self._classes.instance_sizes[owner]
+            if size is None:
+                raise KsegError(
+                    f"instance {instance} is of id {instance // 1000}, which has no instances"
+                )
+            counts = np.array([hits[instance], category_hits[instance], pixels[instance]])
+            self._weighted[:, owner] += counts * (size / pixels[instance])
+
+    def class_iou(self, matrix: ConfusionMatrix) -> Scores:
+        """iIoU of the classes that have instances."""
+        alarms = matrix.false_alarms()
+        hits, _, pixels = self._weighted
+        return {
+            name: _ratio(hits[i], pixels[i] + alarms[i])
+            for i, name in enumerate(self._classes.names)
+            if self._classes.instance_sizes[i] is not None
+        }
+
+    def category_iou(self, matrix: ConfusionMatrix) -> Scores:
+        """iIoU of the categories whose classes all have instances."""
+        alarms = matrix.grouped(self._groups).false_alarms()
+        scores = {}
+        for group, name in enumerate(self._names):
+            members = [i for i, g in enumerate(self._groups) if g == group]
+            if all(self._classes.instance_sizes[i] is not None for i in members):
+                _, hits, pixels = self._weighted[:, members].sum(1)
+                scores[name] = _ratio(hits, pixels + alarms[group])
+        return scores
+
+
+def _groups(classes: ClassTable) -> tuple[list[str], list[int]]:
+    """Names of the categories, and the place of every class's category among them."""
+    names = list(dict.fromkeys(classes.categories))
+    return names, [names.index(category) for category in classes.categories]
+
+
+def _ratio(hits: float, union: float) -> float | None:
+    return float(hits / union) if union else None

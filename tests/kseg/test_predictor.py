@@ -1,0 +1,238 @@
+"""Scales, mirror, windows and output strides, against the same by hand."""
+
+import numpy as np
+import pytest
+
+import kseg
+from kseg.model import Card, Normalization
+from kseg.predictor import KerasPredictor, predict_labels
+from kseg.zoo import at_output_stride
+
+CARD = Card(
+    name="shades",
+    options={},
+    num_classes=3,
+    dataset=None,
+    class_names=None,
+    colors=None,
+    void_channels=(2,),
+    preprocessing=True,
+    normalization=Normalization((90.0, 90.0, 90.0), (1.0, 1.0, 1.0)),
+    resize="align_corners",
+)
+
+
+class Shades:
+    """Logits that are the image over 50, or any function of (image, its red)."""
+
+    runtime = "test"
+
+    def __init__(self, function=None, input_size=None, **card):
+        self.card, self.input_size = CARD.replace(**card), input_size
+        self.function = function or (lambda image: image / 50)
+        self.sizes = []
+
+    def __call__(self, image):
+        self.sizes.append(image.shape[:2])
+        return np.asarray(self.function(np.asarray(image)), np.float32)
+
+
+def picture(height=9, width=13):
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def softmax(x):
+    e = np.exp(np.float64(x) - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def across(image):
+    """Logits that differ from left to right: not the mirror of the mirror's."""
+    ramp = np.linspace(0, 6, image.shape[1])[:, None] * [1, -1, 0.5]
+    return image / 40 + ramp
+
+
+def test_flip_is_the_mean_of_the_softmax():
+    image = picture(30, 40)
+    mirror = across(image[:, ::-1] * 1.0)[:, ::-1]
+    want = (softmax(across(image * 1.0)) + softmax(mirror)).argmax(-1)
+    np.testing.assert_array_equal(predict_labels(Shades(across), image, flip=True), want)
+    assert (want != predict_labels(Shades(across), image)).any()
+    # The mean of the logits is something else.
+    assert (want != (across(image * 1.0) + mirror).argmax(-1)).any()
+
+
+def test_scales_as_deeplab_makes_them(tiny_resize):
+    """Sizes (n - 1) s + 1 with align_corners; the resizing against TensorFlow's own."""
+    image = picture()
+    network = Shades()
+    labels = predict_labels(network, image, scales=(0.5, 1, 1.75))
+    assert network.sizes == [(5, 7), (9, 13), (15, 22)]
+    total = 0
+    for size in network.sizes:
+        total = total + softmax(tiny_resize(tiny_resize(image, size) / 50, (9, 13)))
+    np.testing.assert_array_equal(labels, total.argmax(-1))
+
+
+@pytest.fixture
+def tiny_resize():
+    """TensorFlow's bilinear resizing with align_corners, as DeepLab's code calls it."""
+    import tensorflow as tf
+
+    def resize(array, size):
+        array = np.asarray(array, np.float32)[None]
+        return tf.compat.v1.image.resize_bilinear(array, size, align_corners=True)[0].numpy()
+
+    return resize
+
+
+def test_scales_of_padded_inputs():
+    network = Shades(resize="half_pixel")
+    labels = predict_labels(network, picture(), pad_to=(12, 16), scales=(0.5, 1.25), flip=True)
+    assert network.sizes == [(6, 8)] * 2 + [(15, 20)] * 2
+    assert labels.shape == (9, 13)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.5])
+def test_windows_of_a_local_network_are_the_whole(overlap):
+    """A network that looks at one pixel does not see where its windows end."""
+    image = picture()
+    network = Shades()
+    labels = predict_labels(network, image, window=(4, 5), overlap=overlap)
+    np.testing.assert_array_equal(labels, predict_labels(Shades(), image))
+    assert set(network.sizes) == {(4, 5)}
+    rows, columns = {0: (3, 3), 0.5: (4, 5)}[overlap]
+    assert len(network.sizes) == rows * columns
+
+
+def test_windows_that_overlap_are_the_mean_of_the_softmax():
+    image = picture(4, 6)
+    want = np.zeros((4, 6, 3))
+    for left in (0, 2):
+        want[:, left : left + 4] += softmax(across(image[:, left : left + 4] * 1.0))
+    labels = predict_labels(Shades(across), image, window=(4, 4), overlap=0.5)
+    np.testing.assert_array_equal(labels, want.argmax(-1))
+
+
+def test_a_frame_below_the_window_is_padded_with_the_mean():
+    seen = []
+    network = Shades(lambda image: seen.append(image) or image, input_size=(6, 16))
+    image = picture(5, 13)
+    labels = predict_labels(network, image, window=(6, 16))
+    np.testing.assert_array_equal(labels, image.argmax(-1))
+    np.testing.assert_array_equal(seen[0][5:], np.full((1, 16, 3), 90))
+    np.testing.assert_array_equal(seen[0][:5, :13], image)
+
+
+def test_void_channels_take_part():
+    """The third channel wins where it is brightest, in every way to score."""
+    image = picture()
+    image[:4] = 0, 0, 250
+    for way in ({}, {"flip": True}, {"scales": (1, 2)}, {"window": (4, 5)}):
+        assert (predict_labels(Shades(), image, **way)[:3] == 2).all()
+
+
+def test_crf_on_top_of_the_mean():
+    image = picture()
+    seen = []
+
+    def crf(pixels, logits):
+        seen.append(logits)
+        return -logits
+
+    labels = predict_labels(Shades(across), image, flip=True, crf=crf)
+    mirror = across(image[:, ::-1] * 1.0)[:, ::-1]
+    mean = (softmax(across(image * 1.0)) + softmax(mirror)) / 2
+    # float32 probabilities
+    np.testing.assert_allclose(np.exp(seen[0]), mean, atol=1e-6)
+    np.testing.assert_array_equal(labels, mean.argmin(-1))
+
+
+def test_vanished_probabilities_stay_finite():
+    seen = []
+    far = Shades(lambda image: image * [1, 0, 0] * 1e4)
+    predict_labels(far, picture(), flip=True, crf=lambda _, x: seen.append(x) or x)
+    assert np.isfinite(seen[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ({"scales": ()}, "at least one"),
+        ({"scales": (1, 0)}, "all above 0"),
+        ({"window": (0, 4)}, "must be positive"),
+        ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
+    ],
+)
+def test_settings_out_of_range(way, message):
+    with pytest.raises(kseg.KsegError, match=message):
+        predict_labels(Shades(), picture(), **way)
+
+
+def test_a_file_of_one_size_takes_its_windows_alone():
+    network = Shades(input_size=(4, 5))
+    assert predict_labels(network, picture(), window=(4, 5)).shape == (9, 13)
+    with pytest.raises(kseg.KsegError, match=r"takes \(4, 5\) .* only, not \(2, 3\)"):
+        predict_labels(network, picture(), scales=(0.5, 1))
+    with pytest.raises(kseg.KsegError, match=r"takes \(4, 5\) .* only, not \(4, 4\)"):
+        predict_labels(network, picture(), window=(4, 4))
+
+
+@pytest.mark.parametrize(
+    "way", [{"flip": True}, {"scales": (2,)}, {"window": (4, 4)}, {"crf": lambda *_: None}]
+)
+def test_a_file_of_classes_is_refused(way):
+    network = Shades(lambda image: image[..., 0], output="argmax")
+    with pytest.raises(kseg.KsegError, match="gives classes; scales, flip, window"):
+        predict_labels(network, picture(), **way)
+
+
+@pytest.mark.parametrize(
+    ("output", "shape"),
+    [
+        ("logits", (9, 12, 3)),
+        ("logits", (9, 13, 4)),
+        ("logits", (9, 13)),
+        ("stride-logits", (2, 2, 4)),
+        ("argmax", (9, 12)),
+        ("argmax", (9, 13, 3)),
+    ],
+)
+def test_outputs_of_another_size(output, shape):
+    network = Shades(lambda image: np.zeros(shape), output=output)
+    with pytest.raises(kseg.KsegError, match=r"the output is .* as the card says"):
+        predict_labels(network, picture())
+
+
+def test_dilations_follow_the_output_stride():
+    card = CARD.replace(name="deeplab_v3_plus_mobilenet_v2", options={"atrous_rates": (2, 4)})
+    assert at_output_stride(card, 8).options == {"atrous_rates": (4, 8), "output_stride": 8}
+    free = card.replace(options={"output_stride": 16})
+    assert at_output_stride(free, 8).options == {"output_stride": 8}
+    with pytest.raises(kseg.KsegError, match="cgnet_m3n21 has no option 'output_stride'"):
+        at_output_stride(card.replace(name="cgnet_m3n21"), 8)
+
+
+def test_output_stride_of_a_trained_model():
+    """The weights at stride 8 are those of a model that was built at 8."""
+    options = dict(num_classes=3, depth_multiplier=0.25, aspp_filters=8, decoder_filters=8)
+    name = "deeplab_v3_plus_mobilenet_v2"
+    trained = kseg.create_model(name, **options)
+    dense = kseg.create_model(name, output_stride=8, **options)
+    rng = np.random.default_rng(0)
+    for variable in trained.trainable_variables:
+        if len(shape := variable.shape) == 4:
+            # depthwise kernels end with 1; He's deviation keeps the signal up
+            fan_in = np.prod(shape[:2] if shape[-1] == 1 else shape[:3])
+            variable.assign(rng.normal(0, np.sqrt(2 / fan_in), shape))
+    dense.set_weights(trained.get_weights())
+    image = picture(65, 81)
+    predictor = KerasPredictor(trained, output_stride=8)
+    assert predictor.card.options["output_stride"] == 8
+    want = KerasPredictor(dense)(image)
+    # float32 noise
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(predictor(image), want, atol=1e-5 * scale)
+    assert np.abs(want - KerasPredictor(trained)(image)).max() > 1e-2 * scale
+    with pytest.raises(kseg.KsegError, match="output_stride is 12"):
+        KerasPredictor(trained, output_stride=12)
