@@ -16,7 +16,7 @@ from kseg.predictor import predict_labels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the images and where to write."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".keras or .tflite")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras, .tflite or .onnx")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     arguments.add_size(parser, "--input-size", "of the network (the image's, or the file's)")
