@@ -1,6 +1,14 @@
-"""Scores: the confusion matrix, the protocol and the report."""
+"""Scores: the confusion matrix, the protocol, the report, and two files compared."""
 
+from kseg.evaluation.compare import Disagreement, compare, format_comparison
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.evaluation.evaluate import evaluate, format_report
 
-__all__ = ["ConfusionMatrix", "evaluate", "format_report"]
+__all__ = [
+    "ConfusionMatrix",
+    "Disagreement",
+    "compare",
+    "evaluate",
+    "format_comparison",
+    "format_report",
+]

@@ -42,7 +42,7 @@ def evaluate(
     Raises:
         KsegError: classes that do not match, or an image, label or network that fails.
     """
-    columns = _columns(predictor.card, data)
+    columns = columns_of(predictor.card, data)
     matrix = ConfusionMatrix(data.classes.num_classes)
     begin = time.monotonic()
     for number, sample in enumerate(data.samples, 1):
@@ -84,8 +84,12 @@ def evaluate(
     }
 
 
-def _columns(card: Card, data: DataSet) -> np.ndarray:
-    """(256,) from channel to column of the confusion matrix, void to the last."""
+def columns_of(card: Card, data: DataSet) -> np.ndarray:
+    """(256,) from channel to column of the confusion matrix, void to the last.
+
+    Raises:
+        KsegError: the card's classes are not the data set's.
+    """
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
