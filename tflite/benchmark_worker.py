@@ -23,7 +23,7 @@ from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.tflite.flatbuffer import read_card
 from kseg.tflite.gpu_worker import AcceleratedModel
-from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
+from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor, import_onnxruntime
 
 _DEFAULT_SIZE = (512, 1024)
 
@@ -115,6 +115,9 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         file: ``.keras``, ``.tflite`` or ``.onnx``.
         options: "runtime", "threads" and "input_size", as ``benchmark`` takes them.
     """
+    if file.suffix == ".onnx":
+        # The only library that is not loaded yet.
+        import_onnxruntime(file)
     before = peak_memory()
     if file.suffix == ".keras":
         _set_keras_threads(options["threads"])

@@ -7,6 +7,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -119,12 +120,7 @@ class OnnxPredictor:
         path = Path(path)
         if not path.is_file():
             raise KsegError(f"{path}: no such file; name an .onnx file")
-        try:
-            # It looks for GPUs and tells what it did not find.
-            with quiet_stderr():
-                import onnxruntime
-        except ImportError:
-            raise KsegError(f"{path}: needs onnxruntime; install kseg[onnx]") from None
+        onnxruntime = import_onnxruntime(path)
         threads = threads or os.cpu_count() or 1
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -166,6 +162,21 @@ class OnnxPredictor:
     def read(self) -> np.ndarray:
         """The output tensor, new with every run."""
         return self._result
+
+
+def import_onnxruntime(path: Path) -> ModuleType:
+    """ONNX Runtime for a file.
+
+    Raises:
+        KsegError: it is not installed.
+    """
+    try:
+        # It looks for GPUs and tells what it did not find.
+        with quiet_stderr():
+            import onnxruntime
+    except ImportError:
+        raise KsegError(f"{path}: needs onnxruntime; install kseg[onnx]") from None
+    return onnxruntime
 
 
 def _dtype(name: str) -> np.dtype:
