@@ -1,8 +1,16 @@
-"""TensorFlow Lite: conversion and the Predictors of its files."""
+"""TensorFlow Lite and ONNX: conversion and the Predictors of their files."""
 
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import convert, convert_each
 from kseg.tflite.gpu import GpuPredictor
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
 
-__all__ = ["GpuPredictor", "TFLitePredictor", "Timing", "benchmark", "convert", "convert_each"]
+__all__ = [
+    "GpuPredictor",
+    "OnnxPredictor",
+    "TFLitePredictor",
+    "Timing",
+    "benchmark",
+    "convert",
+    "convert_each",
+]

@@ -44,7 +44,7 @@ class Timing:
             stride then enlarged; channel numbers need no argmax.
         runs: measured, after the warm-up.
         copy: into the input tensor and out of the output tensor; a .keras file copies
-            within its run.
+            within its run, ONNX Runtime reads and writes where the host does.
         run, argmax: the network, and the decision on the host.
         total: of the three.
         peak_memory: bytes of the file's process at its peak.
@@ -84,7 +84,7 @@ def benchmark(
     Every file has a process of its own, and runs one image while the others wait.
 
     Args:
-        files: ``.keras`` and ``.tflite``.
+        files: ``.keras``, ``.tflite`` and ``.onnx``.
         threads: of the CPU, None for the runtime's choice.
         runs, warm_up: images a file, measured and before.
         runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files.
@@ -145,10 +145,10 @@ def benchmark(
 
 def _check(path: Path, runtime: str) -> None:
     """What can be said before a process is started."""
-    if path.suffix not in (".keras", ".tflite"):
-        raise KsegError(f"{path}: is neither .keras nor .tflite")
+    if path.suffix not in (".keras", ".tflite", ".onnx"):
+        raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx")
     if not path.is_file():
-        raise KsegError(f"{path}: no such file; name a .keras or .tflite file")
+        raise KsegError(f"{path}: no such file; name a .keras, .tflite or .onnx file")
     if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and path.suffix != ".tflite"):
         raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
     if runtime == "litert-gpu":

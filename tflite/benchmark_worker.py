@@ -23,7 +23,7 @@ from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.tflite.flatbuffer import read_card
 from kseg.tflite.gpu_worker import AcceleratedModel
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor, import_onnxruntime
 
 _DEFAULT_SIZE = (512, 1024)
 
@@ -112,9 +112,12 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
     """The network, its input's type and the facts that the first message has.
 
     Args:
-        file: ``.keras`` or ``.tflite``.
+        file: ``.keras``, ``.tflite`` or ``.onnx``.
         options: "runtime", "threads" and "input_size", as ``benchmark`` takes them.
     """
+    if file.suffix == ".onnx":
+        # The only library that is not loaded yet.
+        import_onnxruntime(file)
     before = peak_memory()
     if file.suffix == ".keras":
         _set_keras_threads(options["threads"])
@@ -122,7 +125,8 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         runner, dtype, own = WholeRunner(predictor), np.dtype(np.float32), predictor.input_size
         card, runtime = predictor.card, predictor.runtime
     elif options["runtime"] == "cpu":
-        runner = TFLitePredictor(file, options["threads"])
+        kind = OnnxPredictor if file.suffix == ".onnx" else TFLitePredictor
+        runner = kind(file, options["threads"])
         dtype, own = runner.io.input_type, runner.input_size
         card, runtime = runner.card, runner.runtime
     else:

@@ -1,12 +1,13 @@
-"""Models to .tflite files that run whole on the GPU delegate."""
+"""Models to .tflite files that run whole on the GPU delegate, and to .onnx files."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from kseg.model import Card, SegmentationModel, load_model
 from kseg.tflite.flatbuffer import operators, with_card, with_input_type
 from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.tflite.rewrite import fold_batch_norms
+from kseg.tflite.to_onnx import to_onnx
 from kseg.zoo import build
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
@@ -73,24 +75,29 @@ def convert(
     input_size: tuple[int, int] | None = None,
     input_type: str = "float",
     calibration: Iterable[np.ndarray] | None = None,
+    dynamic_batch: bool = False,
 ) -> None:
     """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
+
+    Where ``path`` ends in .onnx it is an ONNX file of the same graph, opset 17.
 
     Args:
         model: a SegmentationModel or its ``.keras`` file.
         path: of the file, made whole or not at all.
-        precision: "fp32"; "fp16", weights in half precision; "w8", weights in 8 bits;
-            or "int8", weights and activations in 8 bits.
+        precision: "fp32", of .onnx the only one; "fp16", weights in half precision; "w8",
+            weights in 8 bits; or "int8", weights and activations in 8 bits.
         output: "logits" (1, H, W, C); "stride-logits", those before the last resizing
             (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8. Logits are
             float32, of an int8 file int8 with their scale.
         input_size: (H, W); None is the card's, else 512 x 1024.
         input_type: "float" (float32) or "uint8".
         calibration: RGB images (h, w, 3) uint8 for int8: some of the training images.
+        dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
 
     Raises:
         KsegError: a value out of range, a network without low-resolution logits, an
-            operator that the GPU delegate does not run, or a path that cannot be written.
+            operator that the GPU delegate does not run or ONNX does not have, a missing
+            extra, or a path that cannot be written.
     """
     convert_each(
         model,
@@ -99,6 +106,7 @@ def convert(
         input_size=input_size,
         input_type=input_type,
         calibration=calibration,
+        dynamic_batch=dynamic_batch,
     )
 
 
@@ -110,20 +118,26 @@ def convert_each(
     input_size: tuple[int, int] | None = None,
     input_type: str = "float",
     calibration: Iterable[np.ndarray] | None = None,
+    dynamic_batch: bool = False,
 ) -> None:
     """``convert`` to several precisions, which takes little longer than one.
 
     Args:
-        model, output, input_size, input_type, calibration: as for ``convert``.
+        model, output, input_size, input_type, calibration, dynamic_batch: as for
+            ``convert``.
         paths: the file of each precision.
     """
-    for path in map(Path, paths.values()):
-        if path.suffix != ".tflite":
-            raise KsegError(f"{path}: the file's name must end in .tflite")
-    for precision in paths:
+    for precision, path in paths.items():
+        suffix = Path(path).suffix
+        if suffix not in (".tflite", ".onnx"):
+            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx")
         if precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise KsegError(f"precision is {precision!r}; it must be one of {known}")
+        if suffix == ".onnx" and precision != "fp32":
+            raise KsegError(f"{path}: precision is {precision!r}; an .onnx file has fp32 only")
+        if suffix != ".onnx" and dynamic_batch:
+            raise KsegError(f"{path}: a .tflite file has a batch of 1; leave --dynamic-batch out")
     if output not in OUTPUTS:
         raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
     if keras.backend.backend() != "tensorflow":
@@ -143,22 +157,27 @@ def convert_each(
     for precision, path in paths.items():
         # int8 files get their input's type after quantisation.
         key = ("float32" if precision == "int8" else dtype, precision == "fp16")
-        graph, card = export_graph(model, output, input_size, key[0])
-        if key not in floats:
-            floats[key] = _to_flatbuffer(graph, half=key[1])
-        content = floats[key]
-        if precision == "w8":
-            content = quantise_weights(content)
-        if precision == "int8":
-            content = quantise_int8(content, calibration, card.input_size)
-            content = with_input_type(content, dtype)
-        if refused := sorted(set(operators(content)) - GPU_OPERATORS):
-            raise KsegError(
-                f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
-                "write the layer with those of kseg.tflite.convert"
-            )
+        batch_size = None if dynamic_batch else 1
+        graph, card = export_graph(model, output, input_size, key[0], batch_size)
+        if Path(path).suffix == ".onnx":
+            content = to_onnx(_serving(graph), card)
+        else:
+            if key not in floats:
+                floats[key] = _to_flatbuffer(graph, half=key[1])
+            content = floats[key]
+            if precision == "w8":
+                content = quantise_weights(content)
+            if precision == "int8":
+                content = quantise_int8(content, calibration, card.input_size)
+                content = with_input_type(content, dtype)
+            if refused := sorted(set(operators(content)) - GPU_OPERATORS):
+                raise KsegError(
+                    f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
+                    "write the layer with those of kseg.tflite.convert"
+                )
+            content = with_card(content, card)
         with whole(path) as temporary:
-            temporary.write_bytes(with_card(content, card))
+            temporary.write_bytes(content)
 
 
 def export_graph(
@@ -166,11 +185,12 @@ def export_graph(
     output: str,
     input_size: tuple[int, int] | None,
     dtype: str = "float32",
+    batch_size: int | None = 1,
 ) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
-    Batch, height and width are all static: only then does a dilated convolution stay
-    one operator.
+    Batch, height and width are all static for .tflite: only then does a dilated
+    convolution stay one operator. ``batch_size`` None leaves the batch open.
     """
     height, width = input_size or model.card.input_size or _DEFAULT_SIZE
     if min(height, width) < 32:
@@ -179,7 +199,7 @@ def export_graph(
     graph = build(
         card,
         input_shape=(height, width, 3),
-        batch_size=1,
+        batch_size=batch_size,
         dtype=dtype,
         output="stride-logits" if output == "stride-logits" else "logits",
         weights_of=model,
@@ -208,18 +228,22 @@ class ArgMax(keras.layers.Layer):
         return keras.KerasTensor(x.shape[:-1], "uint8")
 
 
+def _serving(graph: keras.Model) -> Callable[..., Any]:
+    """The graph as a tf.function from "image" to "output_0"."""
+    (source,) = graph.inputs
+    return tf.function(
+        lambda image: {"output_0": graph(image, training=False)},
+        input_signature=[tf.TensorSpec(source.shape, source.dtype, name="image")],
+        autograph=False,
+    )
+
+
 def _to_flatbuffer(graph: keras.Model, *, half: bool) -> bytes:
     # Keras' own export, which from_keras_model goes through, traces a model several times
     # and takes twice as long.
-    (source,) = graph.inputs
-    spec = tf.TensorSpec(source.shape, source.dtype, name="image")
     module = tf.Module()
     module.variables_of_graph = [variable.value for variable in graph.variables]
-    module.serve = tf.function(
-        lambda image: {"output_0": graph(image, training=False)},
-        input_signature=[spec],
-        autograph=False,
-    )
+    module.serve = _serving(graph)
     # Both report on both streams; only a failure is worth reading.
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,19 +1,21 @@
-""".tflite files as Predictors."""
+""".tflite and .onnx files as Predictors."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
-from kseg.model import first_line
-from kseg.tflite.flatbuffer import read_card
+from kseg.model import Card, first_line
+from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +103,82 @@ class TFLitePredictor:
     def read(self) -> np.ndarray:
         """Copies the output tensor out."""
         return self._interpreter.get_tensor(self._output["index"])
+
+
+class OnnxPredictor:
+    """Runs an .onnx file of kseg on the CPU (ONNX Runtime, extra ``onnx``).
+
+    Args:
+        path: of the file.
+        threads: None takes all cores.
+
+    Raises:
+        KsegError: missing, damaged or without a card, or ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise KsegError(f"{path}: no such file; name an .onnx file")
+        onnxruntime = import_onnxruntime(path)
+        threads = threads or os.cpu_count() or 1
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # What fails is raised as well.
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+            entry = self._session.get_modelmeta().custom_metadata_map.get(CARD_ENTRY)
+            card = entry and Card.from_json(json.loads(entry))
+        except Exception as error:  # ONNX Runtime has an exception for each of its codes
+            raise KsegError(
+                f"{path}: not a readable .onnx file ({first_line(error)}); convert it again"
+            ) from error
+        if not card:
+            raise KsegError(f"{path}: has no card; convert the model with kseg")
+        self.card = card
+        (source,), (result,) = self._session.get_inputs(), self._session.get_outputs()
+        self._input = source.name
+        # The batch is 1 or open; there are no scales, since nothing is int8.
+        self.io = TensorIO(_dtype(source.type), _dtype(result.type), (1, *result.shape[1:]), 1, 0)
+        self.input_size = tuple(source.shape[1:3])
+        self.runtime = f"onnxruntime {onnxruntime.__version__} cpu, {threads} threads"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.write(self.io.encode(image))
+        self.run()
+        return self.io.decode(self.read())
+
+    def write(self, tensor: np.ndarray) -> None:
+        """Keeps the input tensor: ONNX Runtime reads it where it is."""
+        self._tensor = tensor
+
+    def run(self) -> None:
+        """Computes."""
+        (self._result,) = self._session.run(None, {self._input: self._tensor})
+
+    def read(self) -> np.ndarray:
+        """The output tensor, new with every run."""
+        return self._result
+
+
+def import_onnxruntime(path: Path) -> ModuleType:
+    """ONNX Runtime for a file.
+
+    Raises:
+        KsegError: it is not installed.
+    """
+    try:
+        # It looks for GPUs and tells what it did not find.
+        with quiet_stderr():
+            import onnxruntime
+    except ImportError:
+        raise KsegError(f"{path}: needs onnxruntime; install kseg[onnx]") from None
+    return onnxruntime
+
+
+def _dtype(name: str) -> np.dtype:
+    """Of ONNX Runtime's "tensor(float)" or "tensor(uint8)"."""
+    return np.dtype(np.uint8 if name == "tensor(uint8)" else np.float32)

@@ -89,7 +89,11 @@ def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None =
         from kseg.tflite import GpuPredictor, TFLitePredictor
 
         return TFLitePredictor(file) if runtime == "cpu" else GpuPredictor(file)
-    raise KsegError(f"{file}: is neither .keras nor .tflite")
+    if file.suffix == ".onnx":
+        from kseg.tflite import OnnxPredictor
+
+        return OnnxPredictor(file)
+    raise KsegError(f"{file}: is neither .keras nor .tflite nor .onnx")
 
 
 def show_progress(done: int, total: int, what: str = "images") -> None:

@@ -1,9 +1,9 @@
 """Times files by turns: copy, run and argmax apart, peak memory, file size.
 
 Every file runs in a process of its own. Copy is from RGB bytes into the input tensor and
-out of the output tensor (a .keras file copies within its run); argmax is the host's, on
-logits at their own size, those at a stride then enlarged to the input's. Of the peak
-memory, "added" came after the libraries were loaded.
+out of the output tensor (a .keras file copies within its run, an .onnx file not at all);
+argmax is the host's, on logits at their own size, those at a stride then enlarged to the
+input's. Of the peak memory, "added" came after the libraries were loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from kseg.files import whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and how to run them."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".keras or .tflite")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help=".keras, .tflite or .onnx"
+    )
     parser.add_argument("--runtime", default="cpu", help="of .tflite files: cpu or litert-gpu")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")

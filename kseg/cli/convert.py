@@ -1,4 +1,4 @@
-"""A .keras file into a .tflite file that runs whole on the GPU delegate."""
+"""A .keras file into a .tflite file that runs whole on the GPU delegate, or an .onnx file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from kseg.model import load_model
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the form."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
-    parser.add_argument("out", type=Path, metavar="OUT.tflite")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16, w8 or int8")
+    parser.add_argument("out", type=Path, metavar="OUT", help=".tflite or .onnx")
+    parser.add_argument("--precision", default="fp32", help="fp32 (.onnx: only), fp16, w8 or int8")
     parser.add_argument("--input", default="float", help="float or uint8")
     parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
     arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
+    parser.add_argument(
+        "--dynamic-batch", action="store_true", help="of .onnx: any number of images at once"
+    )
     parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
     parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
     parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
@@ -41,5 +44,6 @@ def run(args: argparse.Namespace) -> None:
         input_size=arguments.size(args.input_size),
         input_type=args.input,
         calibration=calibration,
+        dynamic_batch=args.dynamic_batch,
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""Scores a .keras or .tflite file on a data set, one image at a time, at label size."""
+"""Scores a .keras, .tflite or .onnx file on a data set, one image at a time, at label size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kseg.files import make_folder, whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the data and the way to score."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".keras or .tflite")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras, .tflite or .onnx")
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
     arguments.add_way(parser)

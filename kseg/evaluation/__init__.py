@@ -1,7 +1,16 @@
-"""Scores: the confusion matrix, the protocol and the report."""
+"""Scores: the confusion matrix, the protocol, the report, and two files compared."""
 
+from kseg.evaluation.compare import Disagreement, compare, format_comparison
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.evaluation.evaluate import evaluate, format_report
 from kseg.evaluation.submission import write_submission
 
-__all__ = ["ConfusionMatrix", "evaluate", "format_report", "write_submission"]
+__all__ = [
+    "ConfusionMatrix",
+    "Disagreement",
+    "compare",
+    "evaluate",
+    "format_comparison",
+    "format_report",
+    "write_submission",
+]

@@ -155,17 +155,18 @@ def test_bad_data_to_score_on(capsys, tiny_keras, tmp_path):
 
 def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     scores = {}
-    for output in ("logits", "stride-logits", "argmax"):
-        file = tmp_path / f"{output}.tflite"
-        assert main(["convert", str(tiny_keras), str(file), "--output", output]) == 0
-        scores[output] = score(file, tiny_camvid, tmp_path)
+    for name in ("logits.tflite", "stride-logits.tflite", "argmax.tflite", "logits.onnx"):
+        file = tmp_path / name
+        assert main(["convert", str(tiny_keras), str(file), "--output", file.stem]) == 0
+        scores[name] = score(file, tiny_camvid, tmp_path)
     scores["keras"] = score(tiny_keras, tiny_camvid, tmp_path)
     reference = scores["keras"]["confusion_matrix"]
     for name, report in scores.items():
         # float32 noise can turn a pixel where two logits are equal
         moved = np.abs(np.subtract(report["confusion_matrix"], reference)).sum() // 2
         assert moved <= 3, name
-    assert scores["stride-logits"]["output_stride"] == 8
+    assert scores["stride-logits.tflite"]["output_stride"] == 8
+    assert scores["logits.onnx"]["runtime"].startswith("onnxruntime")
 
 
 def score(file, folder, tmp_path, *way: str) -> dict:
@@ -198,12 +199,14 @@ def test_import(capsys, tmp_path):
 
 def test_damaged_files(capsys, tiny_keras, tiny_camvid, tmp_path):
     data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
-    for name in ("cut.keras", "cut.tflite"):
+    for name in ("cut.keras", "cut.tflite", "cut.onnx"):
         (tmp_path / name).write_bytes(tiny_keras.read_bytes()[:5000])
         text = fails(capsys, "evaluate", tmp_path / name, *data)
         assert f"{name}: not a readable" in text
     assert "no such file" in fails(capsys, "evaluate", tmp_path / "none.keras", *data)
-    assert "neither .keras nor .tflite" in fails(capsys, "evaluate", tmp_path / "x.h5", *data)
+    assert "neither .keras nor .tflite nor .onnx" in fails(
+        capsys, "evaluate", tmp_path / "x.h5", *data
+    )
     text = fails(capsys, "convert", tmp_path / "cut.keras", tmp_path / "o.tflite")
     assert "cut.keras" in text
     assert not (tmp_path / "o.tflite").exists()

@@ -1,0 +1,56 @@
+"""Where two files disagree on a data set: pixels, classes, images, and the IoU of both.
+
+Any two of .keras, .tflite and .onnx with the same classes. Share of pixels with the same
+class, over all and over A's pixels of a class; IoU where the split has labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kseg.cli import arguments
+from kseg.data import open_dataset
+from kseg.evaluation import compare, format_comparison
+from kseg.files import make_folder, whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files, the data and what to write."""
+    parser.add_argument("first", type=Path, metavar="A", help=".keras, .tflite or .onnx")
+    parser.add_argument("second", type=Path, metavar="B", help=".keras, .tflite or .onnx")
+    arguments.add_data(parser)
+    parser.add_argument("--split", default="val", metavar="S", help="(val)")
+    arguments.add_size(
+        parser, "--input-size", "of both networks (a file's own, else the other's, the image's)"
+    )
+    parser.add_argument(
+        "--worst", type=int, default=8, metavar="N", help="images to name, and to draw (8)"
+    )
+    parser.add_argument("--json", type=Path, metavar="F", help="the comparison as a file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="pictures of the worst images")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table, writes the JSON and the pictures."""
+    data = open_dataset(args.dataset, args.data_dir, args.split)
+    out = args.out and make_folder(args.out)
+    report, worst = compare(
+        arguments.load_predictor(args.first),
+        arguments.load_predictor(args.second),
+        data,
+        input_size=arguments.size(args.input_size),
+        worst=args.worst,
+        progress=arguments.show_progress,
+    )
+    for facts, file in zip(report["files"], (args.first, args.second), strict=True):
+        facts["file"] = str(file)
+    print(format_comparison(report))
+    if args.json:
+        with whole(args.json) as path:
+            path.write_text(json.dumps(report, indent=1) + "\n")
+    for item in worst if out else ():
+        with whole(out / f"{item.name}.png") as path:
+            item.picture().save(path)
+        print(out / f"{item.name}.png")
