@@ -52,10 +52,20 @@ def overlay(
 
 def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> Image.Image:
     """(H, W, 3) uint8 pictures of one height in a row."""
-    height = pictures[0].shape[0]
-    space = np.full((height, gap, 3), 255, np.uint8)
+    return _joined(pictures, gap, 1)
+
+
+def stacked(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
+    """Pictures of one width, the first on top."""
+    return _joined([np.asarray(picture) for picture in pictures], gap, 0)
+
+
+def _joined(pictures: Sequence[np.ndarray], gap: int, axis: int) -> Image.Image:
+    shape = list(pictures[0].shape)
+    shape[axis] = gap
+    space = np.full(shape, 255, np.uint8)
     parts = [part for picture in pictures for part in (picture, space)][:-1]
-    return Image.fromarray(np.concatenate(parts, axis=1))
+    return Image.fromarray(np.concatenate(parts, axis=axis))
 
 
 def _with_legend(

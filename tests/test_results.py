@@ -1,4 +1,7 @@
-"""The committed figures have every row of the zoo, as it is now."""
+"""The committed figures are of the zoo as it is now.
+
+Rows that are not measured yet have none: `make matrix` goes on with them.
+"""
 
 import csv
 import json
@@ -14,19 +17,19 @@ from support import ROOT
 ROWS = read_rows()
 
 
-def test_every_row_is_measured():
-    assert list(ROWS) == kseg.list_models(), "run `make matrix`"
+def test_columns_and_versions():
+    assert set(ROWS) <= set(kseg.list_models()), "run `make matrix`"
     with (ROOT / "results/zoo.csv").open() as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
     assert set(json.loads(ENVIRONMENT.read_text())) == {"versions", "machine"}
 
 
-@pytest.mark.parametrize("name", kseg.list_models())
+@pytest.mark.parametrize("name", ROWS)
 def test_the_graph_is_the_one_measured(name):
     assert ROWS[name]["graph"] == graph_of(name), "run `make matrix`"
 
 
-@pytest.mark.parametrize("name", kseg.list_models())
+@pytest.mark.parametrize("name", ROWS)
 def test_figures(name):
     row = ROWS[name]
     if VARIANTS[name].parameters:

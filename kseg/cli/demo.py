@@ -20,7 +20,7 @@ from kseg.data import DataSet, open_dataset
 from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.files import make_folder, whole
-from kseg.pictures import cover, side_by_side
+from kseg.pictures import cover, side_by_side, stacked
 from kseg.predictor import KerasPredictor, Predictor, predict_labels
 from kseg.progress import Stages
 
@@ -119,7 +119,10 @@ def run(args: argparse.Namespace) -> None:
     with whole(out / "demo.json") as path:
         path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
     predictors = {p: TFLitePredictor(files[p]) for p in ("fp32", "int8")}
-    _report(out, facts, rows, scores, _strips(val_data, predictors), no_gpu)
+    strips = _strips(val_data, predictors)
+    with whole(out / "scenes.png") as path:
+        stacked(strips).save(path)
+    _report(out, facts, rows, scores, strips, no_gpu)
     print(table_text(rows))
     print("\n".join(filter(None, (no_gpu, f"{out / 'report.html'}: all of it, with pictures"))))
 

@@ -72,6 +72,8 @@ def test_sizes_and_file(name: str, tmp_path):
 
 
 def test_gradients_reach_every_weight(name: str):
+    # Some starts leave all units of a narrow ReLU at zero.
+    keras.utils.set_random_seed(0)
     model = varied(kseg.create_model(name))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(photo(SIZES[1]), training=False)))

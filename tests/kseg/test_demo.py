@@ -5,6 +5,7 @@ import sys
 
 import keras
 import pytest
+from PIL import Image
 
 import kseg
 import kseg.tflite
@@ -61,6 +62,8 @@ def test_demo(scenes, trained, tmp_path, capsys):
     report = (out / "report.html").read_text()
     assert report.count("data:image/png") == 2 + 2  # two scenes, two plots
     assert "traffic light" in report
+    # Image, label, fp32 and int8 side by side, two scenes, with gaps of 4.
+    assert Image.open(out / "scenes.png").size == (4 * 128 + 3 * 4, 2 * 64 + 4)
 
 
 def test_without_an_accelerator(scenes, trained, tmp_path, monkeypatch, capsys):
