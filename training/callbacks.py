@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -109,6 +111,33 @@ class History(keras.callbacks.Callback):
             writer.writerows(self.rows)
 
 
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """Within it the model has the moving average of its weights, if the optimizer keeps one."""
+    optimizer = model.optimizer
+    if not optimizer.use_ema or not int(optimizer.iterations):
+        yield
+        return
+    raw = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, raw, strict=True):
+            variable.assign(value)
+
+
+class ScoreAverage(keras.callbacks.Callback):
+    """Validation within ``fit`` sees the moving average of the weights."""
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self.scope = averaged(self.model)
+        self.scope.__enter__()
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        self.scope.__exit__(None, None, None)
+
+
 class Checkpoint(keras.callbacks.Callback):
     """The last state, weights and optimizer in one file, and the best model.
 
@@ -148,7 +177,7 @@ class Checkpoint(keras.callbacks.Callback):
         score = (logs or {}).get("val_mean_iou")
         if score is not None and score > self.best:
             self.best = score
-            with whole(self.folder / "best.keras") as path:
+            with whole(self.folder / "best.keras") as path, averaged(self.model):
                 build(self.model.card.for_inference(), weights_of=self.model).save(path)
         self.save()
 

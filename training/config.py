@@ -24,6 +24,8 @@ class TrainingConfig:
             steps cheap, a last stage at the size that is scored costs little.
         learning_rate: at the start; decays as (1 - step / steps) ** 0.9 to zero.
         weight_decay: decoupled, not on BatchNorm, biases and slopes.
+        ema: momentum of a moving average of the weights, which is what is scored and kept;
+            None for none.
         class_weights: c of 1 / ln(c + p), None for equal weights.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
         seed: of initialisation, order and augmentation.
@@ -44,6 +46,7 @@ class TrainingConfig:
     final_epochs: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    ema: float | None = None
     class_weights: float | None = 1.10
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
@@ -65,16 +68,20 @@ class TrainingConfig:
             )
         if not self.learning_rate > 0:
             raise KsegError(f"learning-rate is {self.learning_rate}; it must be above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
         if self.weight_decay < 0:
             raise KsegError(f"weight-decay is {self.weight_decay}; it must not be negative")
 
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""
         mine = dataclasses.asdict(self)
+        # A run of before a value existed had its default.
+        other = {**dataclasses.asdict(TrainingConfig(self.model, self.dataset)), **other}
         return ", ".join(
-            f"{key} was {other.get(key)!r} and is {value!r}"
+            f"{key} was {other[key]!r} and is {value!r}"
             for key, value in mine.items()
-            if _plain(value) != _plain(other.get(key))
+            if _plain(value) != _plain(other[key])
         )
 
 

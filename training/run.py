@@ -18,7 +18,7 @@ from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
 from kseg.model import SegmentationModel
-from kseg.training.callbacks import Checkpoint, History, Progress
+from kseg.training.callbacks import Checkpoint, History, Progress, ScoreAverage, averaged
 from kseg.training.config import TrainingConfig
 from kseg.training.losses import CrossEntropy, class_weights
 from kseg.training.metrics import MeanIoU
@@ -67,7 +67,8 @@ def train(
     step = checkpoint.restore(model)
     if step < steps:
         _fit(model, config, data, val_data, run_dir, checkpoint, step, steps, epoch_steps)
-    result = build(model.card.for_inference(), weights_of=model)
+    with averaged(model):
+        result = build(model.card.for_inference(), weights_of=model)
     with whole(run_dir / "model.keras") as path:
         result.save(path)
     return result
@@ -146,6 +147,9 @@ def _compile(model: SegmentationModel, config: TrainingConfig, data: DataSet, st
             config.learning_rate, steps, end_learning_rate=0.0, power=0.9
         ),
         weight_decay=config.weight_decay,
+        use_ema=config.ema is not None,
+        ema_momentum=config.ema or 0.0,
+        ema_overwrite_frequency=None,
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "alpha"])
     model.compile(optimizer, CrossEntropy(weights), metrics=[MeanIoU(data.classes.num_classes)])
@@ -177,6 +181,7 @@ def _fit(
     history = History(run_dir / "history.csv", first_epoch)
     checkpoint.best = history.best("val_mean_iou")
     callbacks = [
+        ScoreAverage(),
         Progress(steps=steps, epoch_steps=epoch_steps, batch_size=config.batch_size, step=step),
         history,
         keras.callbacks.TensorBoard(

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
     parser.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
     parser.add_argument("--weight-decay", type=float, help="decoupled (1e-2)")
+    parser.add_argument("--ema", type=float, metavar="M", help="momentum of averaged weights")
     parser.add_argument(
         "--class-weights", metavar="C", help="c of 1 / ln(c + share) (1.10), or none"
     )

@@ -174,9 +174,48 @@ def test_init_starts_from_a_checkpoint(tiny_model, tiny_camvid, tmp_path):
     np.testing.assert_allclose(model.get_layer("level1_0.conv").kernel, want, rtol=1e-6)
 
 
+def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
+    """Four steps' weights, averaged here; the last state holds the raw ones."""
+    steps = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append([w.numpy() for w in self.model.trainable_variables])
+
+    module = sys.modules["kseg.training.run"]
+    monkeypatch.setattr(module, "ScoreAverage", lambda: Record())
+    config = TrainingConfig(
+        model="cgnet_m3n21",
+        options={"m": 2, "n": 2},
+        dataset="camvid",
+        batch_size=2,
+        crop=(32, 40),
+        steps=4,
+        ema=0.75,
+    )
+    model = train(config, tiny_camvid, tmp_path)
+    want = steps[0]
+    for values in steps[1:]:
+        want = [0.75 * a + 0.25 * b for a, b in zip(want, values, strict=True)]
+    for got, average, last in zip(model.trainable_variables, want, steps[-1], strict=True):
+        # float32 sums
+        np.testing.assert_allclose(got, average, atol=1e-6)
+        assert np.abs(average - last).max() > 1e-5
+
+    monkeypatch.undo()
+    run_dir = tmp_path / "again"
+    train(config, tiny_camvid, run_dir)
+    evaluate = module.whole_images(module.open_dataset("camvid", tiny_camvid, "val"), 1)
+    model.compile(metrics=[module.MeanIoU(11)], loss=module.CrossEntropy())
+    rows = list(csv.DictReader((run_dir / "history.csv").open()))
+    score = model.evaluate(evaluate, verbose=0, return_dict=True)["mean_iou"]
+    assert float(rows[-1]["val_mean_iou"]) == pytest.approx(score, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (("--ema", 1), "ema is 1.0"),
         (("--epochs", 0), "epochs is 0"),
         (("--steps", -1), "steps is -1"),
         (("--learning-rate", 0), "learning-rate is 0"),
