@@ -53,11 +53,10 @@ class Report:
 
     def picture(self, picture: Image.Image | Figure, caption: str = "") -> None:
         """A Pillow image or a plot, as PNG."""
-        stream = io.BytesIO()
         if isinstance(picture, Figure):
-            picture.savefig(stream, format="png", dpi=110)
-        else:
-            picture.save(stream, format="png")
+            picture = rendered(picture)
+        stream = io.BytesIO()
+        picture.save(stream, format="png")
         data = base64.b64encode(stream.getvalue()).decode()
         text = html.escape(caption)
         self._parts.append(
@@ -74,6 +73,13 @@ class Report:
                 f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"
                 f"<body>\n{body}\n</body></html>\n"
             )
+
+
+def rendered(figure: Figure) -> Image.Image:
+    """A plot as RGB pixels."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return Image.open(stream).convert("RGB")
 
 
 def training_curve(history: Sequence[Mapping[str, str]]) -> Figure:

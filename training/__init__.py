@@ -1,8 +1,9 @@
-"""Training: the input pipeline, losses, metrics and the fit loop."""
+"""Training: the input pipeline, losses, recipes, distribution and the fit loop."""
 
 from kseg.training import losses, metrics
 from kseg.training.config import TrainingConfig
 from kseg.training.pipeline import dataset
+from kseg.training.recipes import RECIPES, from_recipe
 from kseg.training.run import train
 
-__all__ = ["TrainingConfig", "dataset", "losses", "metrics", "train"]
+__all__ = ["RECIPES", "TrainingConfig", "dataset", "from_recipe", "losses", "metrics", "train"]

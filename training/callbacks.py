@@ -4,39 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from kseg.data import DataSet
 from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import make_folder, whole
 from kseg.model import SegmentationModel, first_line
+from kseg.pictures import cover, side_by_side
 from kseg.progress import duration
+from kseg.report import confusion_matrix, rendered
+from kseg.training.metrics import MeanIoU
 from kseg.zoo import build
+
+
+class Steps(keras.callbacks.Callback):
+    """Counts the batches of the whole run; it comes before the callbacks that read it.
+
+    The optimizer's own count leaves out what a loss scale skips.
+    """
+
+    def __init__(self, done: int) -> None:
+        super().__init__()
+        self.done = done
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.done += 1
 
 
 class Progress(keras.callbacks.Callback):
     """Step, loss, images a second and time left; one line an epoch in a log file."""
 
-    def __init__(self, *, steps: int, epoch_steps: int, batch_size: int, step: int) -> None:
+    def __init__(self, steps: Steps, *, last: int, epoch_steps: int, batch_size: int) -> None:
         super().__init__()
-        self.steps, self.epoch_steps, self.batch_size = steps, epoch_steps, batch_size
-        self.step = self.first_step = step
-        self.training_seconds = 0.0
-        self.elsewhere = 0.0
-        self.live = sys.stderr.isatty()
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.steps, self.first = steps, steps.done
+        self.last, self.epoch_steps, self.batch_size = last, epoch_steps, batch_size
         self.begin = time.monotonic()
+        self.training_seconds = 0.0
+        self.live = sys.stderr.isatty()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self.batch_begin = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.step += 1
         self.training_seconds += time.monotonic() - self.batch_begin
         if self.live:
             print(f"\r{self._line(logs)}\033[K", end="", file=sys.stderr, flush=True)
@@ -49,28 +68,30 @@ class Progress(keras.callbacks.Callback):
         print(f"{lead}{self._line(logs)}{end}", file=sys.stderr, flush=True)
 
     def _images_per_second(self) -> float:
-        done = self.step - self.first_step
+        done = self.steps.done - self.first
         return done * self.batch_size / max(self.training_seconds, 1e-9)
 
     def _line(self, logs: dict | None) -> str:
-        done = self.step - self.first_step
+        step = self.steps.done
         # All time counts, scoring included, or the time left would be too short.
-        left = (time.monotonic() - self.begin) / max(done, 1) * (self.steps - self.step)
-        epoch = -(-self.step // self.epoch_steps)
-        epochs = -(-self.steps // self.epoch_steps)
+        pace = (time.monotonic() - self.begin) / max(step - self.first, 1)
         return (
-            f"epoch {epoch}/{epochs}, step {self.step}/{self.steps}, "
+            f"epoch {-(-step // self.epoch_steps)}/{-(-self.last // self.epoch_steps)}, "
+            f"step {step}/{self.last}, "
             f"loss {(logs or {}).get('loss', float('nan')):.4f}, "
-            f"{self._images_per_second():.1f} images/s, {duration(left)} left"
+            f"{self._images_per_second():.1f} images/s, "
+            f"{duration(pace * (self.last - step))} left"
         )
 
 
 class History(keras.callbacks.Callback):
     """``history.csv``, a row an epoch; rows of epochs that will run again are dropped.
 
+    An epoch that was interrupted has the loss and the training score of what came after.
+
     Args:
         path: of the file.
-        first_epoch: the first that will run now, counted from 0.
+        steps: the count; its value at the start says which rows stay.
     """
 
     FIELDS = (
@@ -84,13 +105,13 @@ class History(keras.callbacks.Callback):
         "images_per_second",
     )
 
-    def __init__(self, path: Path, first_epoch: int) -> None:
+    def __init__(self, path: Path, steps: Steps) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.steps = path, steps
         self.rows: list[dict[str, object]] = []
         if path.exists():
             with path.open(newline="") as file:
-                self.rows = [r for r in csv.DictReader(file) if int(r["epoch"]) <= first_epoch]
+                self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= steps.done]
 
     def best(self, field: str) -> float:
         """The largest value so far, minus infinity where there is none."""
@@ -101,7 +122,7 @@ class History(keras.callbacks.Callback):
         values = {
             **(logs or {}),
             "epoch": epoch + 1,
-            "step": int(optimizer.iterations),
+            "step": self.steps.done,
             "learning_rate": float(optimizer.learning_rate),
         }
         self.rows.append({field: values.get(field, "") for field in self.FIELDS})
@@ -114,21 +135,38 @@ class History(keras.callbacks.Callback):
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
     """Within it the model has the moving average of its weights, if the optimizer keeps one."""
-    optimizer = model.optimizer
+    optimizer = _inner(model.optimizer)
     if not optimizer.use_ema or not int(optimizer.iterations):
         yield
         return
-    raw = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    raw = _values(model.trainable_variables)
     optimizer.finalize_variable_values(model.trainable_variables)
     try:
         yield
     finally:
-        for variable, value in zip(model.trainable_variables, raw, strict=True):
-            variable.assign(value)
+        _assign(model.trainable_variables, raw)
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The one inside a LossScaleOptimizer, which keeps no average itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 class ScoreAverage(keras.callbacks.Callback):
-    """Validation within ``fit`` sees the moving average of the weights."""
+    """Validation within ``fit`` sees the moving average of the weights, training never.
+
+    Keras leaves the average in the model at the end of every ``fit``; a run may have
+    several, so the weights themselves are put back.
+    """
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         self.scope = averaged(self.model)
@@ -137,41 +175,157 @@ class ScoreAverage(keras.callbacks.Callback):
     def on_test_end(self, logs: dict | None = None) -> None:
         self.scope.__exit__(None, None, None)
 
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if _inner(self.model.optimizer).use_ema:
+            self.raw = _values(self.model.trainable_variables)
 
-class Checkpoint(keras.callbacks.Callback):
-    """The last state, weights and optimizer in one file, and the best model.
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if _inner(self.model.optimizer).use_ema:
+            _assign(self.model.trainable_variables, self.raw)
 
-    The name of the state is its step. It appears under that name only when it is whole,
-    and its forerunner goes after that, so there is always one to resume from.
+
+class OneScore(keras.callbacks.Callback):
+    """The score of the logits under its plain name, where a model has training heads too."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        for prefix in ("", "val_"):
+            if (score := logs.pop(f"{prefix}logits_mean_iou", None)) is not None:
+                logs[f"{prefix}mean_iou"] = score
+
+
+# What a shell reports of a process that the signal ended.
+_EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+class Faults(keras.callbacks.Callback):
+    """Stops at a loss that is no number, and leaves a resumable run at SIGTERM and SIGINT.
+
+    Args:
+        steps: the count.
+        checkpoint: saves the state at a signal; at a bad loss the last one stays.
+        names_at: the samples of a step, counted from 0.
     """
 
-    def __init__(self, folder: Path, *, steps_per_epoch: int) -> None:
+    def __init__(
+        self, steps: Steps, checkpoint: Checkpoint, names_at: Callable[[int], list[str]]
+    ) -> None:
         super().__init__()
-        self.folder = folder
-        self.steps_per_epoch = steps_per_epoch
+        self.steps, self.checkpoint, self.names_at = steps, checkpoint, names_at
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> Faults:
+        self.before = {}
+        # Python lets the main thread alone handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in _EXIT_CODES:
+                self.before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_error) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self.received is not None:  # asked twice: at once
+            raise SystemExit(_EXIT_CODES[signal.Signals(number)])
+        self.received = signal.Signals(number)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            kept = self.checkpoint.states()
+            state = f"{kept[-1]} is the last good state" if kept else "no state was saved yet"
+            raise KsegError(
+                f"step {self.steps.done}: the loss is {loss} on "
+                f"{', '.join(self.names_at(self.steps.done - 1))}; "
+                f"{state}; lower --learning-rate, set --clip-norm or look at these files"
+            )
+        if self.received is not None:
+            self.checkpoint.save()
+            print(
+                f"kseg: {self.received.name}: saved at step {self.steps.done}; "
+                "the same command goes on from there",
+                file=sys.stderr,
+            )
+            raise SystemExit(_EXIT_CODES[self.received])
+
+
+class Pictures(keras.callbacks.Callback):
+    """TensorBoard pictures at every score: predictions and the confusion matrix.
+
+    Args:
+        folder: of TensorBoard.
+        data: the images that are scored; some of them are shown.
+        metric: what counts them.
+        count: how many pictures.
+    """
+
+    def __init__(self, folder: Path, data: DataSet, metric: MeanIoU, count: int = 3) -> None:
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder))
+        self.shown, self.metric = data.some(count), metric
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if not any(name.startswith("val_") for name in logs or {}):
+            return
+        classes = self.shown.classes
+        with averaged(self.model), self.writer.as_default(step=epoch + 1):
+            for sample in self.shown.samples:
+                image, label = self.shown.labelled(sample)
+                logits = self.model(image[None].astype("float32"), training=False)
+                logits = logits["logits"] if isinstance(logits, dict) else logits
+                found = np.argmax(keras.ops.convert_to_numpy(logits[0]), -1).astype(np.uint8)
+                views = [cover(image, ids, classes.colors) for ids in (label, found)]
+                picture = np.asarray(side_by_side([image, *views]))
+                tf.summary.image(f"image, label, prediction/{sample.name}", picture[None])
+            counts = keras.ops.convert_to_numpy(self.metric.confusion)
+            figure = rendered(confusion_matrix(counts.tolist(), classes.names))
+            tf.summary.image("confusion matrix", np.asarray(figure)[None])
+        self.writer.flush()
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """The last states, weights and optimizer in one file, and the best model.
+
+    The name of a state is its step. It appears under that name only when it is whole, and
+    older ones go after that, so there is always one to resume from.
+
+    Args:
+        folder: of the states and of ``best.keras``.
+        keep: how many states stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        super().__init__()
+        self.folder, self.keep = make_folder(folder), keep
+        self.steps = Steps(0)
         self.best = float("-inf")
 
     def states(self) -> list[Path]:
         """Oldest first."""
         return sorted(self.folder.glob("step-*.weights.h5"))
 
-    def restore(self, model: SegmentationModel) -> int:
-        """Loads the newest state into a compiled model; its step, 0 where there is none.
+    def steps_saved(self) -> list[int]:
+        """The steps of the states, ascending."""
+        return [int(path.name.split("-")[1].split(".")[0]) for path in self.states()]
+
+    def restore(self, model: SegmentationModel, step: int) -> None:
+        """Loads the state of a step of ``steps_saved()`` into a compiled model.
 
         Raises:
             KsegError: the file is damaged or of another model.
         """
-        states = self.states()
-        if not states:
-            return 0
+        path = self._path(step)
         try:
-            model.load_weights(states[-1])
+            model.load_weights(path)
         except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError
             raise KsegError(
-                f"{states[-1]}: cannot be restored ({first_line(error)}); "
+                f"{path}: cannot be restored ({first_line(error)}); "
                 "remove it to resume from the one before, or the run to train anew"
             ) from error
-        return int(model.optimizer.iterations)
+        for later in self.states()[self.steps_saved().index(step) + 1 :]:
+            later.unlink()
+        self.steps.done = step
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         score = (logs or {}).get("val_mean_iou")
@@ -183,10 +337,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes the state of the present step."""
-        before = self.states()
-        step = int(self.model.optimizer.iterations)
-        with whole(self.folder / f"step-{step:08d}.weights.h5") as path:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        with whole(self._path(self.steps.done)) as path:
             self.model.save_weights(path)
-        for state in before:
-            if state.name != f"step-{step:08d}.weights.h5":
-                state.unlink()
+        for state in self.states()[: -self.keep]:
+            state.unlink()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.weights.h5"

@@ -7,30 +7,60 @@ from typing import Any
 
 from kseg.errors import KsegError
 
+# What the fields that are words may be.
+CHOICES = {
+    "optimizer": ("adamw", "adam", "sgd"),
+    "schedule": ("poly", "step"),
+    "decayed": ("kernels", "full-kernels", "all"),
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "batch_norm": ("train", "sync", "frozen"),
+    "bad_images": ("stop", "skip"),
+    "init_part": ("all", "backbone", "all-but-classifier"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Everything that decides the result of a run; its file is what a resume compares.
 
     Attributes:
+        recipe: name of the recipe that some values came from, None without.
         model, options: the network, as for ``kseg.create_model``.
         dataset, split, val_split: what to train and to score on; no ``val_split``, no
             scores and no best checkpoint.
         epochs: passes over the data; ``steps`` overrides them.
         batch_size: of all replicas together.
+        accumulate: batches whose mean gradient makes one update.
         crop: (H, W) after scaling; None is the data set's image size, halved until it
             is at most 512 x 1024.
         final_crop, final_epochs: another crop for the last epochs. A small crop makes
             steps cheap, a last stage at the size that is scored costs little.
-        learning_rate: at the start; decays as (1 - step / steps) ** 0.9 to zero.
-        weight_decay: decoupled, not on BatchNorm, biases and slopes.
+        optimizer: "adamw", with decoupled decay; "adam" or "sgd" (momentum 0.9), where
+            decay is part of the gradient.
+        learning_rate: at the start.
+        schedule: "poly" decays it as (1 - step / steps) ** 0.9 to zero, "step" by
+            ``decay_factor`` every ``decay_epochs``.
+        warmup_steps: batches over which the rate rises from nothing.
+        weight_decay: of the variables that ``decayed`` names: "kernels", without
+            BatchNorm, biases and slopes; "full-kernels", without depthwise kernels too;
+            or "all".
+        clip_norm: largest norm of all gradients together, None for any.
         ema: momentum of a moving average of the weights, which is what is scored and kept;
             None for none.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights and logits are
+            float32 in all of them, and so is the model that is kept.
+        batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
+            initial statistics and scales.
+        loss: a name of ``kseg.training.losses.LOSSES``, or a sum ("cross_entropy+lovasz").
         class_weights: c of 1 / ln(c + p), None for equal weights.
+        auxiliary: training heads and the weights of their losses, in the order in which
+            the network has them; empty for none.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
+        bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
-        init: published checkpoint to start from.
+        init, init_part: a published checkpoint or a .keras file to start from, and what
+            of it: "all", "backbone" or "all-but-classifier".
     """
 
     model: str
@@ -41,37 +71,63 @@ class TrainingConfig:
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 8
+    accumulate: int = 1
     crop: tuple[int, int] | None = None
     final_crop: tuple[int, int] | None = None
     final_epochs: int = 0
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    schedule: str = "poly"
+    decay_epochs: int = 100
+    decay_factor: float = 0.5
+    warmup_steps: int = 0
     weight_decay: float = 1e-2
+    decayed: str = "kernels"
+    clip_norm: float | None = None
     ema: float | None = None
+    precision: str = "float32"
+    batch_norm: str = "train"
+    loss: str = "cross_entropy"
     class_weights: float | None = 1.10
+    auxiliary: tuple[float, ...] = ()
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.2
+    bad_images: str = "stop"
     seed: int = 0
     validate_every: int = 1
     init: str | None = None
+    init_part: str = "all"
+    recipe: str | None = None
 
     def check(self) -> None:
         """Raises KsegError for the first value out of range that no builder would catch."""
-        for name in ("epochs", "steps", "batch_size", "validate_every"):
+        positive = (
+            *("epochs", "steps", "batch_size", "accumulate", "decay_epochs"),
+            "validate_every",
+        )
+        for name in positive:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise KsegError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
+                raise KsegError(f"{_flag(name)} is {value}; it must be at least 1")
+        for name in ("weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise KsegError(f"{_flag(name)} is {getattr(self, name)}; it is negative")
+        for name in ("learning_rate", "clip_norm", "decay_factor"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise KsegError(f"{_flag(name)} is {value}; it must be above 0")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise KsegError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(known)}")
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final-crop is {self.final_crop} and final-epochs {self.final_epochs}; "
                 "give both or none"
             )
-        if not self.learning_rate > 0:
-            raise KsegError(f"learning-rate is {self.learning_rate}; it must be above 0")
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
-        if self.weight_decay < 0:
-            raise KsegError(f"weight-decay is {self.weight_decay}; it must not be negative")
 
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""
@@ -83,6 +139,10 @@ class TrainingConfig:
             for key, value in mine.items()
             if _plain(value) != _plain(other[key])
         )
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _plain(value: Any) -> Any:

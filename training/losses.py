@@ -1,13 +1,15 @@
-"""Losses: functions over keras.ops, and the class that compile() takes.
+"""Losses: functions over keras.ops, and the class that ``compile`` takes.
 
-Every function gives one value a pixel, zero where the label is ignored. The mean over
-all pixels, ignored ones included, is what is minimised: a mean over the valid pixels of
-a replica alone would weight replicas wrongly under data parallelism.
+Labels are (N, H, W) train ids, logits (N, H, W, C). A function gives one value a pixel,
+(N, H, W), or one an image, (N,); an ignored pixel adds nothing. ``SegmentationLoss`` takes
+the mean over all values, ignored pixels counted: a mean over the valid pixels of a replica
+alone would weight replicas wrongly under data parallelism. For the same reason what is
+selected or normalised is so within one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -25,10 +27,8 @@ def cross_entropy(
     class_weights: Sequence[float] | None = None,
     ignore_id: int = IGNORE,
 ) -> Any:
-    """Weighted cross-entropy (N, H, W) of labels (N, H, W) and logits (N, H, W, C)."""
-    labels = ops.cast(labels, "int32")
-    valid = ops.not_equal(labels, ignore_id)
-    labels = ops.where(valid, labels, 0)
+    """(N, H, W): cross-entropy, weighted by the label's class."""
+    valid, labels = _valid(labels, ignore_id)
     losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     weights = ops.cast(valid, losses.dtype)
     if class_weights is not None:
@@ -37,34 +37,132 @@ def cross_entropy(
     return losses * weights
 
 
-@keras.saving.register_keras_serializable("kseg")
-class CrossEntropy(keras.losses.Loss):
-    """``cross_entropy`` averaged over the batch, for ``compile(loss=...)``.
+def focal(
+    labels: Any,
+    logits: Any,
+    *,
+    gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
+    ignore_id: int = IGNORE,
+) -> Any:
+    """(N, H, W): (1 - p) ** gamma of the cross-entropy (arXiv:1708.02002, Equation 5)."""
+    plain = cross_entropy(labels, logits, ignore_id=ignore_id)
+    weighted = cross_entropy(labels, logits, class_weights=class_weights, ignore_id=ignore_id)
+    # expm1 keeps the digits of 1 - p where p is nearly 1; the root of zero has no slope.
+    return ops.maximum(-ops.expm1(-plain), 1e-12) ** gamma * weighted
+
+
+def ohem(
+    labels: Any,
+    logits: Any,
+    *,
+    threshold: float = 0.7,
+    fraction: float = 1 / 16,
+    class_weights: Sequence[float] | None = None,
+    ignore_id: int = IGNORE,
+) -> Any:
+    """(N,): mean cross-entropy of each image's hard pixels (arXiv:1604.04339, Section 2.2).
 
     Args:
-        class_weights: one a class; None weights all alike.
+        threshold: a pixel is hard where the label's probability is below it.
+        fraction: of the image's pixels that are taken at least, hardest first.
+    """
+    losses = cross_entropy(labels, logits, class_weights=class_weights, ignore_id=ignore_id)
+    plain = cross_entropy(labels, logits, ignore_id=ignore_id)
+    pixels = int(np.prod(losses.shape[1:]))
+    losses, plain = (ops.reshape(x, (-1, pixels)) for x in (losses, plain))
+    kept = max(1, round(fraction * pixels))
+    hardest = ops.top_k(ops.stop_gradient(plain), kept)[0][:, -1:]
+    limit = ops.minimum(hardest, -float(np.log(threshold)))
+    chosen = ops.cast(ops.logical_and(plain >= limit, plain > 0), losses.dtype)
+    return ops.sum(losses * chosen, axis=1) / ops.maximum(ops.sum(chosen, axis=1), 1)
+
+
+def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
+    """(N,): one less the mean Dice coefficient of the image's classes.
+
+    2 sum(p g) / (sum(p^2) + sum(g^2)), arXiv:1606.04797, Section 3; for more than two
+    classes the mean over those that the image's label has.
+    """
+    truth, probabilities = _one_hot(labels, logits, ignore_id)
+    overlap = 2 * ops.sum(probabilities * truth, axis=1)
+    total = ops.sum(probabilities**2, axis=1) + ops.sum(truth, axis=1)
+    return _mean_present(1 - overlap / ops.maximum(total, 1e-6), truth)
+
+
+def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
+    """(N,): Lovász-softmax over the image's classes (arXiv:1705.08790, Equation 9)."""
+    truth, probabilities = _one_hot(labels, logits, ignore_id)
+    # Ignored pixels have no error, so that they come last and change no difference.
+    errors = ops.transpose(ops.abs(truth - probabilities), (0, 2, 1))
+    truth = ops.transpose(truth, (0, 2, 1))
+    order = ops.stop_gradient(ops.argsort(-errors, axis=-1))
+    errors = ops.take_along_axis(errors, order, axis=-1)
+    sorted_truth = ops.take_along_axis(truth, order, axis=-1)
+    positives = ops.sum(sorted_truth, axis=-1, keepdims=True)
+    intersection = positives - ops.cumsum(sorted_truth, axis=-1)
+    union = positives + ops.cumsum(1 - sorted_truth, axis=-1)
+    jaccard = 1 - intersection / ops.maximum(union, 1e-6)
+    steps = jaccard - ops.pad(jaccard[..., :-1], ((0, 0), (0, 0), (1, 0)))
+    losses = ops.sum(errors * ops.stop_gradient(steps), axis=-1)
+    return _mean_present(losses, ops.transpose(truth, (0, 2, 1)))
+
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "ohem": ohem,
+    "dice": dice,
+    "lovasz": lovasz,
+}
+# The loss of a region weights its classes alike already.
+_CLASS_WEIGHTED = ("cross_entropy", "focal", "ohem")
+
+
+@keras.saving.register_keras_serializable("kseg")
+class SegmentationLoss(keras.losses.Loss):
+    """The mean of a loss over the batch, for ``compile(loss=...)``.
+
+    Args:
+        kind: a name of ``LOSSES``, or several joined by "+", which are summed.
+        class_weights: one a class, for those of a pixel; None weights all alike.
         ignore_id: labels that do not count.
+
+    Raises:
+        KsegError: an unknown kind.
     """
 
     def __init__(
         self,
+        kind: str = "cross_entropy",
         class_weights: Sequence[float] | None = None,
         ignore_id: int = IGNORE,
-        name: str = "cross_entropy",
+        name: str = "loss",
         **kwargs,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        for part in kind.split("+"):
+            if part not in LOSSES:
+                raise KsegError(f"loss is {kind!r}; its parts must be of {', '.join(LOSSES)}")
+        self.kind = kind
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
         self.ignore_id = ignore_id
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return cross_entropy(
-            y_true, y_pred, class_weights=self.class_weights, ignore_id=self.ignore_id
-        )
+        y_pred = ops.cast(y_pred, "float32")
+        total = 0.0
+        for part in self.kind.split("+"):
+            weighted = {"class_weights": self.class_weights} if part in _CLASS_WEIGHTED else {}
+            values = LOSSES[part](y_true, y_pred, ignore_id=self.ignore_id, **weighted)
+            # A replica may get no image of a last batch.
+            count = ops.maximum(ops.size(values), 1)
+            total = total + ops.sum(values) / ops.cast(count, values.dtype)
+        return total
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
+            "kind": self.kind,
             "class_weights": self.class_weights,
             "ignore_id": self.ignore_id,
         }
@@ -89,3 +187,26 @@ def class_weights(pixels: Sequence[int], c: float = 1.10) -> list[float]:
     if not total:
         raise KsegError("class weights need labelled pixels; every label is ignored")
     return [1 / float(np.log(c + int(n) / total)) for n in pixels]
+
+
+def _valid(labels: Any, ignore_id: int) -> tuple[Any, Any]:
+    """Whether a label counts, and the labels with some class where it does not."""
+    labels = ops.cast(labels, "int32")
+    valid = ops.not_equal(labels, ignore_id)
+    return valid, ops.where(valid, labels, 0)
+
+
+def _one_hot(labels: Any, logits: Any, ignore_id: int) -> tuple[Any, Any]:
+    """Truth and probabilities, (N, pixels, C) float32, both zero where the label is ignored."""
+    valid, labels = _valid(labels, ignore_id)
+    classes, pixels = logits.shape[-1], int(np.prod(logits.shape[1:-1]))
+    kept = ops.reshape(ops.cast(valid, "float32"), (-1, pixels, 1))
+    truth = ops.reshape(ops.one_hot(labels, classes, dtype="float32"), (-1, pixels, classes))
+    probabilities = ops.reshape(ops.softmax(logits, axis=-1), (-1, pixels, classes))
+    return truth * kept, probabilities * kept
+
+
+def _mean_present(losses: Any, truth: Any) -> Any:
+    """(N, C) to (N,): over the classes that occur in (N, pixels, C)."""
+    present = ops.cast(ops.any(truth > 0, axis=1), losses.dtype)
+    return ops.sum(losses * present, axis=-1) / ops.maximum(ops.sum(present, axis=-1), 1)

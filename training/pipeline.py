@@ -6,6 +6,7 @@ it, so a run that resumes at step k sees what the undisturbed run would have see
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def dataset(
     if augment is None:
         augment = crop is not None
     if not augment:
-        return whole_images(data, batch_size)
-    return augmented(
+        return whole_images(data).batch(batch_size).prefetch(2)
+    examples = augmented(
         data,
         crop=crop,
         batch_size=batch_size,
@@ -71,16 +72,18 @@ def dataset(
         seed=seed,
         start_step=start_step,
     )
+    return examples.batch(batch_size, drop_remainder=True).prefetch(2)
 
 
-def whole_images(data: DataSet, batch_size: int) -> tf.data.Dataset:
-    """Images as they are, in order; all must have one size where ``batch_size`` is above 1."""
-    indices = tf.data.Dataset.range(len(data))
-    return (
-        indices.map(lambda i: _load(data, i), tf.data.AUTOTUNE)
-        .map(lambda image, label: (tf.cast(image, tf.float32), label))
-        .batch(batch_size)
-        .prefetch(2)
+def whole_images(data: DataSet, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+    """Images (H, W, 3) float32 and labels (H, W) as they are, in order.
+
+    Args:
+        part: (rank, workers): every so many samples alone.
+    """
+    indices = tf.data.Dataset.range(len(data)).shard(part[1], part[0])
+    return indices.map(lambda i: _load(data, i), tf.data.AUTOTUNE).map(
+        lambda image, label: (tf.cast(image, tf.float32), label)
     )
 
 
@@ -95,8 +98,17 @@ def augmented(
     pad_value: Sequence[float],
     seed: int,
     start_step: int | None,
+    part: tuple[int, int] = (0, 1),
+    skipped: dict[str, str] | None = None,
 ) -> tf.data.Dataset:
-    """What ``dataset`` gives for training, of a data set at hand."""
+    """What ``dataset`` gives for training, of a data set at hand, one by one.
+
+    Args:
+        batch_size: examples that belong together; an epoch has whole batches alone.
+        part: (rank, workers): a worker's equal share of every batch.
+        skipped: takes the files that cannot be read, with the reason; the next sample
+            stands in. None raises instead.
+    """
     if crop is None or min(crop) < 1:
         raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
     if not 0 < scale[0] <= scale[1]:
@@ -105,10 +117,11 @@ def augmented(
         raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
     steps = steps_per_epoch(data, batch_size)
 
+    rank, workers = part
+    share = batch_size // workers
+
     def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
-        index = tf.random.experimental.index_shuffle(position, order_seed, len(data) - 1)
-        image, label = _load(data, index)
+        image, label = _load(data, _shuffled(data, seed, epoch, position), skipped)
         key = tf.random.fold_in(tf.random.fold_in([seed, 1], epoch), position)
         return _augment(image, label, key, crop, scale, flip, jitter, pad_value)
 
@@ -122,9 +135,17 @@ def augmented(
     else:
         stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
         positions = stream.map(lambda i: (i // count, i % count))
-    return (
-        positions.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
-    )
+    if workers > 1:
+        positions = positions.filter(lambda _, i: i % batch_size // share == rank)
+    return positions.map(example, tf.data.AUTOTUNE)
+
+
+def names_at(data: DataSet, step: int, *, batch_size: int, seed: int) -> list[str]:
+    """Names of the samples in the batch of a step of ``augmented``, counted from 0."""
+    epoch, inside = divmod(step, steps_per_epoch(data, batch_size))
+    positions = range(inside * batch_size, (inside + 1) * batch_size)
+    places = [_shuffled(data, seed, tf.constant(epoch, tf.int64), i) for i in positions]
+    return [data.samples[int(place)].name for place in places]
 
 
 def steps_per_epoch(data: DataSet, batch_size: int) -> int:
@@ -143,11 +164,33 @@ def steps_per_epoch(data: DataSet, batch_size: int) -> int:
     return len(data) // batch_size
 
 
-def _load(data: DataSet, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """One image and label by the reader that evaluation uses, so that both see the same."""
-    image, label = tf.numpy_function(
-        lambda i: data.labelled(data.samples[i]), [index], [tf.uint8, tf.uint8], stateful=False
+def _shuffled(data: DataSet, seed: int, epoch: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
+    """Which sample has a place in an epoch's order."""
+    order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(
+        tf.cast(position, tf.int64), order_seed, len(data) - 1
     )
+
+
+def _load(
+    data: DataSet, index: tf.Tensor, skipped: dict[str, str] | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One image and label by the reader that evaluation uses, so that both see the same."""
+
+    def read(first: int) -> tuple[np.ndarray, np.ndarray]:
+        for place in range(first, first + len(data)):
+            sample = data.samples[place % len(data)]
+            try:
+                return data.labelled(sample)
+            except KsegError as error:
+                if skipped is None:
+                    raise
+                if sample.name not in skipped:
+                    print(f"kseg: left out: {error}", file=sys.stderr)
+                skipped[sample.name] = str(error)
+        raise KsegError(f"{data.name} {data.split}: none of the {len(data)} samples can be read")
+
+    image, label = tf.numpy_function(read, [index], [tf.uint8, tf.uint8], stateful=False)
     image.set_shape((None, None, 3))
     label.set_shape((None, None))
     return image, label

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -17,60 +19,91 @@ from kseg import checkpoints
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
-from kseg.model import SegmentationModel
-from kseg.training.callbacks import Checkpoint, History, Progress, ScoreAverage, averaged
+from kseg.model import SegmentationModel, load_model
+from kseg.training.callbacks import (
+    Checkpoint,
+    Faults,
+    History,
+    OneScore,
+    Pictures,
+    Progress,
+    ScoreAverage,
+    averaged,
+)
 from kseg.training.config import TrainingConfig
-from kseg.training.losses import CrossEntropy, class_weights
+from kseg.training.distribution import Distribution, open_distribution
+from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
-from kseg.training.pipeline import augmented, steps_per_epoch, whole_images
+from kseg.training.optimizers import make_optimizer
+from kseg.training.pipeline import augmented, names_at, steps_per_epoch, whole_images
 from kseg.zoo import build, create_model
 
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")
 
 
 def train(
-    config: TrainingConfig, data_dir: str | Path | None, run_dir: str | Path
+    config: TrainingConfig,
+    data_dir: str | Path | None,
+    run_dir: str | Path,
+    *,
+    distribution: str = "auto",
 ) -> SegmentationModel:
     """Trains, or takes up where the run in ``run_dir`` was left.
 
     Writes ``config.json``, ``history.csv``, ``tensorboard/``, ``checkpoints/`` (the last
     state, and ``best.keras`` by the score on ``val_split``) and, at the end,
-    ``model.keras``, the inference model.
+    ``model.keras``, the inference model. Of several workers the first one writes these,
+    the others their states alone, in ``rank-N/``.
+
+    At SIGTERM and SIGINT the state is saved after the step, and SystemExit raised.
 
     Args:
         config: what to train.
         data_dir: root of the data set.
         run_dir: made if absent; of another configuration, it is refused.
+        distribution: as for ``open_distribution``.
 
     Returns:
         The model of ``model.keras``.
 
     Raises:
-        KsegError: bad values, data or files, or another run's folder.
+        KsegError: bad values, data or files, another run's folder, or a loss that is no
+            number.
     """
     config.check()
     run_dir = Path(run_dir)
+    devices = open_distribution(distribution)
+    devices.check(config.batch_size)
     data = open_dataset(config.dataset, data_dir, config.split)
     val_data = config.val_split and open_dataset(config.dataset, data_dir, config.val_split)
     config = dataclasses.replace(config, crop=config.crop or default_crop(data))
     epoch_steps = steps_per_epoch(data, config.batch_size)
     steps = config.steps or config.epochs * epoch_steps
     _make_deterministic(config.seed)
-    model = _model(config, data)
-    _claim(run_dir, config)
+    with devices.scope():
+        model = devices.prepared(_model(config, data))
+    if devices.rank == 0:
+        _claim(run_dir, config)
 
     if (run_dir / "model.keras").exists():
         print(f"{run_dir}: this run is complete; remove the folder to train anew")
-        return keras.models.load_model(run_dir / "model.keras")
-    _compile(model, config, data, steps)
-    checkpoint = Checkpoint(run_dir / "checkpoints", steps_per_epoch=epoch_steps)
-    step = checkpoint.restore(model)
+        return load_model(run_dir / "model.keras")
+    with devices.scope():
+        metric = _compile(model, config, data, steps, epoch_steps)
+    own = run_dir / f"rank-{devices.rank}" if devices.rank else run_dir
+    # Killed workers may be a state apart; both have the one before.
+    checkpoint = Checkpoint(own / "checkpoints", keep=1 if devices.workers == 1 else 2)
+    if step := devices.smallest_common(checkpoint.steps_saved()):
+        with devices.scope():
+            checkpoint.restore(model, step)
     if step < steps:
-        _fit(model, config, data, val_data, run_dir, checkpoint, step, steps, epoch_steps)
+        _warn(config, devices)
+        _fit(model, config, data, val_data, run_dir, checkpoint, metric, steps, devices)
     with averaged(model):
         result = build(model.card.for_inference(), weights_of=model)
-    with whole(run_dir / "model.keras") as path:
-        result.save(path)
+    if devices.rank == 0:
+        with whole(run_dir / "model.keras") as path:
+            result.save(path)
     return result
 
 
@@ -89,11 +122,32 @@ def _make_deterministic(seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def _warn(config: TrainingConfig, devices: Distribution) -> None:
+    images = config.batch_size // (devices.replicas if config.batch_norm == "train" else 1)
+    if config.batch_norm != "frozen" and images < 4:
+        print(
+            f"kseg: BatchNorm sees {images} images at a time, too few for its statistics; "
+            "take a larger --batch-size, --batch-norm sync on several devices, or frozen "
+            "with pretrained weights",
+            file=sys.stderr,
+        )
+
+
 def _model(config: TrainingConfig, data: DataSet) -> SegmentationModel:
     classes = data.classes
-    model = create_model(config.model, num_classes=classes.num_classes, **config.options)
+    with _precision(config.precision):
+        model = create_model(
+            config.model,
+            num_classes=classes.num_classes,
+            auxiliary=bool(config.auxiliary),
+            **config.options,
+        )
     if config.init:
-        checkpoints.assign(model, checkpoints.read(config.init))
+        _initialise(model, config.init, config.init_part)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = config.batch_norm != "frozen"
+            layer.synchronized = config.batch_norm == "sync"
     model.card = model.card.replace(
         dataset=data.name,
         class_names=classes.names,
@@ -105,10 +159,32 @@ def _model(config: TrainingConfig, data: DataSet) -> SegmentationModel:
     return model
 
 
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _initialise(model: SegmentationModel, init: str, part: str) -> None:
+    """Weights of a file, with a new head where ``part`` leaves that out."""
+    try:
+        if init.endswith(".keras"):
+            checkpoints.copy(model, load_model(init), part=part)
+        else:
+            checkpoints.assign(model, checkpoints.read(init), part=part)
+    except KsegError as error:
+        if init in str(error):
+            raise
+        raise KsegError(f"{init}: {error}") from error
+
+
 def _claim(run_dir: Path, config: TrainingConfig) -> None:
     """Writes the configuration, or refuses a folder that has another one."""
-    make_folder(run_dir / "checkpoints")
-    path = run_dir / "config.json"
+    path = make_folder(run_dir) / "config.json"
     if path.exists():
         try:
             stored = json.loads(path.read_text())["config"]
@@ -138,22 +214,65 @@ def _claim(run_dir: Path, config: TrainingConfig) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _compile(model: SegmentationModel, config: TrainingConfig, data: DataSet, steps: int) -> None:
+def _compile(
+    model: SegmentationModel, config: TrainingConfig, data: DataSet, steps: int, epoch_steps: int
+) -> MeanIoU:
+    """Compiles; the metric of the logits."""
     weights = None
     if config.class_weights is not None:
         weights = class_weights(data.class_pixels(), config.class_weights)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.PolynomialDecay(
-            config.learning_rate, steps, end_learning_rate=0.0, power=0.9
-        ),
-        weight_decay=config.weight_decay,
-        use_ema=config.ema is not None,
-        ema_momentum=config.ema or 0.0,
-        ema_overwrite_frequency=None,
+    loss = SegmentationLoss(config.loss, weights)
+    metric = MeanIoU(data.classes.num_classes)
+    optimizer = make_optimizer(config, model, steps, epoch_steps)
+    if not config.auxiliary:
+        model.compile(optimizer, loss, metrics=[metric])
+        return metric
+    heads = list(model.output)
+    if len(config.auxiliary) != len(heads) - 1:
+        raise KsegError(
+            f"auxiliary is {config.auxiliary}; {config.model} has the training heads "
+            f"{', '.join(heads[1:])}, and each needs a weight"
+        )
+    model.compile(
+        optimizer,
+        {head: loss for head in heads},
+        loss_weights=dict(zip(heads, (1.0, *config.auxiliary), strict=True)),
+        metrics={"logits": [metric]},
     )
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias", "alpha"])
-    model.compile(optimizer, CrossEntropy(weights), metrics=[MeanIoU(data.classes.num_classes)])
-    optimizer.build(model.trainable_variables)
+    return metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Epochs of one length and crop: one call of ``fit``."""
+
+    first_epoch: int
+    end_epoch: int
+    length: int
+    crop: tuple[int, int]
+    step: int
+
+
+def stretches(
+    config: TrainingConfig, *, step: int, steps: int, epoch_steps: int
+) -> Iterator[Stretch]:
+    """What is left of a run of ``steps`` after ``step``.
+
+    The rest of an epoch that was interrupted, and a last one that ``--steps`` cuts short,
+    stand alone.
+    """
+    epochs = -(-steps // epoch_steps)
+    final = max(epochs - config.final_epochs, 0)
+    while step < steps:
+        epoch, inside = divmod(step, epoch_steps)
+        crop, end = (config.crop, final) if epoch < final else (config.final_crop, epochs)
+        whole_epochs = min(end, steps // epoch_steps) - epoch
+        if inside or whole_epochs <= 0:
+            count, length = 1, min(epoch_steps - inside, steps - step)
+        else:
+            count, length = whole_epochs, epoch_steps
+        yield Stretch(epoch, epoch + count, length, crop, step)
+        step += count * length
 
 
 def _fit(
@@ -163,61 +282,86 @@ def _fit(
     val_data: DataSet | None,
     run_dir: Path,
     checkpoint: Checkpoint,
-    step: int,
+    metric: MeanIoU,
     steps: int,
-    epoch_steps: int,
+    devices: Distribution,
 ) -> None:
-    # `--steps` may end within an epoch; the last one is then short.
-    epochs, rest = divmod(steps, epoch_steps)
-    final = max(-(-steps // epoch_steps) - config.final_epochs, 0)
-    final_crop = config.final_crop or config.crop
-    phases = (
-        (0, min(final, epochs), epoch_steps, config.crop),
-        (final, epochs, epoch_steps, final_crop),
-        (epochs, epochs + 1, rest, final_crop),
-    )
-    val_batches = whole_images(val_data, 1) if val_data else None
-    first_epoch = step // epoch_steps
-    history = History(run_dir / "history.csv", first_epoch)
-    checkpoint.best = history.best("val_mean_iou")
-    callbacks = [
-        ScoreAverage(),
-        Progress(steps=steps, epoch_steps=epoch_steps, batch_size=config.batch_size, step=step),
-        history,
-        keras.callbacks.TensorBoard(
-            run_dir / "tensorboard", write_graph=False, update_freq="epoch"
-        ),
+    epoch_steps = steps_per_epoch(data, config.batch_size)
+    heads = list(model.output) if config.auxiliary else []
+    skipped: dict[str, str] = {}
+
+    part = (devices.rank, devices.workers)
+
+    def batches(stretch: Stretch) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        examples = augmented(
+            data,
+            crop=stretch.crop,
+            batch_size=config.batch_size,
+            scale=config.scale,
+            flip=config.flip,
+            jitter=config.jitter,
+            pad_value=model.card.normalization.rgb_mean,
+            seed=config.seed,
+            start_step=stretch.step,
+            part=part,
+            skipped=skipped if config.bad_images == "skip" else None,
+        )
+        return devices.batches(_for_heads(examples, heads), config.batch_size)
+
+    scored = None
+    if val_data:
+        # One image a replica, since their sizes may differ.
+        scored = devices.batches(_for_heads(whole_images(val_data, part), heads), 1)
+    faults = Faults(
+        checkpoint.steps,
         checkpoint,
-    ]
-    try:
-        for begin, last, length, crop in phases:
-            first = max(begin, first_epoch)
-            if first >= last or not length:
-                continue
-            batches = augmented(
-                data,
-                crop=crop,
+        lambda step: names_at(data, step, batch_size=config.batch_size, seed=config.seed),
+    )
+    callbacks = [checkpoint.steps, faults, OneScore(), ScoreAverage()]
+    if devices.rank == 0:
+        history = History(run_dir / "history.csv", checkpoint.steps)
+        checkpoint.best = history.best("val_mean_iou")
+        callbacks += [
+            Progress(
+                checkpoint.steps,
+                last=steps,
+                epoch_steps=epoch_steps,
                 batch_size=config.batch_size,
-                scale=config.scale,
-                flip=config.flip,
-                jitter=config.jitter,
-                pad_value=model.card.normalization.rgb_mean,
-                seed=config.seed,
-                start_step=first * epoch_steps,
-            )
-            model.fit(
-                batches,
-                validation_data=val_batches,
-                validation_freq=config.validate_every,
-                initial_epoch=first,
-                epochs=last,
-                steps_per_epoch=length,
-                callbacks=callbacks,
-                shuffle=False,  # the stream is in its order already
-                verbose=0,
-            )
+            ),
+            history,
+            keras.callbacks.TensorBoard(
+                run_dir / "tensorboard", write_graph=False, update_freq="epoch"
+            ),
+        ]
+        if val_data:
+            callbacks.append(Pictures(run_dir / "tensorboard/pictures", val_data, metric))
+    callbacks.append(checkpoint)
+    left = stretches(config, step=checkpoint.steps.done, steps=steps, epoch_steps=epoch_steps)
+    try:
+        with faults:
+            for stretch in left:
+                model.fit(
+                    batches(stretch),
+                    validation_data=scored,
+                    validation_freq=config.validate_every,
+                    initial_epoch=stretch.first_epoch,
+                    epochs=stretch.end_epoch,
+                    steps_per_epoch=stretch.length,
+                    callbacks=callbacks,
+                    shuffle=False,  # the stream is in its order already
+                    verbose=0,
+                )
     except tf.errors.OpError as error:
         # The reader's own line stands somewhere in TensorFlow's.
         if found := re.search(r"KsegError: (.+)", str(error)):
             raise KsegError(found[1]) from error
         raise
+    if skipped:
+        print(f"kseg: {len(skipped)} images could not be read and were left out", file=sys.stderr)
+
+
+def _for_heads(examples: tf.data.Dataset, heads: list[str]) -> tf.data.Dataset:
+    """The same labels for every head of a model that has several."""
+    if not heads:
+        return examples
+    return examples.map(lambda image, label: (image, {head: label for head in heads}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -134,16 +134,9 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     Raises:
         KsegError: one line with all missing, unexpected and misshapen tensors.
     """
-    if part not in PARTS:
-        raise KsegError(f"part is {part!r}; it must be one of {', '.join(PARTS)}")
     variant = find_variant(model.card.name)
     separator = _LAYOUTS[variant.tensors][1]
-
-    def belongs(layer: str) -> bool:
-        if part == "backbone":
-            return layer.startswith(variant.backbone)
-        return part == "all" or not layer.startswith(variant.classifier)
-
+    belongs = _membership(variant, part)
     entries = {n: e for n, e in _entries(model, variant).items() if belongs(e.layer)}
     tensors = _unwrap(tensors, published_shapes(model))
     if variant.tensors == "tf_slim":
@@ -178,6 +171,59 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         )
     for name, entry in entries.items():
         entry.variable.assign(entry.to_keras(given[name]))
+
+
+def copy(model: SegmentationModel, source: SegmentationModel, *, part: str = "all") -> None:
+    """Copies the weights of another model by layer name; nothing unless all fit.
+
+    An encoder alone has no ``encoder.`` before its names, a network around it has.
+
+    Args:
+        model: a model of the zoo.
+        source: one with the same layers in ``part``; an output stride may differ.
+        part: as for ``assign``.
+
+    Raises:
+        KsegError: one line with all layers that are missing or misshapen in ``source``.
+    """
+    variant = find_variant(model.card.name)
+    belongs = _membership(variant, part)
+    given = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    pairs = []
+    problems = []
+    for layer in model.layers:
+        if not layer.weights or not belongs(layer.name):
+            continue
+        alone = layer.name.removeprefix("encoder.")
+        values = given.get(layer.name, given.get(alone))
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if values is None:
+            problems.append(f"{layer.name} is missing")
+        elif (shapes := [value.shape for value in values]) != wanted:
+            problems.append(f"{layer.name} has {shapes}, not {wanted}")
+        else:
+            pairs.append((layer, values))
+    if problems:
+        raise KsegError(
+            f"{source.card.name} with {source.card.num_classes} classes does not fit "
+            f"{model.card.name} with {model.card.num_classes}: {'; '.join(problems)}; "
+            "choose the model, its options, or another part"
+        )
+    for layer, values in pairs:
+        layer.set_weights(values)
+
+
+def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
+    """Whether a layer belongs to a part of the network."""
+    if part not in PARTS:
+        raise KsegError(f"part is {part!r}; it must be one of {', '.join(PARTS)}")
+
+    def belongs(layer: str) -> bool:
+        if part == "backbone":
+            return layer.startswith(variant.backbone)
+        return part == "all" or not layer.startswith(variant.classifier)
+
+    return belongs
 
 
 def _is_unused(name: str, variant: Variant, separator: str) -> bool:

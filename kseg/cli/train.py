@@ -6,70 +6,104 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from kseg.cli import arguments
 from kseg.errors import KsegError
 
+_NONE = "none"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What decides the run; defaults are those of TrainingConfig."""
-    parser.add_argument("--model", required=True, metavar="M", help="a name of `kseg models`")
-    arguments.add_data(parser)
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="R")
-    parser.add_argument("--options", metavar="JSON", help='builder options, as {"m": 3}')
-    parser.add_argument("--split", metavar="S", help="to train on (train)")
-    parser.add_argument("--val-split", metavar="S", help="to score on (val); none for none")
-    parser.add_argument("--epochs", type=int, help="passes over the data (100)")
-    parser.add_argument("--steps", type=int, help="steps, instead of --epochs")
-    parser.add_argument("--batch-size", type=int, help="of all replicas together (8)")
-    arguments.add_size(parser, "--crop", "the network's size after scaling")
-    arguments.add_size(parser, "--final-crop", "that of the last epochs")
-    parser.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
-    parser.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
-    parser.add_argument("--weight-decay", type=float, help="decoupled (1e-2)")
-    parser.add_argument("--ema", type=float, metavar="M", help="momentum of averaged weights")
+    """What decides the run; defaults are those of the recipe, else of TrainingConfig."""
+    parser.add_argument("--recipe", metavar="R", help="a paper's settings, or list to see them")
+    parser.add_argument("--model", metavar="M", help="a name of `kseg models` (the recipe's)")
+    arguments.add_data(parser, required=False)
+    parser.add_argument("--run-dir", type=Path, metavar="R", help="of states, scores and model")
     parser.add_argument(
-        "--class-weights", metavar="C", help="c of 1 / ln(c + share) (1.10), or none"
+        "--distribution", default="auto", help="auto, one, mirrored or multiworker (TF_CONFIG)"
     )
-    parser.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
-    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--jitter", type=float, help="of colours (0.2)")
-    parser.add_argument("--seed", type=int, help="of everything random (0)")
-    parser.add_argument("--validate-every", type=int, metavar="N", help="epochs (1)")
-    parser.add_argument("--init", metavar="FILE", help="published checkpoint to start from")
+
+    group = parser.add_argument_group("what")
+    group.add_argument("--options", type=_json, metavar="JSON", help='builder options: {"m": 3}')
+    group.add_argument("--init", metavar="FILE", help="a published checkpoint or .keras to start")
+    group.add_argument("--init-part", metavar="PART", help="all, backbone or all-but-classifier")
+    group.add_argument("--split", metavar="S", help="to train on (train)")
+    group.add_argument("--val-split", type=_or_none(str), metavar="S", help="to score on, or none")
+    group.add_argument("--validate-every", type=int, metavar="N", help="epochs (1)")
+
+    group = parser.add_argument_group("how long, how large")
+    group.add_argument("--epochs", type=int, help="passes over the data (100)")
+    group.add_argument("--steps", type=int, help="steps, instead of --epochs")
+    group.add_argument("--batch-size", type=int, help="of all replicas together (8)")
+    group.add_argument("--accumulate", type=int, metavar="N", help="batches of an update (1)")
+    arguments.add_size(group, "--crop", "the network's size after scaling")
+    arguments.add_size(group, "--final-crop", "that of the last epochs")
+    group.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
+
+    group = parser.add_argument_group("how")
+    group.add_argument("--optimizer", help="adamw, adam or sgd")
+    group.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
+    group.add_argument("--schedule", help="poly or step")
+    group.add_argument("--decay-epochs", type=int, metavar="N", help="of step (100)")
+    group.add_argument("--decay-factor", type=float, metavar="F", help="of step (0.5)")
+    group.add_argument("--warmup-steps", type=int, metavar="N", help="(0)")
+    group.add_argument("--weight-decay", type=float, help="(1e-2)")
+    group.add_argument("--decayed", help="kernels, full-kernels or all")
+    group.add_argument("--clip-norm", type=_or_none(float), metavar="X", help="of all gradients")
+    group.add_argument("--ema", type=_or_none(float), metavar="M", help="momentum of an average")
+    group.add_argument("--precision", help="float32, mixed_bfloat16 or mixed_float16")
+    group.add_argument("--batch-norm", help="train, sync or frozen")
+    group.add_argument("--loss", help="cross_entropy, focal, ohem, dice, lovasz; or a sum: a+b")
+    group.add_argument(
+        "--class-weights", type=_or_none(float), metavar="C", help="c of 1 / ln(c + share) (1.10)"
+    )
+    group.add_argument(
+        "--auxiliary", type=float, nargs="+", metavar="W", help="weights of the training heads"
+    )
+    group.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
+    group.add_argument("--jitter", type=float, help="of colours (0.2)")
+    group.add_argument("--bad-images", help="stop at one, or skip it")
+    group.add_argument("--seed", type=int, help="of everything random (0)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains."""
-    from kseg.training import TrainingConfig, train
+    from kseg.training import RECIPES, TrainingConfig, from_recipe, train
 
+    if args.recipe == "list":
+        for name, recipe in RECIPES.items():
+            print(f"{name}: {recipe.source}")
+        return
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    values = {k: v for k, v in vars(args).items() if k in fields and v is not None}
-    for name in ("crop", "final_crop", "scale"):
-        if name in values:
-            values[name] = tuple(values[name])
-    if values.get("val_split") == "none":
-        values["val_split"] = None
-    if "class_weights" in values:
-        values["class_weights"] = _number_or_none("class-weights", values["class_weights"])
-    if "options" in values:
-        values["options"] = _json("options", values["options"])
-    train(TrainingConfig(**values), args.data_dir, args.run_dir)
+    values = {
+        name: tuple(value) if isinstance(value, list) else None if value == _NONE else value
+        for name, value in vars(args).items()
+        if name in fields and value is not None
+    }
+    if args.run_dir is None:
+        raise KsegError("train needs a folder for the run; give --run-dir")
+    config = from_recipe(args.recipe, **values)
+    train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
 
 
-def _number_or_none(flag: str, text: str) -> float | None:
-    try:
-        return None if text == "none" else float(text)
-    except ValueError:
-        raise KsegError(f"--{flag} is {text!r}; it must be a number or none") from None
+def _or_none(convert: type) -> Any:
+    """A type for argparse that takes the word none as well."""
+
+    def parse(text: str) -> Any:
+        return _NONE if text == _NONE else convert(text)
+
+    parse.__name__ = convert.__name__
+    return parse
 
 
-def _json(flag: str, text: str) -> dict:
+def _json(text: str) -> dict:
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise KsegError(f"--{flag} is {text!r}; it must be a JSON object")
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a JSON object")
     return value

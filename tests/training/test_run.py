@@ -1,6 +1,8 @@
 """The run folder: complete, resumable to the same bits, and its own."""
 
 import csv
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -15,8 +17,16 @@ import pytest
 from PIL import Image
 
 import kseg
+from kseg import checkpoints
 from kseg.cli import main
+from kseg.data import open_dataset
+from kseg.model import load_model
 from kseg.training import TrainingConfig, train
+from kseg.training.losses import SegmentationLoss
+from kseg.training.metrics import MeanIoU
+from kseg.training.optimizers import make_optimizer
+from kseg.training.pipeline import whole_images
+from kseg.training.run import stretches
 from support import random_tensors, run_kseg, write_camvid
 
 
@@ -27,6 +37,21 @@ def arguments(folder: Path, run_dir: Path, *extra: object) -> list[str]:
         *("--batch-size", 2, "--crop", 32, 40, "--epochs", 3),
     ]
     return [str(a) for a in (*base, *extra)]
+
+
+RUN = sys.modules["kseg.training.run"]
+
+TINY = dict(
+    model="cgnet_m3n21",
+    options={"m": 2, "n": 2},
+    dataset="camvid",
+    batch_size=2,
+    crop=(32, 40),
+)
+
+
+def history(run_dir: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run_dir / "history.csv").open()))
 
 
 def weights(path: Path) -> list[np.ndarray]:
@@ -125,16 +150,7 @@ def test_a_damaged_state_is_named(undisturbed, tiny_camvid, tmp_path, capsys):
 
 
 def test_steps_may_end_within_an_epoch(tiny_camvid, tmp_path):
-    config = TrainingConfig(
-        model="cgnet_m3n21",
-        options={"m": 2, "n": 2},
-        dataset="camvid",
-        batch_size=2,
-        crop=(32, 40),
-        steps=4,
-        val_split=None,
-        class_weights=None,
-    )
+    config = TrainingConfig(**TINY, steps=4, val_split=None, class_weights=None)
     train(config, tiny_camvid, tmp_path)
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [(r["epoch"], r["step"], r["val_mean_iou"]) for r in rows] == [
@@ -145,15 +161,14 @@ def test_steps_may_end_within_an_epoch(tiny_camvid, tmp_path):
 
 def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatch):
     """5 steps are 2 epochs, the last one short; resumed, the stream starts at its step."""
-    module = sys.modules["kseg.training.run"]
     streams = []
-    real = module.augmented
+    real = RUN.augmented
 
     def augmented(*args, **options):
         streams.append((options["crop"], options["start_step"]))
         return real(*args, **options)
 
-    monkeypatch.setattr(module, "augmented", augmented)
+    monkeypatch.setattr(RUN, "augmented", augmented)
     extra = ("--final-crop", 48, 64, "--final-epochs", 1, "--steps", 5, "--val-split", "none")
     assert main(arguments(tiny_camvid, tmp_path, *extra)) == 0
     assert streams == [((32, 40), 0), ((48, 64), 3)]
@@ -182,17 +197,8 @@ def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
         def on_train_batch_end(self, batch, logs=None):
             steps.append([w.numpy() for w in self.model.trainable_variables])
 
-    module = sys.modules["kseg.training.run"]
-    monkeypatch.setattr(module, "ScoreAverage", lambda: Record())
-    config = TrainingConfig(
-        model="cgnet_m3n21",
-        options={"m": 2, "n": 2},
-        dataset="camvid",
-        batch_size=2,
-        crop=(32, 40),
-        steps=4,
-        ema=0.75,
-    )
+    monkeypatch.setattr(RUN, "OneScore", Record)
+    config = TrainingConfig(**TINY, steps=4, ema=0.75)
     model = train(config, tiny_camvid, tmp_path)
     want = steps[0]
     for values in steps[1:]:
@@ -202,14 +208,219 @@ def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
         np.testing.assert_allclose(got, average, atol=1e-6)
         assert np.abs(average - last).max() > 1e-5
 
-    monkeypatch.undo()
-    run_dir = tmp_path / "again"
-    train(config, tiny_camvid, run_dir)
-    evaluate = module.whole_images(module.open_dataset("camvid", tiny_camvid, "val"), 1)
-    model.compile(metrics=[module.MeanIoU(11)], loss=module.CrossEntropy())
-    rows = list(csv.DictReader((run_dir / "history.csv").open()))
-    score = model.evaluate(evaluate, verbose=0, return_dict=True)["mean_iou"]
+    scored = whole_images(open_dataset("camvid", tiny_camvid, "val")).batch(1)
+    model.compile(metrics=[MeanIoU(11)], loss=SegmentationLoss())
+    score = model.evaluate(scored, verbose=0, return_dict=True)["mean_iou"]
+    rows = history(tmp_path)
     assert float(rows[-1]["val_mean_iou"]) == pytest.approx(score, abs=1e-6)
+    # The last state goes on from the weights themselves.
+    (state,) = (tmp_path / "checkpoints").glob("*.weights.h5")
+    raw = kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2)
+    raw.compile(make_optimizer(config, raw, 4, 3))
+    raw.load_weights(state)
+    for got, last in zip(raw.trainable_variables, steps[-1], strict=True):
+        np.testing.assert_array_equal(got, last)
+
+
+def at_step(step: int, action) -> type[keras.callbacks.Callback]:
+    """A callback that does something after a step of this process, counted from 1."""
+
+    class AtStep(keras.callbacks.Callback):
+        count = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.count += 1
+            if self.count == step:
+                action()
+
+    return AtStep
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+)
+def test_a_signal_leaves_a_run_that_goes_on(
+    number, code, undisturbed, tiny_camvid, tmp_path, monkeypatch, capsys
+):
+    """Within the second of three epochs; the end has the undisturbed run's bits."""
+    monkeypatch.setattr(RUN, "OneScore", at_step(4, lambda: os.kill(os.getpid(), number)))
+    config = TrainingConfig(**TINY, epochs=3)
+    with pytest.raises(SystemExit) as caught:
+        train(config, tiny_camvid, tmp_path)
+    assert caught.value.code == code
+    (state,) = (tmp_path / "checkpoints").glob("*.weights.h5")
+    # The signal may be seen by the next step's check.
+    assert state.name in ("step-00000004.weights.h5", "step-00000005.weights.h5")
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    monkeypatch.undo()
+    model = train(config, tiny_camvid, tmp_path)
+    for a, b in zip(model.get_weights(), weights(undisturbed / "model.keras"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [r["step"] for r in history(tmp_path)] == ["3", "6", "9"]
+
+
+def test_a_loss_that_is_no_number_stops(tiny_camvid, tmp_path):
+    """The second epoch's rate throws the weights away; the first one's state stays."""
+    config = TrainingConfig(**TINY, epochs=3, learning_rate=1e-3)
+    train(dataclasses.replace(config, epochs=1), tiny_camvid, tmp_path / "good")
+    (tmp_path / "bad/checkpoints").mkdir(parents=True)
+    state = tmp_path / "bad/checkpoints/step-00000003.weights.h5"
+    state.write_bytes(next((tmp_path / "good/checkpoints").glob("*.h5")).read_bytes())
+    bad = dataclasses.replace(config, learning_rate=1e30)
+    with pytest.raises(kseg.KsegError, match=r"step [456]: the loss is (nan|inf) on 00\d, 00\d; "):
+        train(bad, tiny_camvid, tmp_path / "bad")
+    assert [p.name for p in (tmp_path / "bad/checkpoints").iterdir()] == [state.name]
+
+
+def test_a_full_disk_leaves_the_state_before(tiny_camvid, tmp_path, monkeypatch):
+    real = kseg.SegmentationModel.save_weights
+    saved = []
+
+    def save_weights(self, path):
+        saved.append(path)
+        real(self, path)
+        if len(saved) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(kseg.SegmentationModel, "save_weights", save_weights)
+    with pytest.raises(kseg.KsegError, match=r"step-00000006.weights.h5: cannot be written"):
+        train(TrainingConfig(**TINY, epochs=3, val_split=None), tiny_camvid, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.weights.h5"]
+
+
+def test_training_heads(tiny_camvid, tmp_path, capsys):
+    """ICNet's two, with its published weights; the model that stays has one output."""
+    config = TrainingConfig(
+        **{**TINY, "model": "icnet_resnet50", "options": {"width": 1}, "crop": (65, 65)},
+        auxiliary=(0.4, 0.16),
+        steps=2,
+    )
+    model = train(config, tiny_camvid, tmp_path)
+    assert model.output_shape == (None, None, None, 11)
+    (row,) = history(tmp_path)
+    assert 0 <= float(row["mean_iou"]) <= 1
+    assert 0 <= float(row["val_mean_iou"]) <= 1
+    with pytest.raises(kseg.KsegError, match=r"has the training heads sub24, sub4, and each"):
+        train(dataclasses.replace(config, auxiliary=(1.0,)), tiny_camvid, tmp_path / "other")
+
+
+def test_frozen_batch_norm(tiny_keras, tiny_camvid, tmp_path):
+    extra = dict(steps=2, init=str(tiny_keras), val_split=None)
+    model = train(TrainingConfig(**TINY, **extra, batch_norm="frozen"), tiny_camvid, tmp_path)
+    before = keras.models.load_model(tiny_keras)
+    moved = 0
+    for layer in model.layers:
+        pairs = list(zip(layer.weights, before.get_layer(layer.name).weights, strict=True))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for a, b in pairs:
+                np.testing.assert_array_equal(a, b)
+        else:
+            moved += sum(np.abs(a.numpy() - b.numpy()).max() > 1e-5 for a, b in pairs)
+    assert moved > 10
+
+
+def test_accumulated_batches_make_one_update(tiny_keras, tiny_camvid, tmp_path):
+    """Two batches of two against one of four; BatchNorm frozen, or it would see the parts."""
+    common = {
+        **TINY,
+        **dict(init=str(tiny_keras), val_split=None, batch_norm="frozen", schedule="step"),
+        **dict(optimizer="sgd", weight_decay=0.0, learning_rate=0.1),
+    }
+    one = train(TrainingConfig(**{**common, "batch_size": 4}, steps=1), tiny_camvid, tmp_path / "1")
+    two = train(TrainingConfig(**common, steps=2, accumulate=2), tiny_camvid, tmp_path / "2")
+    start = keras.models.load_model(tiny_keras).get_weights()
+    for a, b, c in zip(one.get_weights(), two.get_weights(), start, strict=True):
+        # Sums of float32 in another order.
+        np.testing.assert_allclose(a - c, b - c, atol=2e-6)
+    assert max(np.abs(a - c).max() for a, c in zip(one.get_weights(), start, strict=True)) > 1e-3
+
+
+def test_mixed_precision_keeps_float32(tiny_camvid, tmp_path):
+    """bfloat16 has 8 bits: the loss differs from float32's, in the third digit."""
+    losses = {}
+    for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
+        config = TrainingConfig(**TINY, steps=1, val_split=None, precision=precision)
+        model = train(config, tiny_camvid, tmp_path / precision)
+        assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
+        assert model.dtype_policy.name == "float32"
+        losses[precision] = float(history(tmp_path / precision)[0]["loss"])
+    assert losses["mixed_bfloat16"] != losses["float32"]
+    assert losses["mixed_bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)
+    assert losses["mixed_float16"] == pytest.approx(losses["float32"], rel=1e-3)
+
+
+def test_init_from_a_model_with_another_head(tiny_keras, tiny_camvid, tmp_path):
+    """19 classes from 11: all but the classifier is taken over."""
+    other = kseg.create_model("cgnet_m3n21", num_classes=19, m=2, n=2)
+    other.save(tmp_path / "other.keras")
+    config = TrainingConfig(
+        **TINY, steps=1, val_split=None, learning_rate=1e-30, init=str(tmp_path / "other.keras")
+    )
+    with pytest.raises(kseg.KsegError, match=r"other.keras: cgnet_m3n21 with 19 classes does not"):
+        train(config, tiny_camvid, tmp_path / "run")
+    config = dataclasses.replace(config, init_part="all-but-classifier")
+    model = train(config, tiny_camvid, tmp_path / "run")
+    name = "level3_0.conv1x1.conv"
+    np.testing.assert_allclose(
+        model.get_layer(name).kernel, other.get_layer(name).kernel, rtol=1e-6
+    )
+
+
+def test_an_encoder_starts_the_network_around_it(tmp_path):
+    """ESPNet's two stages: what ESPNet-C learned is the encoder of ESPNet."""
+    encoder = kseg.create_model("espnet_c", num_classes=5, q=2)
+    encoder.save(tmp_path / "c.keras")
+    model = kseg.create_model("espnet", num_classes=5, q=2)
+    checkpoints.copy(model, load_model(tmp_path / "c.keras"), part="backbone")
+    found = [layer for layer in encoder.layers if layer.weights and "classifier" not in layer.name]
+    assert len(found) > 20
+    for layer in found:
+        for a, b in zip(
+            layer.get_weights(), model.get_layer(f"encoder.{layer.name}").get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_left_of_a_run():
+    config = TrainingConfig(**TINY, epochs=5, final_epochs=2, final_crop=(64, 64))
+
+    def left(step, steps=50):
+        found = stretches(config, step=step, steps=steps, epoch_steps=10)
+        return [(s.first_epoch, s.end_epoch, s.length, s.crop[0], s.step) for s in found]
+
+    assert left(0) == [(0, 3, 10, 32, 0), (3, 5, 10, 64, 30)]
+    assert left(20) == [(2, 3, 10, 32, 20), (3, 5, 10, 64, 30)]
+    assert left(14) == [(1, 2, 6, 32, 14), (2, 3, 10, 32, 20), (3, 5, 10, 64, 30)]
+    assert left(37) == [(3, 4, 3, 64, 37), (4, 5, 10, 64, 40)]
+    assert left(0, 44) == [(0, 3, 10, 32, 0), (3, 4, 10, 64, 30), (4, 5, 4, 64, 40)]
+    assert left(41, 44) == [(4, 5, 3, 64, 41)]
+    assert left(50) == []
+
+
+def test_pictures_for_tensorboard(undisturbed):
+    """Read back from the event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(
+        str(undisturbed / "tensorboard/pictures"), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    tags = sorted(events.Tags()["tensors"])
+    assert tags == [
+        "confusion matrix",
+        "image, label, prediction/000",
+        "image, label, prediction/001",
+    ]
+    first = events.Tensors(tags[-1])
+    assert [event.step for event in first] == [1, 2, 3]
+    width, height, png = first[0].tensor_proto.string_val[:3]
+    assert (int(width), int(height)) == (3 * 64 + 2 * 4, 48)
+    assert png.startswith(b"\x89PNG")
+    rates = EventAccumulator(str(undisturbed / "tensorboard/train"), size_guidance={"tensors": 0})
+    rates.Reload()
+    assert "epoch_learning_rate" in rates.Tags()["tensors"]
 
 
 @pytest.mark.parametrize(
@@ -220,10 +431,18 @@ def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
         (("--steps", -1), "steps is -1"),
         (("--learning-rate", 0), "learning-rate is 0"),
         (("--weight-decay", -1), "weight-decay is -1"),
+        (("--optimizer", "lion"), "optimizer is 'lion'; it must be one of adamw, adam, sgd"),
+        (("--batch-norm", "group"), "batch-norm is 'group'"),
+        (("--clip-norm", 0), "clip-norm is 0.0"),
+        (("--warmup-steps", -1), "warmup-steps is -1"),
+        (("--loss", "hinge"), "loss is 'hinge'; its parts must be of cross_entropy"),
+        (("--auxiliary", 0.4), "no option 'auxiliary'"),
+        (("--init", "/nowhere.keras"), "/nowhere.keras: no such file"),
+        (("--recipe", "cgnet_kamvid"), "unknown recipe 'cgnet_kamvid'; did you mean cgnet_camvid"),
+        (("--distribution", "many"), "distribution is 'many'"),
+        (("--distribution", "multiworker"), "needs the variable TF_CONFIG"),
         (("--final-epochs", 2), "final-crop is None and final-epochs 2; give both or none"),
         (("--class-weights", 0.9), "c = 0.9"),
-        (("--class-weights", "many"), "--class-weights is 'many'"),
-        (("--options", "[1]"), "must be a JSON object"),
         (("--batch-size", 99), "fewer than the batch size 99"),
         (("--dataset", "kitti"), "unknown data set 'kitti'"),
         (("--model", "vnet"), "unknown model 'vnet'"),
@@ -235,6 +454,32 @@ def test_refusals(extra, message, tiny_camvid, tmp_path, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (tmp_path / "run/model.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--class-weights", "many"), "invalid float value: 'many'"),
+        (("--options", "[1]"), "must be a JSON object"),
+    ],
+)
+def test_usage(extra, message, tiny_camvid, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments(tiny_camvid, tmp_path / "run", *extra))
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_image_may_be_left_out(tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_camvid(folder, {"train": 4, "val": 1})
+    path = folder / "train/001.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    extra = ("--bad-images", "skip", "--epochs", 2, "--class-weights", "none")
+    assert main(arguments(folder, tmp_path / "run", *extra)) == 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert sum("kseg: left out" in line and "train/001.png" in line for line in lines) == 1
+    assert lines[-1] == "kseg: 1 images could not be read and were left out"
 
 
 def test_a_damaged_image_is_named(tmp_path, capsys):

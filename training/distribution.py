@@ -1,0 +1,164 @@
+"""Several devices and machines, by the backend's own engine.
+
+TensorFlow: ``tf.distribute``, mirrored over the devices of a machine or over the machines
+of TF_CONFIG. JAX: ``keras.distribution.DataParallel``. A replica is one copy of the model;
+the batch size is of all replicas together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+
+KINDS = ("auto", "one", "mirrored", "multiworker")
+
+
+class Distribution:
+    """Where a model lives.
+
+    Attributes:
+        strategy: of TensorFlow, None on other backends.
+        replicas: copies of the model.
+        rank, workers: this process, and how many there are.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy | None, replicas: int, rank: int, workers: int
+    ) -> None:
+        self.strategy = strategy
+        self.replicas, self.rank, self.workers = replicas, rank, workers
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Within it models, optimizers and metrics are made."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def prepared(self, model: SegmentationModel) -> SegmentationModel:
+        """The model as ``fit`` can take it here, sharing its weights."""
+        if self.workers == 1:
+            return model
+        return MultiWorkerModel(model.inputs, model.output, name=model.name, card=model.card)
+
+    def check(self, batch_size: int) -> None:
+        """Raises KsegError for a batch that the replicas cannot share evenly."""
+        if batch_size % self.replicas:
+            raise KsegError(
+                f"batch size is {batch_size}; {self.replicas} replicas need a multiple of it"
+            )
+
+    def batches(
+        self, examples: tf.data.Dataset, batch_size: int
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """Batches for ``fit``.
+
+        Args:
+            examples: of this worker alone.
+            batch_size: of all replicas together.
+        """
+        if self.workers == 1:
+            return examples.batch(batch_size).prefetch(2)
+        per_replica = examples.batch(max(batch_size // self.replicas, 1)).prefetch(2)
+        return self.strategy.distribute_datasets_from_function(lambda _context: per_replica)
+
+    def smallest_common(self, steps: Sequence[int]) -> int:
+        """The last of the steps that every worker has; 0 where there is none."""
+        if self.workers == 1:
+            return max(steps, default=0)
+        recent = sorted([0, 0, *steps])[-2:]
+        everyone = self.strategy.gather(
+            self.strategy.run(lambda: tf.constant([recent])), axis=0
+        ).numpy()
+        return max(set.intersection(*(set(row) for row in everyone.tolist())), default=0)
+
+
+class MultiWorkerModel(SegmentationModel):
+    """What Keras 3.15 needs to train under MultiWorkerMirroredStrategy.
+
+    It builds from one replica's batch, where Keras reduces the batches of all workers and
+    fails on their type, and its logs have a dimension, where Keras reduces over axis 0.
+    A test trains on two processes and says when a release of Keras needs none of this.
+    """
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        if iterator is not None:
+            for _, _, batches in iterator:
+                batch = next(batches)
+                break
+            data_batch = tf.nest.map_structure(
+                lambda x: self.distribute_strategy.experimental_local_results(x)[0], batch
+            )
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        return _with_dimension(super().train_step(data))
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        return _with_dimension(super().test_step(data))
+
+
+def _with_dimension(logs: dict[str, Any]) -> dict[str, Any]:
+    return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+
+
+def open_distribution(kind: str = "auto") -> Distribution:
+    """The devices of a run; call it before anything is computed.
+
+    Args:
+        kind: "one" device; "mirrored" over the devices of this machine (GPUs, or the
+            logical CPUs where there is none); "multiworker" over the machines that the
+            variable TF_CONFIG names; "auto" is the one that fits.
+
+    Raises:
+        KsegError: an unknown kind, or TF_CONFIG is missing or damaged.
+    """
+    if kind not in KINDS:
+        raise KsegError(f"distribution is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if keras.backend.backend() != "tensorflow":
+        return _data_parallel(kind)
+    workers, rank = _workers()
+    if kind == "multiworker" or (kind == "auto" and workers > 1):
+        if workers < 2:
+            raise KsegError(
+                "multiworker needs the variable TF_CONFIG with two workers or more, such as "
+                '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", '
+                '"index": 0}}'
+            )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return Distribution(strategy, strategy.num_replicas_in_sync, rank, workers)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if kind == "mirrored" or (kind == "auto" and len(devices) > 1):
+        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        return Distribution(strategy, strategy.num_replicas_in_sync, 0, 1)
+    return Distribution(tf.distribute.get_strategy(), 1, 0, 1)
+
+
+def _workers() -> tuple[int, int]:
+    """How many workers TF_CONFIG names, and which this is."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return 1, 0
+    try:
+        config = json.loads(text)
+        return len(config["cluster"]["worker"]), int(config["task"]["index"])
+    except (ValueError, KeyError, TypeError):
+        raise KsegError(f"TF_CONFIG is {text!r}; it must name cluster.worker and task") from None
+
+
+def _data_parallel(kind: str) -> Distribution:
+    """``keras.distribution`` over all devices."""
+    if kind == "multiworker":
+        raise KsegError("multiworker needs KERAS_BACKEND=tensorflow")
+    devices = keras.distribution.list_devices()
+    if kind == "one" or len(devices) == 1:
+        return Distribution(None, 1, 0, 1)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    return Distribution(None, len(devices), 0, 1)

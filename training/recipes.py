@@ -1,0 +1,188 @@
+"""The papers' training settings as data.
+
+A recipe holds what a paper or its code states; whatever neither states is kseg's default.
+A value that kseg cannot follow to the letter says so beside it. Losses here are means over
+all pixels of the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from kseg.errors import KsegError
+from kseg.training.config import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Values of a TrainingConfig and where they come from.
+
+    Attributes:
+        source: paper and code, one line.
+        values: of the TrainingConfig.
+        notes: by value, its source or what is not as published.
+    """
+
+    source: str
+    values: dict[str, Any]
+    notes: dict[str, str]
+
+
+_DEEPLAB = {
+    "optimizer": "sgd",
+    "learning_rate": 7e-3,
+    "weight_decay": 4e-5,
+    "decayed": "full-kernels",
+    "batch_size": 16,
+    "class_weights": None,
+    "jitter": 0.0,
+    "batch_norm": "sync",
+}
+_DEEPLAB_NOTES = {
+    "optimizer": "momentum 0.9, train.py; from memory for the paper",
+    "learning_rate": "DeepLabv3+ Section 4; DeepLabv3 Section 4.1",
+    "schedule": "poly 0.9, DeepLabv3 Section 4.1",
+    "batch_size": "DeepLabv3 Section 4.1",
+    "weight_decay": "train.py, for Xception and MobileNetV2; 1e-4 for ResNet",
+    "decayed": "xception.py and model.py leave out depthwise kernels, BatchNorm and biases",
+    "batch_norm": "tuned at batch 16, DeepLabv3 Section 4.1; over all replicas here",
+    "class_weights": "none",
+    "scale": "0.5 to 2 in steps of 0.25 in train.py; uniform here",
+}
+_CGNET = {
+    "model": "cgnet_m3n21",
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 5e-4,
+    "decayed": "all",
+    "class_weights": 1.10,
+    "jitter": 0.0,
+}
+_CGNET_NOTES = {
+    "optimizer": "betas 0.9 and 0.999, epsilon 1e-8, the authors' training scripts",
+    "schedule": "poly 0.9 by step",
+    "decayed": "all weights",
+    "class_weights": "1 / ln(1.10 + p), counted on train here and on trainval there",
+    "scale": "0.5 to 2 in steps of 0.1; uniform here",
+}
+_ESPNET = {
+    "dataset": "cityscapes",
+    "optimizer": "adam",
+    "learning_rate": 5e-4,
+    "schedule": "step",
+    "decay_epochs": 100,
+    "decay_factor": 0.5,
+    "weight_decay": 5e-4,
+    "decayed": "all",
+    "epochs": 300,
+    "crop": (512, 1024),
+    "scale": (0.25, 0.75),
+    "class_weights": 1.10,
+    "jitter": 0.0,
+}
+_ESPNET_NOTES = {
+    "schedule": "halved every 100 epochs, train/main.py",
+    "decayed": "all weights",
+    "crop": "five passes over whole images of 256x512 to 768x1536; one random scale here",
+    "class_weights": "1 / ln(1.10 + p)",
+    "flip": "upside down there; left and right here",
+}
+
+RECIPES: dict[str, Recipe] = {
+    "deeplab_v3_plus_cityscapes": Recipe(
+        "DeepLabv3+, arXiv:1802.02611, and DeepLabv3, arXiv:1706.05587, Appendix C",
+        {
+            **_DEEPLAB,
+            "model": "deeplab_v3_plus_xception65",
+            "dataset": "cityscapes",
+            "crop": (769, 769),
+            "steps": 90_000,
+        },
+        {**_DEEPLAB_NOTES, "crop": "cityscapes.md", "steps": "cityscapes.md"},
+    ),
+    "deeplab_v3_plus_voc": Recipe(
+        "DeepLabv3+, arXiv:1802.02611, Section 4, and DeepLabv3, arXiv:1706.05587, Section 4.1",
+        {
+            **_DEEPLAB,
+            "model": "deeplab_v3_plus_xception65",
+            "dataset": "voc",
+            "split": "trainaug",
+            "crop": (513, 513),
+            "steps": 30_000,
+        },
+        {**_DEEPLAB_NOTES, "steps": "then 30,000 on trainval at 1e-3, stride 8, frozen BatchNorm"},
+    ),
+    "liteseg_cityscapes": Recipe(
+        "LiteSeg, arXiv:1912.06683, and the authors' train.py",
+        {
+            "model": "liteseg_mobilenet_v2",
+            "dataset": "cityscapes",
+            "optimizer": "sgd",
+            "learning_rate": 0.05,
+            "weight_decay": 0.0,
+            "batch_size": 4,
+            "epochs": 100,
+            "crop": (512, 1024),
+            "scale": (0.2, 0.8),
+            "class_weights": None,
+            "jitter": 0.0,
+        },
+        {
+            "learning_rate": "1e-7 on a sum over the pixels is 1e-7 x 512 x 1024 on their mean",
+            "weight_decay": "5e-4 on the sum is 1e-9 on the mean",
+            "schedule": "poly 0.9, there in steps of five epochs",
+            "scale": "uniform",
+            "crop": "the first of four passes, which rotates by 5 degrees too; not done here",
+        },
+    ),
+    "cgnet_cityscapes": Recipe(
+        "CGNet, arXiv:1811.08201, Section IV, and the authors' cityscapes_train.py",
+        {
+            **_CGNET,
+            "dataset": "cityscapes",
+            "batch_size": 16,
+            "epochs": 300,
+            "crop": (680, 680),
+        },
+        {**_CGNET_NOTES, "epochs": "350 on train and val for the test set"},
+    ),
+    "cgnet_camvid": Recipe(
+        "CGNet, arXiv:1811.08201, Section IV, and the authors' camvid_train.py",
+        {**_CGNET, "dataset": "camvid", "batch_size": 8, "epochs": 800, "crop": (360, 360)},
+        {**_CGNET_NOTES, "epochs": "on train and val for the test set"},
+    ),
+    "espnet_c_cityscapes": Recipe(
+        "ESPNet, arXiv:1803.06815, Section 4, first stage: the encoder alone",
+        {**_ESPNET, "model": "espnet_c", "batch_size": 12},
+        _ESPNET_NOTES,
+    ),
+    "espnet_cityscapes": Recipe(
+        "ESPNet, arXiv:1803.06815, Section 4, second stage: --init the first one's model.keras",
+        {**_ESPNET, "model": "espnet", "batch_size": 6, "init_part": "backbone"},
+        {**_ESPNET_NOTES, "init_part": "the decoder starts anew"},
+    ),
+}
+
+
+def from_recipe(name: str | None, **values: Any) -> TrainingConfig:
+    """The configuration of a recipe with other values in place of some.
+
+    Args:
+        name: of ``RECIPES``, None for kseg's defaults.
+        **values: fields of TrainingConfig; they override the recipe's.
+
+    Raises:
+        KsegError: an unknown recipe, or no model or data set.
+    """
+    if name is not None and name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3) or list(RECIPES)
+        raise KsegError(f"unknown recipe {name!r}; did you mean {', '.join(near)}?")
+    if "epochs" in values:
+        values.setdefault("steps", None)  # a recipe's steps would override them
+    values = {**(RECIPES[name].values if name else {}), **values}
+    for field in ("model", "dataset"):
+        if not values.get(field):
+            raise KsegError(f"train needs a {field}; give --{field}, or a --recipe")
+    return TrainingConfig(**values, recipe=name)
