@@ -141,6 +141,8 @@ def averaged(model: keras.Model) -> Iterator[None]:
         return
     raw = _values(model.trainable_variables)
     optimizer.finalize_variable_values(model.trainable_variables)
+    # On JAX a variable now shares its buffer with its average, and a step gives buffers up.
+    _assign(model.trainable_variables, _values(model.trainable_variables))
     try:
         yield
     finally:
@@ -153,7 +155,7 @@ def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 
 
 def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
@@ -254,19 +256,23 @@ class Pictures(keras.callbacks.Callback):
     """TensorBoard pictures at every score: predictions and the confusion matrix.
 
     Args:
-        folder: of TensorBoard.
+        folder: of TensorBoard; None for a worker that writes nothing. It must take part,
+            since reading the metric adds up the counts of all workers.
         data: the images that are scored; some of them are shown.
         metric: what counts them.
         count: how many pictures.
     """
 
-    def __init__(self, folder: Path, data: DataSet, metric: MeanIoU, count: int = 3) -> None:
+    def __init__(self, folder: Path | None, data: DataSet, metric: MeanIoU, count: int = 3) -> None:
         super().__init__()
-        self.writer = tf.summary.create_file_writer(str(folder))
+        self.writer = tf.summary.create_file_writer(str(folder)) if folder else None
         self.shown, self.metric = data.some(count), metric
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if not any(name.startswith("val_") for name in logs or {}):
+            return
+        counts = keras.ops.convert_to_numpy(self.metric.confusion)
+        if self.writer is None:
             return
         classes = self.shown.classes
         with averaged(self.model), self.writer.as_default(step=epoch + 1):
@@ -278,7 +284,6 @@ class Pictures(keras.callbacks.Callback):
                 views = [cover(image, ids, classes.colors) for ids in (label, found)]
                 picture = np.asarray(side_by_side([image, *views]))
                 tf.summary.image(f"image, label, prediction/{sample.name}", picture[None])
-            counts = keras.ops.convert_to_numpy(self.metric.confusion)
             figure = rendered(confusion_matrix(counts.tolist(), classes.names))
             tf.summary.image("confusion matrix", np.asarray(figure)[None])
         self.writer.flush()

@@ -43,9 +43,9 @@ class Distribution:
 
     def prepared(self, model: SegmentationModel) -> SegmentationModel:
         """The model as ``fit`` can take it here, sharing its weights."""
-        if self.workers == 1:
+        if self.strategy is None or self.replicas == 1:
             return model
-        return MultiWorkerModel(model.inputs, model.output, name=model.name, card=model.card)
+        return ReplicatedModel(model.input, model.output, name=model.name, card=model.card)
 
     def check(self, batch_size: int) -> None:
         """Raises KsegError for a batch that the replicas cannot share evenly."""
@@ -55,18 +55,28 @@ class Distribution:
             )
 
     def batches(
-        self, examples: tf.data.Dataset, batch_size: int
+        self, examples: tf.data.Dataset, batch_size: int, total: int | None = None
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
         """Batches for ``fit``.
 
         Args:
             examples: of this worker alone.
-            batch_size: of all replicas together.
+            batch_size: of all replicas together; fewer than these gives each of them one.
+            total: examples of all workers, None for endless ones.
         """
         if self.workers == 1:
             return examples.batch(batch_size).prefetch(2)
-        per_replica = examples.batch(max(batch_size // self.replicas, 1)).prefetch(2)
-        return self.strategy.distribute_datasets_from_function(lambda _context: per_replica)
+        each = max(batch_size // self.replicas, 1)
+        batches = examples.batch(each)
+        if total is not None:
+            # A worker that is through would leave the others waiting: it goes on with
+            # batches of nothing.
+            rounds = -(-total // (each * self.replicas))
+            missing = rounds * self.replicas // self.workers - int(batches.cardinality())
+            empty = examples.take(1).batch(1).map(_without_examples)
+            batches = batches.concatenate(empty.repeat(missing))
+        batches = batches.prefetch(2)
+        return self.strategy.distribute_datasets_from_function(lambda _context: batches)
 
     def smallest_common(self, steps: Sequence[int]) -> int:
         """The last of the steps that every worker has; 0 where there is none."""
@@ -79,12 +89,16 @@ class Distribution:
         return max(set.intersection(*(set(row) for row in everyone.tolist())), default=0)
 
 
-class MultiWorkerModel(SegmentationModel):
-    """What Keras 3.15 needs to train under MultiWorkerMirroredStrategy.
+def _without_examples(*batch: Any) -> Any:
+    return tf.nest.map_structure(lambda x: x[:0], batch)
 
-    It builds from one replica's batch, where Keras reduces the batches of all workers and
-    fails on their type, and its logs have a dimension, where Keras reduces over axis 0.
-    A test trains on two processes and says when a release of Keras needs none of this.
+
+class ReplicatedModel(SegmentationModel):
+    """What Keras 3.15 needs to train on several replicas.
+
+    It builds from one replica's batch: Keras averages the batches of all replicas, which
+    fails where a last one is uneven and always with several workers. With these the logs
+    have a dimension, since Keras reduces them over axis 0.
     """
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
@@ -99,14 +113,15 @@ class MultiWorkerModel(SegmentationModel):
             self._symbolic_build(data_batch=data_batch)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        return _with_dimension(super().train_step(data))
+        return self._reducible(super().train_step(data))
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        return _with_dimension(super().test_step(data))
+        return self._reducible(super().test_step(data))
 
-
-def _with_dimension(logs: dict[str, Any]) -> dict[str, Any]:
-    return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+    def _reducible(self, logs: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return logs
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
 
 
 def open_distribution(kind: str = "auto") -> Distribution:

@@ -157,7 +157,8 @@ class SegmentationLoss(keras.losses.Loss):
             # A replica may get no image of a last batch.
             count = ops.maximum(ops.size(values), 1)
             total = total + ops.sum(values) / ops.cast(count, values.dtype)
-        return total
+        # Keras shares a loss among the replicas unless it is a scalar already.
+        return ops.reshape(total, (1,))
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -311,7 +311,7 @@ def _fit(
     scored = None
     if val_data:
         # One image a replica, since their sizes may differ.
-        scored = devices.batches(_for_heads(whole_images(val_data, part), heads), 1)
+        scored = devices.batches(_for_heads(whole_images(val_data, part), heads), 1, len(val_data))
     faults = Faults(
         checkpoint.steps,
         checkpoint,
@@ -333,8 +333,9 @@ def _fit(
                 run_dir / "tensorboard", write_graph=False, update_freq="epoch"
             ),
         ]
-        if val_data:
-            callbacks.append(Pictures(run_dir / "tensorboard/pictures", val_data, metric))
+    if val_data:
+        folder = None if devices.rank else run_dir / "tensorboard/pictures"
+        callbacks.append(Pictures(folder, val_data, metric))
     callbacks.append(checkpoint)
     left = stretches(config, step=checkpoint.steps.done, steps=steps, epoch_steps=epoch_steps)
     try:

@@ -172,3 +172,34 @@ def test_bad_files_are_named(tmp_path):
     Image.new("L", (64, 48), 77).save(tmp_path / "trainannot/001.png")
     with pytest.raises(tf.errors.OpError, match=r"001\.png: has ids \[77\]"):
         batches(tmp_path, 1)
+
+
+def test_names_of_a_step(tiny_camvid):
+    """The images that a step shows, in the second epoch too."""
+    data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
+    originals = [data.labelled(s)[0] for s in data.samples]
+    for step, (images, _) in enumerate(batches(tiny_camvid, 5, **plain())):
+        shown = [data.samples[match(image, originals)].name for image in images]
+        assert pipeline.names_at(data, step, batch_size=2, seed=0) == shown
+
+
+def test_workers_share_every_batch(tiny_camvid):
+    """Two parts of one, side by side, are the batches of one reader."""
+    data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
+    options = dict(scale=(0.5, 2.0), flip=True, jitter=0.2, pad_value=(0, 0, 0), seed=3)
+
+    def images(part):
+        stream = pipeline.augmented(
+            data, crop=CROP, batch_size=4, start_step=1, part=part, **options
+        )
+        return np.stack([image.numpy() for image, _ in stream.take(8 // part[1])])
+
+    first, second = images((0, 2)), images((1, 2))
+    joined = np.concatenate([first[:2], second[:2], first[2:], second[2:]])
+    np.testing.assert_array_equal(images((0, 1)), joined)
+
+
+def test_workers_share_whole_images(tiny_camvid):
+    data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
+    counts = [len(list(pipeline.whole_images(data, (rank, 4)))) for rank in range(4)]
+    assert counts == [2, 2, 1, 1]

@@ -1,0 +1,196 @@
+"""Several devices and processes end where one does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kseg
+from kseg.training.distribution import open_distribution
+from support import write_camvid
+
+ARGUMENTS = (
+    *("train", "--model", "cgnet_m3n21", "--options", '{"m": 2, "n": 2}', "--dataset", "camvid"),
+    *("--batch-size", "4", "--crop", "32", "40", "--batch-norm", "sync", "--epochs", "2"),
+    # Adam divides by the gradient's size: where that is nothing but rounding, so is the step.
+    *("--optimizer", "sgd", "--learning-rate", "0.005"),
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Eight to train on, three to score on: neither two nor four share these evenly."""
+    folder = tmp_path_factory.mktemp("images")
+    write_camvid(folder, {"train": 8, "val": 3})
+    return folder
+
+
+def run(images: Path, run_dir: Path, *extra: str, devices: int = 1, **variables: str):
+    """Starts `kseg train` in a process of its own with so many logical CPUs."""
+    code = f"""
+        import sys
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * {devices}
+        tf.config.set_logical_device_configuration(cpu, parts)
+        from kseg.cli import main
+        sys.exit(main(sys.argv[1:]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), *ARGUMENTS]
+    command += ["--data-dir", str(images), "--run-dir", str(run_dir), *extra]
+    return subprocess.Popen(
+        command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == code, errors[-3000:]
+    return errors
+
+
+def weights(run_dir: Path) -> list[np.ndarray]:
+    return keras.models.load_model(run_dir / "model.keras").get_weights()
+
+
+def scores(run_dir: Path) -> np.ndarray:
+    """(epochs, 4): loss and mean IoU in training and validation."""
+    columns = [1, 3, 4, 5, 6]
+    rows = np.genfromtxt(run_dir / "history.csv", delimiter=",", skip_header=1, usecols=columns)
+    return rows[:, 1:]
+
+
+@pytest.fixture(scope="module")
+def alone(images, tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "alone"
+    finish(run(images, run_dir, "--distribution", "one"))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def untrained() -> list[np.ndarray]:
+    """What every run starts from."""
+    keras.utils.set_random_seed(0)
+    return kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2).get_weights()
+
+
+def assert_close(run_dir: Path, alone: Path, untrained: list[np.ndarray]) -> None:
+    """The same way within a thousandth of its length: float32 sums in another order.
+
+    A replica's share that is weighted wrongly, or statistics of its own, turn it by more
+    than a tenth.
+    """
+    off, length = (
+        np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(first, second, strict=True)))
+        for first, second in (
+            (weights(run_dir), weights(alone)),
+            (untrained, weights(alone)),
+        )
+    )
+    assert length > 0.1
+    assert off < 1e-3 * length
+    np.testing.assert_allclose(scores(run_dir), scores(alone), rtol=1e-3)
+
+
+def test_four_devices_equal_one(images, alone, untrained, tmp_path):
+    finish(run(images, tmp_path / "four", "--distribution", "mirrored", devices=4))
+    assert_close(tmp_path / "four", alone, untrained)
+
+
+def cluster(images: Path, run_dir: Path) -> list[subprocess.Popen]:
+    """Two workers on this machine."""
+    sockets = [socket.socket() for _ in range(2)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        run(
+            images,
+            run_dir,
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def together(images, tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "together"
+    for process in cluster(images, run_dir):
+        finish(process)
+    return run_dir
+
+
+def test_two_workers_equal_one_process(together, alone, untrained):
+    assert_close(together, alone, untrained)
+    assert (together / "rank-1/checkpoints").is_dir()
+    assert not (together / "rank-1/model.keras").exists()
+    model = keras.models.load_model(together / "model.keras")
+    assert type(model) is kseg.SegmentationModel
+
+
+def test_two_workers_have_the_same_weights(together):
+    """Their last states, every variable of the optimizer included."""
+    import h5py
+
+    def tensors(file: Path) -> dict[str, np.ndarray]:
+        found = {}
+        with h5py.File(file) as opened:
+            opened.visititems(
+                lambda name, item: (
+                    found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+        return found
+
+    name = "checkpoints/step-00000004.weights.h5"
+    first, second = (tensors(folder / name) for folder in (together, together / "rank-1"))
+    assert len(first) > 50
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key])
+
+
+def test_a_killed_worker_changes_nothing(images, together, tmp_path):
+    """SIGKILL to one after the first epoch; both are started again."""
+    run_dir = tmp_path / "run"
+    processes = cluster(images, run_dir)
+    state = run_dir / "rank-1/checkpoints/step-00000002.weights.h5"
+    deadline = time.monotonic() + 300
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    processes[1].send_signal(signal.SIGKILL)
+    time.sleep(1)
+    processes[0].kill()
+    for process in processes:
+        process.communicate()
+    assert not (run_dir / "model.keras").exists()
+    for process in cluster(images, run_dir):
+        finish(process)
+    for a, b in zip(weights(run_dir), weights(together), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_that_the_replicas_cannot_share(images, tmp_path):
+    process = run(images, tmp_path, "--distribution", "mirrored", "--batch-size", "3", devices=2)
+    assert "batch size is 3; 2 replicas need a multiple of it" in finish(process, 1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}}'])
+def test_a_damaged_tf_config(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(kseg.KsegError, match="it must name cluster"):
+        open_distribution()
