@@ -134,11 +134,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def load_model(path: str | Path) -> SegmentationModel:
-    """A ``.keras`` file that kseg made, without its optimizer.
+    """A ``.keras`` file that kseg made, without its optimizer, or shipped WEIGHTS:MODEL.
 
     Raises:
         KsegError: missing, damaged or not of kseg.
     """
+    from kseg import shipped  # it builds models
+
+    if shipped.is_name(str(path)):
+        return shipped.load(str(path))
     path = Path(path)
     if not path.is_file():
         raise KsegError(f"{path}: no such file; name a .keras file")

@@ -528,8 +528,8 @@ def create_model(
         output_stride: stride of the backbone's features where the network has a choice.
         preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
             graph; False takes what the reference network takes.
-        weights: a published checkpoint (PyTorch, TF1 prefix, safetensors) or None. For the
-            encoder alone, where it is of keras.applications: "imagenet", which Keras
+        weights: shipped ones, such as "camvid"; a published checkpoint (PyTorch, TF1
+            prefix, safetensors); or None. For the encoder alone, where it is of keras.applications: "imagenet", which Keras
             downloads, or a .h5 file of that network without its top.
         auxiliary: training heads besides; the output is then a dict.
         **options: the builder's other arguments, see its docstring.
@@ -554,15 +554,18 @@ def create_model(
     _check_options(name, variant, options)
 
     if weights is not None:
-        return _with_weights(
-            name,
-            Path(weights),
+        from kseg import shipped  # it builds models
+
+        arguments = dict(
             num_classes=num_classes,
             input_shape=input_shape,
             batch_size=batch_size,
             preprocessing=preprocessing,
             **options,
         )
+        if shipped.is_name(f"{weights}:{name}"):
+            return shipped.load(f"{weights}:{name}", **arguments)
+        return _with_weights(name, Path(weights), **arguments)
     num_classes = num_classes or DEFAULT_CLASSES
     card = Card(
         name=name,

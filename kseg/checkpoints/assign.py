@@ -72,6 +72,14 @@ class _Entry:
         # A linear layer's (O, I) is the 1x1 convolution that stands for it here.
         return tensor.shape == self.shape or (*tensor.shape, 1, 1) == self.shape
 
+    def to_published(self) -> np.ndarray:
+        """The variable's value in the published layout."""
+        value = np.asarray(self.variable)
+        if self.axes is None:
+            return value.reshape(self.shape)
+        inverse = np.argsort(self.axes)
+        return np.ascontiguousarray(value.transpose(inverse))
+
     def to_keras(self, tensor: np.ndarray) -> np.ndarray:
         if self.axes is not None:
             tensor = tensor.reshape(self.shape).transpose(self.axes)
@@ -98,6 +106,12 @@ def published_shapes(model: SegmentationModel) -> dict[str, tuple[int, ...]]:
     """Published tensor names and shapes of all of a model's variables."""
     entries = _entries(model, find_variant(model.card.name))
     return {name: entry.shape for name, entry in entries.items()}
+
+
+def published(model: SegmentationModel) -> dict[str, np.ndarray]:
+    """A model's variables under their published names, as ``assign`` takes them."""
+    entries = _entries(model, find_variant(model.card.name))
+    return {name: entry.to_published() for name, entry in entries.items()}
 
 
 def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
