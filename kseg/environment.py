@@ -12,10 +12,14 @@ from kseg._version import __version__
 _PACKAGES = ("keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 
 
-def environment() -> dict[str, Any]:
-    """``versions`` by package, those installed, and ``machine``: its kind and CPU count."""
+def environment(*more: str) -> dict[str, Any]:
+    """``versions`` by package, those installed, and ``machine``: its kind and CPU count.
+
+    Args:
+        *more: packages that mattered besides.
+    """
     versions = {"kseg": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *more):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

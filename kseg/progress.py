@@ -37,3 +37,30 @@ class Stages:
         pace = (elapsed + 30) / (sum(planned[:place]) + 30)
         left = duration(sum(planned[place:]) * pace)
         print(f"[{place + 1}/{len(names)}] {text}; about {left} left", file=sys.stderr, flush=True)
+
+
+class Counter:
+    """A counter on one line of a terminal, with the time left; silent where output is kept.
+
+    Args:
+        what: is counted.
+    """
+
+    def __init__(self, what: str = "images") -> None:
+        self._what = what
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """``done`` of ``total`` are."""
+        now = time.monotonic()
+        text = f"{done}/{total} {self._what}"
+        if self._first is None:
+            # It took longer than those after it will, or was done by an earlier run.
+            self._first = done, now
+        elif done < total:
+            first, begin = self._first
+            text += f", about {duration((total - done) * (now - begin) / (done - first))} left"
+        if sys.stderr.isatty():
+            # A shorter line leaves nothing of a longer one before it.
+            end = "\n" if done == total else ""
+            print(f"\r{text:<60}", end=end, file=sys.stderr, flush=True)

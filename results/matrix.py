@@ -2,8 +2,9 @@
 
 ``make matrix``, or ``python results/matrix.py [MODEL...]`` for rows to be measured anew. A
 row is written when it is done, so the command can be killed and started again; a row is
-done again when its graph or the versions in ``results/zoo.json`` change. It needs a Vulkan
-driver, see ``kseg check-gpu --help``.
+done again when its graph or the versions in ``results/zoo.json`` change, and a group of
+columns that a row lacks is measured alone. It needs a Vulkan driver, see ``kseg check-gpu
+--help``.
 
 Weights are random with a set seed; BatchNorm has the statistics of drawn streets, moved a
 little, so that activations are of a trained network's size and no layer is the identity.
@@ -16,6 +17,9 @@ Columns, beside the names:
     P_keras                     CPU against Keras: largest difference by the logits' range
     P_gpu, P_gpu_db             GPU accelerator against CPU: the same, and signal to noise
     P_gpu_same                  share of pixels that have the same class on both
+    onnx_bytes                  size of the .onnx file
+    onnx_keras                  ONNX Runtime against Keras, as P_keras
+    measured                    groups of columns that are: "tflite", "onnx"
     graph                       digest of layers, their names, shapes and connections
     note                        why a file does not belong on the GPU, or may seem not to
 """
@@ -29,6 +33,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +72,19 @@ COLUMNS = (
         for precision in PRECISIONS
         for figure in ("bytes", "keras", "gpu", "gpu_db", "gpu_same")
     ),
+    "onnx_bytes",
+    "onnx_keras",
+    "measured",
     "graph",
     "note",
 )
+
+# By group of columns: the packages that its figures depend on. All others are of "tflite".
+GROUPS = {
+    "tflite": ("ai-edge-litert", "litert-quantizer"),
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+}
+COMMON_PACKAGES = ("kseg", "python", "keras", "tensorflow", "numpy")
 
 # Of layers: values that do not change what is computed in inference.
 _INCIDENTAL = ("initializer", "regularizer", "constraint", "dtype", "trainable", "momentum")
@@ -100,7 +115,28 @@ def read_rows() -> dict[str, dict[str, str]]:
     if not TABLE.exists():
         return {}
     with TABLE.open(newline="") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    for row in rows.values():
+        # Tables of before there were groups.
+        row.setdefault("measured", "tflite")
+    return rows
+
+
+def rows_of_these_versions() -> dict[str, dict[str, str]]:
+    """``read_rows`` without what other versions have measured."""
+    if not ENVIRONMENT.exists():
+        return {}
+    there, here = json.loads(ENVIRONMENT.read_text())["versions"], _environment()["versions"]
+    current = {
+        group
+        for group, packages in GROUPS.items()
+        if all(there.get(name) == here.get(name) for name in (*COMMON_PACKAGES, *packages))
+    }
+    rows = read_rows()
+    for row in rows.values():
+        row["measured"] = " ".join(x for x in row["measured"].split() if x in current)
+    # A group that is measured alone goes beside the .tflite files' columns.
+    return {name: row for name, row in rows.items() if "tflite" in row["measured"]}
 
 
 def write_rows(rows: dict[str, dict[str, Any]]) -> None:
@@ -110,14 +146,23 @@ def write_rows(rows: dict[str, dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows[name] for name in kseg.list_models() if name in rows)
     with whole(ENVIRONMENT) as path:
-        path.write_text(json.dumps(environment(), indent=1) + "\n")
+        path.write_text(json.dumps(_environment(), indent=1) + "\n")
 
 
-def measured_with_these_versions() -> bool:
-    """Whether the rows at hand are of the versions that are installed."""
-    if not ENVIRONMENT.exists():
-        return False
-    return json.loads(ENVIRONMENT.read_text())["versions"] == environment()["versions"]
+def _environment() -> dict[str, Any]:
+    return environment(*GROUPS["onnx"])
+
+
+def missing(row: dict[str, Any] | None, graph: str) -> list[str]:
+    """The groups of columns to measure for a model whose digest is ``graph`` now.
+
+    Args:
+        row: of the model, None where there is none.
+        graph: digest of the model.
+    """
+    if row is None or row["graph"] != graph:
+        return list(GROUPS)
+    return [group for group in GROUPS if group not in row["measured"].split()]
 
 
 def like_trained(model: keras.Model) -> None:
@@ -135,8 +180,15 @@ def like_trained(model: keras.Model) -> None:
             weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(
+    name: str, groups: Sequence[str] = tuple(GROUPS), row: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A row of the table.
+
+    Args:
+        name: of the model.
+        groups: of columns, to be measured.
+        row: has the other groups' columns.
 
     Raises:
         NoAccelerator: nothing can be said of the GPU here.
@@ -147,7 +199,12 @@ def measure(name: str) -> dict[str, Any]:
     size, published = next(iter(variant.multiply_adds.items()), (SIZE, 0))
     classes = variant.num_classes
     counted = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
-    row: dict[str, Any] = {
+    row = dict(row or {})
+    # The note on the .onnx file is the last.
+    on_tflite, _, on_onnx = row.get("note", "").partition("onnx: ")
+    notes = {"tflite": on_tflite.removesuffix("; "), "onnx": on_onnx and f"onnx: {on_onnx}"}
+    kept = {*row.get("measured", "").split(), *groups}
+    row |= {
         "model": name,
         "classes": classes,
         "parameters": sum(math.prod(w.shape) for w in counted.trainable_weights),
@@ -156,29 +213,61 @@ def measure(name: str) -> dict[str, Any]:
         "multiply_adds": multiply_adds(counted),
         "published_multiply_adds": f"{published:.4g}",
         "file_size": "{}x{}".format(*SIZE),
+        "measured": " ".join(group for group in GROUPS if group in kept),
         "graph": graph_of(name),
     }
+    # Also for a group alone made after the other, so that the weights are the same.
     model = kseg.create_model(name, num_classes=classes, input_shape=(*SIZE, 3))
     like_trained(model)
     image = draw_scene(0, *SIZE).image
     want = model.predict_on_batch(image[None].astype(np.float32))[0]
     with tempfile.TemporaryDirectory() as folder:
-        files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
-        notes = []
-        try:
-            convert_each(
-                model,
-                files,
-                input_size=SIZE,
-                calibration=[draw_scene(seed, *SIZE).image for seed in range(20, 24)],
-            )
-        except kseg.KsegError as error:
-            notes.append(f"does not convert: {error}")
-        for precision, file in files.items():
-            if file.exists():
-                notes += _measure_file(row, precision, file, image, want)
-    row["note"] = "; ".join(notes)
+        measures = {"tflite": _measure_tflite, "onnx": _measure_onnx}
+        for group in groups:
+            notes[group] = measures[group](row, model, Path(folder), image, want)
+    row["note"] = "; ".join(filter(None, notes.values()))
     return row
+
+
+def _measure_tflite(
+    row: dict[str, Any], model: keras.Model, folder: Path, image: np.ndarray, want: np.ndarray
+) -> str:
+    """Fills in the columns of every precision, ``want`` being Keras' logits; gives a note."""
+    files = {precision: folder / f"{precision}.tflite" for precision in PRECISIONS}
+    notes = []
+    try:
+        convert_each(
+            model,
+            files,
+            input_size=SIZE,
+            calibration=[draw_scene(seed, *SIZE).image for seed in range(20, 24)],
+        )
+    except kseg.KsegError as error:
+        notes.append(f"does not convert: {error}")
+    for precision, file in files.items():
+        if file.exists():
+            notes += _measure_file(row, precision, file, image, want)
+    return "; ".join(notes)
+
+
+def _measure_onnx(
+    row: dict[str, Any], model: keras.Model, folder: Path, image: np.ndarray, want: np.ndarray
+) -> str:
+    """Fills in the columns of the .onnx file; gives a note where there is none."""
+    file = folder / "x.onnx"
+    try:
+        kseg.tflite.convert(model, file, input_size=SIZE)
+    except kseg.KsegError as error:
+        row["onnx_bytes"] = row["onnx_keras"] = ""
+        return f"onnx: {str(error).removeprefix(f'{file}: ')}"
+    row["onnx_bytes"] = file.stat().st_size
+    row["onnx_keras"] = f"{_cost(kseg.tflite.OnnxPredictor(file)(image), want):.2g}"
+    return ""
+
+
+def _cost(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference by the logits' range."""
+    return float(np.abs(got - want).max() / np.ptp(want))
 
 
 def _measure_file(
@@ -189,7 +278,7 @@ def _measure_file(
     if precision == "fp32":
         row["operators"] = " ".join(sorted(operators(file.read_bytes())))
     got = kseg.tflite.TFLitePredictor(file)(image)
-    cost = float(np.abs(got - want).max() / np.ptp(want))
+    cost = _cost(got, want)
     row[f"{precision}_keras"] = f"{cost:.2g}"
     try:
         result = compare(file, [image])
@@ -216,21 +305,26 @@ def _reason(result: Agreement, cost: float) -> str:
 
 def main(names: list[str]) -> int:
     """Measures what is missing, or the rows that are named; 1 without an accelerator."""
-    rows = read_rows() if measured_with_these_versions() else {}
+    rows = rows_of_these_versions()
     for name in names:
         rows.pop(name, None)
-    todo = [n for n in kseg.list_models() if n not in rows or rows[n]["graph"] != graph_of(n)]
-    for number, name in enumerate(todo, 1):
+    lacking = {name: missing(rows.get(name), graph_of(name)) for name in kseg.list_models()}
+    todo = {name: groups for name, groups in lacking.items() if groups}
+    for number, (name, groups) in enumerate(todo.items(), 1):
         begin = time.monotonic()
         try:
-            rows[name] = measure(name)
+            kept = rows.get(name) if groups != list(GROUPS) else None
+            rows[name] = measure(name, groups, kept)
         except NoAccelerator as error:
             print(f"matrix: {error}", file=sys.stderr)
             return 1
         write_rows(rows)
         seconds = time.monotonic() - begin
         note = rows[name]["note"] or "agrees in every precision"
-        print(f"{number}/{len(todo)} {name}: {seconds:.0f} s; {note}", flush=True)
+        print(
+            f"{number}/{len(todo)} {name} ({', '.join(groups)}): {seconds:.0f} s; {note}",
+            flush=True,
+        )
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
+from kseg.evaluation import LabelMaps
 from kseg.predictor import KerasPredictor, Predictor
 
 
@@ -64,7 +64,7 @@ def way(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "input_size": size(args.input_size),
         "pad_to": size(args.pad_to),
-        "scales": args.scales,
+        "scales": tuple(args.scales),
         "flip": args.flip,
         "window": size(args.window),
         "overlap": args.overlap,
@@ -96,8 +96,10 @@ def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None =
     raise KsegError(f"{file}: is neither .keras nor .tflite nor .onnx")
 
 
-def show_progress(done: int, total: int, what: str = "images") -> None:
-    """A counter on one line of a terminal; nothing where the output is kept."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} {what}", end=end, file=sys.stderr, flush=True)
+def load_source(file: Path, runtime: str, output_stride: int | None) -> Predictor | LabelMaps:
+    """As ``load_predictor``; a folder is one of label maps."""
+    if not file.is_dir():
+        return load_predictor(file, runtime, output_stride)
+    if runtime != "cpu" or output_stride is not None:
+        raise KsegError(f"{file}: is a folder of label maps; leave runtime and output-stride out")
+    return LabelMaps(file)

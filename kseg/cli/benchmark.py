@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.environment import environment
 from kseg.files import whole
+from kseg.progress import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         warm_up=args.warm_up,
         runtime=args.runtime,
         input_size=arguments.size(args.input_size),
-        progress=functools.partial(arguments.show_progress, what="rounds"),
+        progress=Counter("rounds"),
     )
     print(format_timings(timings))
     if args.json:

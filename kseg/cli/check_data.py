@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data.check import check_data
+from kseg.progress import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a report a split; 1 when there are problems."""
     reports = [
-        check_data(
-            args.dataset, args.data_dir, split, out=args.out, progress=arguments.show_progress
-        )
+        check_data(args.dataset, args.data_dir, split, out=args.out, progress=Counter())
         for split in args.split
     ]
     print("\n".join(map(str, reports)))

@@ -1,7 +1,8 @@
 """Where two files disagree on a data set: pixels, classes, images, and the IoU of both.
 
 Any two of .keras, .tflite and .onnx with the same classes. Share of pixels with the same
-class, over all and over A's pixels of a class; IoU where the split has labels.
+class, over all and over A's pixels of a class; IoU where the split has labels. A file may
+be compared with itself on another runtime (--runtime-b litert-gpu).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import compare, format_comparison
 from kseg.files import make_folder, whole
+from kseg.progress import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", type=Path, metavar="B", help=".keras, .tflite or .onnx")
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
+    for file in "ab":
+        parser.add_argument(
+            f"--runtime-{file}",
+            default="cpu",
+            metavar="R",
+            help=f"of {file.upper()}, where it is a .tflite: cpu or litert-gpu",
+        )
     arguments.add_size(
         parser, "--input-size", "of both networks (a file's own, else the other's, the image's)"
     )
@@ -37,12 +46,12 @@ def run(args: argparse.Namespace) -> None:
     data = open_dataset(args.dataset, args.data_dir, args.split)
     out = args.out and make_folder(args.out)
     report, worst = compare(
-        arguments.load_predictor(args.first),
-        arguments.load_predictor(args.second),
+        arguments.load_predictor(args.first, args.runtime_a),
+        arguments.load_predictor(args.second, args.runtime_b),
         data,
         input_size=arguments.size(args.input_size),
         worst=args.worst,
-        progress=arguments.show_progress,
+        progress=Counter(),
     )
     for facts, file in zip(report["files"], (args.first, args.second), strict=True):
         facts["file"] = str(file)

@@ -1,4 +1,8 @@
-"""Scores a .keras, .tflite or .onnx file on a data set, one image at a time, at label size."""
+"""Scores a .keras, .tflite or .onnx file on a data set, one image at a time, at label size.
+
+A folder of label maps is scored as it is: NAME_pred_labelIds.png, as `kseg predict
+--submission` writes it, or NAME.png for every image, in the data set's own ids.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,27 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
-from kseg.evaluation import evaluate, format_report
+from kseg.evaluation import SavedScores, evaluate, format_report
 from kseg.files import make_folder, whole
+from kseg.progress import Counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the data and the way to score."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".keras, .tflite or .onnx")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help=".keras, .tflite, .onnx or a folder of label maps"
+    )
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
     arguments.add_way(parser)
     parser.add_argument(
         "--boundaries", action="store_true", help="trimap IoU and boundary F (extra boundaries)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read and count (one a CPU, up to 4)"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="F", help="keep the score so far in F; go on from there"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
@@ -28,16 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON and the page."""
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
+    source = arguments.load_source(args.file, args.runtime, args.output_stride)
     way = arguments.way(args)
     # What cannot be written is known before the hours of a score.
     folder = args.report and make_folder(args.report)
+    saved = args.resume and SavedScores(args.resume, args.file)
     report = evaluate(
-        predictor,
+        source,
         data,
         **way,
         boundaries=args.boundaries,
-        progress=arguments.show_progress,
+        workers=args.workers,
+        saved=saved,
+        progress=Counter(),
     )
     report["file"] = str(args.file)
     print(format_report(report))
@@ -47,5 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if folder:
         from kseg.evaluation.report import write_report  # matplotlib
 
-        write_report(folder / "report.html", report, predictor, data, **way)
+        write_report(folder / "report.html", report, source, data, **way)
         print(folder / "report.html")
+    if saved:
+        saved.remove()

@@ -32,6 +32,11 @@ class BoundaryScores:
     Args:
         num_classes: of the data set.
 
+    Attributes:
+        bands: (40, num_classes, num_classes + 1) int64, a confusion matrix by the pixels'
+            distance from a border.
+        f_scores: of the images, by class.
+
     Raises:
         KsegError: SciPy is not installed.
     """
@@ -44,8 +49,8 @@ class BoundaryScores:
             raise KsegError("boundaries: need SciPy; install kseg[boundaries]") from None
         self._distance = scipy.ndimage.distance_transform_edt
         self._tree = scipy.spatial.cKDTree
-        self._bands = np.zeros((WIDTHS, num_classes, num_classes + 1), np.int64)
-        self._f: list[list[float]] = [[] for _ in range(num_classes)]
+        self.bands = np.zeros((WIDTHS, num_classes, num_classes + 1), np.int64)
+        self.f_scores: list[list[float]] = [[] for _ in range(num_classes)]
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         """Adds one image.
@@ -54,7 +59,7 @@ class BoundaryScores:
             labels: (H, W) train ids, 255 ignored.
             predictions: (H, W) classes; ``num_classes`` and above is no class.
         """
-        classes = len(self._f)
+        classes = len(self.f_scores)
         predictions = np.minimum(predictions, classes)
         self._add_bands(labels, predictions)
         scored = labels != IGNORE
@@ -64,9 +69,15 @@ class BoundaryScores:
             for edge, ids in zip(edges, (labels, predictions), strict=True)
         )
         tolerance = TOLERANCE * np.hypot(*labels.shape)
-        for scores, a, b in zip(self._f, wanted, found, strict=True):
+        for scores, a, b in zip(self.f_scores, wanted, found, strict=True):
             if len(a) or len(b):
                 scores.append(self._f_score(a, b, tolerance))
+
+    def merge(self, other: BoundaryScores) -> None:
+        """Adds what another has counted."""
+        self.bands += other.bands
+        for scores, more in zip(self.f_scores, other.f_scores, strict=True):
+            scores += more
 
     def trimap_iou(self) -> list[float | None]:
         """Mean IoU of the pixels in the bands of 1 to 40 pixels' width, narrowest first.
@@ -75,8 +86,8 @@ class BoundaryScores:
         within w - 1 pixels of them.
         """
         scores = []
-        matrix = ConfusionMatrix(self._bands.shape[1])
-        for counts in self._bands:
+        matrix = ConfusionMatrix(self.bands.shape[1])
+        for counts in self.bands:
             matrix.counts += counts
             scores.append(matrix.mean_iou())
         return scores
@@ -88,7 +99,7 @@ class BoundaryScores:
         pixels that lie within the tolerance of the label's, and R the other way round.
         Borders to void do not count.
         """
-        return [mean(scores) for scores in self._f]
+        return [mean(scores) for scores in self.f_scores]
 
     def _add_bands(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         border = _edges(labels, np.ones(labels.shape, bool))
@@ -97,8 +108,8 @@ class BoundaryScores:
         band = np.ceil(self._distance(~border)).astype(np.intp)
         near = (band < WIDTHS) & (labels != IGNORE)
         place = (band[near], labels[near], predictions[near])
-        flat = np.ravel_multi_index(place, self._bands.shape)
-        self._bands += np.bincount(flat, minlength=self._bands.size).reshape(self._bands.shape)
+        flat = np.ravel_multi_index(place, self.bands.shape)
+        self.bands += np.bincount(flat, minlength=self.bands.size).reshape(self.bands.shape)
 
     def _f_score(self, wanted: np.ndarray, found: np.ndarray, tolerance: float) -> float:
         """Of two sets of pixels (n, 2), one of which may be empty."""

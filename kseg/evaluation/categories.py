@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from kseg.data import ClassTable
-from kseg.data.classes import BAD, IGNORE
+from kseg.data.classes import IGNORE
 from kseg.errors import KsegError
-from kseg.evaluation.confusion import ConfusionMatrix
+from kseg.evaluation.confusion import ConfusionMatrix, runs
 
 Scores = dict[str, float | None]
 
@@ -32,13 +32,16 @@ class InstanceScores:
 
     Args:
         classes: with categories and sizes of instances.
+
+    Attributes:
+        weighted: (3, num_classes) float64 by class: hits, hits of its category, and both
+            with the misses.
     """
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
         self._names, self._groups = _groups(classes)
-        # By class: hits, hits of its category, and both with the misses.
-        self._weighted = np.zeros((3, classes.num_classes))
+        self.weighted = np.zeros((3, classes.num_classes))
 
     def update(self, instances: np.ndarray, predictions: np.ndarray) -> None:
         """Adds one image.
@@ -50,31 +53,35 @@ class InstanceScores:
         Raises:
             KsegError: an instance of a class that has none.
         """
-        inside = instances > 1000
-        ids = instances[inside]
+        (ids, predicted), lengths = runs(instances, predictions)
+        inside = ids > 1000
+        ids, predicted, lengths = ids[inside], predicted[inside], lengths[inside]
         owners = self._classes.label_table()[np.arange(2**16) // 1000]
         groups = np.full(256, IGNORE, np.uint8)
         groups[: len(self._groups)] = self._groups
-        predicted, wanted = predictions[inside], owners[ids]
-        pixels = np.bincount(ids, minlength=2**16)
-        hits = np.bincount(ids[predicted == wanted], minlength=2**16)
-        category_hits = np.bincount(ids[groups[predicted] == groups[wanted]], minlength=2**16)
-        for instance in pixels.nonzero()[0]:
-            owner = owners[instance]
-            if owner == IGNORE:
-                continue
-            size = None if owner == BAD else self._classes.instance_sizes[owner]
-            if size is None:
-                raise KsegError(
-                    f"instance {instance} is of id {instance // 1000}, which has no instances"
-                )
-            counts = np.array([hits[instance], category_hits[instance], pixels[instance]])
-            self._weighted[:, owner] += counts * (size / pixels[instance])
+        wanted = owners[ids]
+        counts = np.stack(
+            [
+                np.bincount(ids, lengths * hit, minlength=2**16)
+                for hit in (predicted == wanted, groups[predicted] == groups[wanted], 1)
+            ]
+        )
+        found = (counts[2].astype(bool) & (owners != IGNORE)).nonzero()[0]
+        sizes = np.array([size or np.nan for size in self._classes.instance_sizes])
+        # An id that the data set does not have, or of a class without instances.
+        sizes = np.concatenate([sizes, np.full(256 - len(sizes), np.nan)])[owners[found]]
+        if np.isnan(sizes).any():
+            instance = found[np.isnan(sizes)][0]
+            raise KsegError(
+                f"instance {instance} is of id {instance // 1000}, which has no instances"
+            )
+        weights = sizes / counts[2, found]
+        np.add.at(self.weighted, (slice(None), owners[found]), counts[:, found] * weights)
 
     def class_iou(self, matrix: ConfusionMatrix) -> Scores:
         """iIoU of the classes that have instances."""
         alarms = matrix.false_alarms()
-        hits, _, pixels = self._weighted
+        hits, _, pixels = self.weighted
         return {
             name: _ratio(hits[i], pixels[i] + alarms[i])
             for i, name in enumerate(self._classes.names)
@@ -88,7 +95,7 @@ class InstanceScores:
         for group, name in enumerate(self._names):
             members = [i for i, g in enumerate(self._groups) if g == group]
             if all(self._classes.instance_sizes[i] is not None for i in members):
-                _, hits, pixels = self._weighted[:, members].sum(1)
+                _, hits, pixels = self.weighted[:, members].sum(1)
                 scores[name] = _ratio(hits, pixels + alarms[group])
         return scores
 

@@ -14,8 +14,8 @@ from PIL import Image
 from kseg._version import __version__
 from kseg.data import DataSet, read_image
 from kseg.errors import KsegError
+from kseg.evaluation.answers import train_ids
 from kseg.evaluation.confusion import ConfusionMatrix
-from kseg.evaluation.evaluate import train_ids
 from kseg.pictures import Color, cover, side_by_side, spread_colors
 from kseg.predictor import Predictor, predict_labels
 

@@ -37,12 +37,14 @@ class ConfusionMatrix:
         if labels.shape != predictions.shape:
             raise KsegError(f"labels {labels.shape} and predictions {predictions.shape} differ")
         classes, columns = self.num_classes, self.num_classes + 1
-        table = np.full(256, classes, np.intp)
-        table[:classes] = np.arange(classes)
+        (labels, predictions), pixels = runs(labels, predictions)
         pairs = np.bincount(
-            labels.ravel().astype(np.intp) * columns + table[predictions.ravel()],
+            labels.astype(np.intp) * columns + np.minimum(predictions, classes),
+            pixels,
             minlength=256 * columns,
-        ).reshape(256, columns)
+        )
+        # Sums of whole numbers in float64, exact below 2**53 pixels an image.
+        pairs = pairs.astype(np.int64).reshape(256, columns)
         if pairs[classes:IGNORE].any():
             bad = (pairs[classes:IGNORE].any(1).nonzero()[0] + classes).tolist()
             raise KsegError(f"labels have train ids {bad}, not below {classes} and not 255")
@@ -73,6 +75,26 @@ class ConfusionMatrix:
         """Right pixels among those with a label, None without any."""
         total = int(self.counts.sum())
         return int(self.counts.diagonal().sum()) / total if total else None
+
+
+def runs(*maps: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Runs of pixels, row after row, that are alike in every map.
+
+    Label maps are flat but for borders: what is counted by runs is counted many times
+    faster than by pixels.
+
+    Args:
+        *maps: of the same shape, not empty.
+
+    Returns:
+        The runs' values (n,) by map, and their pixels (n,) int64.
+    """
+    flat = [values.ravel() for values in maps]
+    changes = np.zeros(flat[0].size - 1, bool)
+    for values in flat:
+        changes |= values[1:] != values[:-1]
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    return [values[starts] for values in flat], np.diff(starts, append=flat[0].size)
 
 
 def mean(scores: Iterable[float | None]) -> float | None:

@@ -1,27 +1,30 @@
-"""Scores a Predictor on a data set, one image at a time, at the labels' resolution."""
+"""Scores a Predictor or a folder of label maps on a data set, at the labels' resolution."""
 
 from __future__ import annotations
 
-import dataclasses
+import collections
+import contextlib
+import itertools
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from kseg._version import __version__
 from kseg.crf import DenseCRF
-from kseg.data import DataSet
+from kseg.data import DataSet, Sample
 from kseg.errors import KsegError
-from kseg.evaluation.boundaries import BoundaryScores, boundary_report
-from kseg.evaluation.categories import InstanceScores, category_iou
-from kseg.evaluation.confusion import ConfusionMatrix, mean
-from kseg.model import Card
-from kseg.predictor import Predictor, network_size, predict_labels
+from kseg.evaluation.answers import Answers, LabelMaps, answers
+from kseg.evaluation.resume import SavedScores
+from kseg.evaluation.scores import Scores
+from kseg.predictor import Predictor
 
 
 def evaluate(
-    predictor: Predictor,
+    source: Predictor | LabelMaps,
     data: DataSet,
     *,
     input_size: tuple[int, int] | None = None,
@@ -32,15 +35,22 @@ def evaluate(
     overlap: float = 1 / 3,
     crf: DenseCRF | None = None,
     boundaries: bool = False,
+    workers: int | None = None,
+    saved: SavedScores | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The score and all that decides it, as plain JSON.
 
+    The network sees one image at a time; threads read the next ones and count the last,
+    in the order of the samples, so that their number does not change the score.
+
     Args:
-        predictor: runs the network.
+        source: runs the network, or has its answers.
         data: a split with labels.
         input_size, pad_to, scales, flip, window, overlap, crf: as for ``predict_labels``.
         boundaries: measures along the labels' borders as well.
+        workers: threads, each of which holds an image or two; None is one a CPU, at most 4.
+        saved: the scores so far are kept there, and taken up if there are any.
         progress: called with (images done, images in all).
 
     Returns:
@@ -53,90 +63,80 @@ def evaluate(
         image alone.
 
     Raises:
-        KsegError: classes that do not match, or an image, label or network that fails.
+        KsegError: classes that do not match, no images, saved scores of another run, or
+            an image, label or network that fails.
     """
-    table = train_ids(predictor.card, data)
+    if workers is not None and workers < 1:
+        raise KsegError(f"workers is {workers}; it must be at least 1")
+    if not data.samples:
+        raise KsegError(f"{data.name} {data.split} has no images; name another split")
     way = dict(input_size=input_size, pad_to=pad_to, scales=tuple(scales), flip=flip)
     way |= dict(window=window, overlap=overlap, crf=crf)
-    classes = data.classes
-    matrix = ConfusionMatrix(classes.num_classes)
-    instances = InstanceScores(classes) if data.has_instances else None
-    edges = BoundaryScores(classes.num_classes) if boundaries else None
-    image_iou: dict[str, float | None] = {}
-    begin = time.monotonic()
-    for number, sample in enumerate(data.samples, 1):
-        image, label = data.labelled(sample)
+    told = answers(source, data, **way)
+    kind = dict(instances=data.has_instances, boundaries=boundaries)
+    scores = Scores(data.classes, **kind)
+    run = {"dataset": data.name, "split": data.split, "images": len(data), **told.facts()}
+    spent = saved.load({**run, **kind, "kseg": __version__}, data, scores) if saved else 0.0
+    begin = time.monotonic() - spent
+    counted = _counted(
+        told,
+        data,
+        data.samples[scores.images :],
+        lambda: Scores(data.classes, **kind),
+        workers or min(4, os.cpu_count() or 1),
+    )
+    if progress and scores.images:
+        progress(scores.images, len(data))
+    try:
+        for alone in counted:
+            scores.merge(alone)
+            if saved:
+                saved.save_sometimes(scores, time.monotonic() - begin)
+            if progress:
+                progress(scores.images, len(data))
+    finally:
+        if saved:
+            saved.save(scores, time.monotonic() - begin)
+    return {**scores.report(), **run, "seconds": time.monotonic() - begin, "kseg": __version__}
+
+
+def _counted(
+    told: Answers,
+    data: DataSet,
+    samples: Sequence[Sample],
+    empty: Callable[[], Scores],
+    workers: int,
+) -> Iterator[Scores]:
+    """Every sample's own scores, in their order, a few samples in memory at a time."""
+
+    def count(sample: Sample, label: np.ndarray, answer: np.ndarray) -> Scores:
+        ids = data.instances(sample, label.shape) if data.has_instances else None
+        scores = empty()
         try:
-            channels = predict_labels(predictor, image, size=label.shape, **way)
+            scores.add(sample.name, label, answer, ids)
         except KsegError as error:
-            raise KsegError(f"{sample.image}: {error}") from error
-        predictions = table[channels]
-        alone = ConfusionMatrix(classes.num_classes)
-        alone.update(label, predictions)
-        matrix.counts += alone.counts
-        image_iou[sample.name] = alone.mean_iou()
-        if edges:
-            edges.update(label, predictions)
-        if instances:
-            ids = data.instances(sample, label.shape)
-            try:
-                instances.update(ids, predictions)
-            except KsegError as error:
-                raise KsegError(f"{sample.instances}: {error}") from error
-        if progress:
-            progress(number, len(data))
-    card = predictor.card
-    more = {
-        "category_iou": category_iou(matrix, classes) if classes.categories else None,
-        "class_iiou": instances and instances.class_iou(matrix),
-        "category_iiou": instances and instances.category_iou(matrix),
-    }
-    return {
-        "mean_iou": matrix.mean_iou(),
-        "class_iou": dict(zip(classes.names, matrix.iou(), strict=True)),
-        **more,
-        **{f"mean_{name}": by and mean(by.values()) for name, by in more.items()},
-        **boundary_report(edges, classes.names),
-        "pixel_accuracy": matrix.pixel_accuracy(),
-        "dataset": data.name,
-        "split": data.split,
-        "images": len(data),
-        "model": card.name,
-        "options": card.options,
-        "weights": card.weights,
-        "runtime": predictor.runtime,
-        **way,
-        "input_size": input_size or network_size(predictor, pad_to, window),
-        "overlap": overlap if window else None,
-        "crf": crf and dataclasses.asdict(crf),
-        "output": card.output,
-        "output_stride": card.output_stride,
-        "resize": card.resize,
-        "normalization": dataclasses.asdict(card.normalization),
-        "void_channels": list(card.void_channels),
-        "image_iou": image_iou,
-        "confusion_matrix": matrix.counts.tolist(),
-        "seconds": time.monotonic() - begin,
-        "kseg": __version__,
-    }
+            raise KsegError(f"{sample.instances or sample.label}: {error}") from error
+        return scores
 
-
-def train_ids(card: Card, data: DataSet) -> np.ndarray:
-    """(256,) uint8 from channel to train id of the data set; void, and none, to 255.
-
-    Raises:
-        KsegError: the card has other classes.
-    """
-    classes = data.classes
-    named = card.class_names is None or tuple(card.class_names) == classes.names
-    if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
-        known = f"the classes of {card.dataset}" if card.dataset else "no class names"
-        raise KsegError(
-            f"{card.name} has {card.num_classes} channels, {len(card.void_channels)} of them "
-            f"void, and {known}; {data.name} has {classes.num_classes} classes. "
-            "Score it on the data set that it was trained for"
-        )
-    return card.train_ids()
+    rest = iter(samples)
+    reads: collections.deque[tuple[Sample, Future]] = collections.deque()
+    counts: collections.deque[Future] = collections.deque()
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        # What is not begun when something fails never begins.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for sample in itertools.islice(rest, workers):
+            reads.append((sample, pool.submit(told.read, sample)))
+        while reads or counts:
+            if reads:
+                sample, read = reads.popleft()
+                content, label = read.result()
+                for following in itertools.islice(rest, 1):
+                    reads.append((following, pool.submit(told.read, following)))
+                answer = told.answer(sample, content, label.shape)
+                counts.append(pool.submit(count, sample, label, answer))
+            if not reads or len(counts) > workers:
+                yield counts.popleft().result()
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -185,6 +185,8 @@ def describe(report: dict[str, Any]) -> str:
         return "native" if value is None else f"{value[0]}x{value[1]}"
 
     parts = [f"{report['dataset']} {report['split']}", f"{report['images']} images"]
+    if not report["output"]:
+        return ", ".join([*parts, f"{report['runtime']} of {report['model']}"])
     parts.append(f"input {size(report['input_size'])}")
     if report["pad_to"]:
         parts.append(f"padded to {size(report['pad_to'])}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kseg.data import DataSet, Sample
-from kseg.evaluation.evaluate import describe, train_ids
+from kseg.data import DataSet, Sample, read_image
+from kseg.evaluation.answers import Answers, LabelMaps, answers
+from kseg.evaluation.evaluate import describe
 from kseg.pictures import cover, side_by_side
-from kseg.predictor import Predictor, predict_labels
+from kseg.predictor import Predictor
 from kseg.report import Report, confusion_matrix, trimap_curve
 
 _WIDTH = 1400
@@ -19,7 +20,7 @@ _WIDTH = 1400
 def write_report(
     path: str | Path,
     report: dict[str, Any],
-    predictor: Predictor,
+    source: Predictor | LabelMaps,
     data: DataSet,
     *,
     pictures: int = 3,
@@ -29,8 +30,8 @@ def write_report(
 
     Args:
         path: of the file.
-        report: what ``evaluate`` returned for this predictor and data.
-        predictor, data, way: as for ``evaluate``; the images shown are predicted again.
+        report: what ``evaluate`` returned for this source and data.
+        source, data, way: as for ``evaluate``; the images shown are predicted again.
         pictures: how many of the best and of the worst, by their own mean IoU.
 
     Raises:
@@ -56,6 +57,7 @@ def write_report(
             "Mean IoU of the pixels in a band around the labels' borders.",
         )
 
+    told = answers(source, data, **way)
     samples = {sample.name: sample for sample in data.samples}
     scores = {name: iou for name, iou in report["image_iou"].items() if iou is not None}
     order = sorted(scores, key=scores.__getitem__, reverse=True)
@@ -67,7 +69,7 @@ def write_report(
             page.heading(title)
         for name in names:
             page.picture(
-                _overlays(predictor, data, samples[name], way),
+                _overlays(told, data, samples[name]),
                 f"{name}: mean IoU {100 * scores[name]:.2f} %; image, label, prediction",
             )
     page.write(path)
@@ -97,10 +99,10 @@ def _table(
     return [kind, *columns], rows
 
 
-def _overlays(predictor: Predictor, data: DataSet, sample: Sample, way: dict[str, Any]) -> Any:
-    image, label = data.labelled(sample)
-    channels = predict_labels(predictor, image, size=label.shape, **way)
-    maps = (label, train_ids(predictor.card, data)[channels])
+def _overlays(told: Answers, data: DataSet, sample: Sample) -> Any:
+    content, label = told.read(sample)
+    maps = (label, told.answer(sample, content, label.shape))
+    image = read_image(sample.image)
     covered = [cover(image, ids, data.classes.colors) for ids in maps]
     picture = side_by_side([image, *covered])
     picture.thumbnail((_WIDTH, _WIDTH))

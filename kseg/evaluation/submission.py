@@ -10,7 +10,7 @@ from PIL import Image
 
 from kseg.data import DataSet, read_image
 from kseg.errors import KsegError
-from kseg.evaluation.evaluate import train_ids
+from kseg.evaluation.answers import train_ids
 from kseg.files import make_folder, whole
 from kseg.predictor import Predictor, predict_labels
 

@@ -12,7 +12,7 @@ from PIL import Image
 import kseg
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.data.streets import write_streets
-from kseg.evaluation import evaluate, format_report, write_submission
+from kseg.evaluation import LabelMaps, evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
 from kseg.model import Card, Normalization
 
@@ -112,6 +112,13 @@ def official(monkeypatch):
     return run
 
 
+# Of a report: what only a network has, and the time.
+WITHOUT_NETWORK = {
+    *("model", "weights", "runtime", "scales", "flip", "output", "output_stride", "resize"),
+    *("normalization", "void_channels", "seconds"),
+}
+
+
 def assert_same(ours, theirs, absent):
     """By name, theirs nan where ours is None or, for the names ``absent``, missing."""
     for name, score in theirs.items():
@@ -128,6 +135,9 @@ def test_equal_to_the_official_scripts(hard_cases, official, tmp_path):
     ours = evaluate(Painted(), data)
     files = write_submission(Painted(), data, tmp_path / "results")
     theirs = official(files, [sample.label for sample in data.samples])
+    # The files that the scripts read, read by kseg.
+    maps = evaluate(LabelMaps(tmp_path / "results"), data)
+    assert {key for key in ours if maps[key] != ours[key]} <= WITHOUT_NETWORK
 
     void = {label.name for label in official.script.labels if label.ignoreInEval}
     stuff = set(CITYSCAPES.names[:11])
@@ -249,6 +259,10 @@ def test_report(hard_cases, tmp_path):
         value = pick(one["mean_iou"] for one in alone if one["mean_iou"] is not None)
         assert f"mean IoU {100 * value:.2f} %; image, label, prediction" in page
     assert report["boundary_f"]["bus"] is None
+
+    write_submission(Painted(), data, tmp_path / "maps")
+    write_report(tmp_path / "maps.html", report, LabelMaps(tmp_path / "maps"), data, pictures=1)
+    assert (tmp_path / "maps.html").read_text() == page
     assert "40 px" in format_report(report)
     assert json.loads(json.dumps(report))["trimap_iou"] == report["trimap_iou"]
 

@@ -1,5 +1,6 @@
 """Scores against closed forms, and the way from image to label map."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -157,11 +158,32 @@ def test_other_classes_are_refused(tiny_model, tiny_camvid):
         evaluate(Constant(named, None), data)
 
 
-def test_errors_name_the_image(tiny_model, tiny_camvid):
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (np.full((48, 64, 11), np.inf), "the logits are not finite"),
+        (
+            np.where(np.arange(11) == 10, np.nan, np.zeros((48, 64, 11))),
+            "the logits are not finite",
+        ),
+        (np.zeros((24, 32, 11)), r"the output is \(24, 32, 11\), not \(48, 64, 11\) as the card"),
+        (np.zeros((48, 64, 12)), r"the output is \(48, 64, 12\), not \(48, 64, 11\) as the card"),
+    ],
+)
+def test_errors_name_the_image(tiny_model, tiny_camvid, logits, message):
+    """One that is not the first."""
     data = open_dataset("camvid", tiny_camvid, "val")
-    bad = Constant(tiny_model.card, np.full((48, 64, 11), np.inf, np.float32))
-    with pytest.raises(kseg.KsegError, match=r"val/000\.png: .* not finite"):
-        evaluate(bad, data)
+    predictor = Constant(tiny_model.card, None)
+    outputs = iter([np.zeros((48, 64, 11), np.float32), logits.astype(np.float32)])
+    predictor.__class__ = type("Each", (Constant,), {"__call__": lambda *_: next(outputs)})
+    with pytest.raises(kseg.KsegError, match=rf"val/001\.png: .*{message}"):
+        evaluate(predictor, data)
+
+
+def test_no_images(tiny_model, tiny_camvid):
+    data = dataclasses.replace(open_dataset("camvid", tiny_camvid, "val"), samples=())
+    with pytest.raises(kseg.KsegError, match="camvid val has no images"):
+        evaluate(Constant(tiny_model.card, None), data)
 
 
 def test_overlay_has_the_colours(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kseg.progress import Stages, duration
+from kseg.progress import Counter, Stages, duration
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,20 @@ def test_stages(monkeypatch, capsys):
         # (100 + 30) / (90 + 30) times 10 s
         "[3/3] scoring; about 10 s left",
     ]
+
+
+def test_counter(monkeypatch, capsys):
+    """The first takes 30 s, or was done before; those after it 2 s each."""
+    now = [0.0]
+    monkeypatch.setattr("kseg.progress.time.monotonic", lambda: now[0])
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda there=terminal: there)
+        counter = Counter("rounds")
+        now[0] += 30
+        counter(40, 100)
+        now[0] += 20
+        counter(50, 100)
+        counter(100, 100)
+        lines = [line.rstrip() for line in capsys.readouterr().err.split("\r")]
+        shown = ["", "40/100 rounds", "50/100 rounds, about 1 min 40 s left", "100/100 rounds"]
+        assert lines == (shown if terminal else [""])

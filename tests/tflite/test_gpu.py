@@ -1,5 +1,6 @@
 """Files on the LiteRT GPU accelerator (here SwiftShader's Vulkan) against the CPU."""
 
+import json
 import os
 import signal
 
@@ -59,6 +60,22 @@ def test_evaluate_on_the_gpu(file, tiny_camvid, capsys):
         assert main(["evaluate", str(file), *data, "--runtime", runtime]) == 0
         reports.append(capsys.readouterr().out.splitlines()[:-1])
     assert reports[0] == reports[1]
+
+
+def test_compare_cpu_and_gpu(file, tiny_keras, tiny_camvid, tmp_path, capsys):
+    """One file on two runtimes, the shares from their own label maps."""
+    data = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    command = ["compare", str(file), str(file), *data, "--json", str(tmp_path / "c.json")]
+    assert main([*command, "--runtime-b", "litert-gpu"]) == 0
+    report = json.loads((tmp_path / "c.json").read_text())
+    first, second = (entry["runtime"] for entry in report["files"])
+    assert " cpu" in first
+    assert second.endswith(" gpu")
+    # float32 on both sides: a pixel turns only where two logits are equal to 1e-5
+    assert report["same"] > 0.999
+    assert report["mean_iou"][1] == pytest.approx(report["mean_iou"][0], abs=1e-3)
+    assert main([*command, "--runtime-a", "npu"]) == 1
+    assert "runtime is 'npu'; a .tflite takes cpu or litert-gpu" in capsys.readouterr().err
 
 
 def test_check_gpu(file, tiny_camvid, capsys):

@@ -1,0 +1,228 @@
+"""Scores of many images: the same for any number of threads, after a kill, in little memory."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kseg
+from kseg.cli import main
+from kseg.data import CITYSCAPES, open_dataset
+from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
+from kseg.evaluation.confusion import runs
+from support import write_camvid
+
+
+def write_maps(folder, count, seed=5):
+    """Frames in Cityscapes' layout with label maps beside them, most of them right.
+
+    Ids in blocks of 5 x 7 pixels, a tenth of the pixels of the label maps at random;
+    riders, cars and bicycles are instances.
+    """
+    rng = np.random.default_rng(seed)
+    table = CITYSCAPES.file_table()
+    for number in range(count):
+        name = f"bonn_{number:06d}_000019"
+        labels = table[rng.integers(0, 20, (8, 9))].repeat(5, 0).repeat(7, 1)
+        wide = labels.astype(np.uint16)
+        things = np.isin(labels, (25, 26, 33))
+        instances = np.where(things, wide * 1000 + rng.integers(0, 9, dtype=np.uint16), wide)
+        noise = rng.random(labels.shape) < 0.1
+        answer = np.where(noise, table[rng.integers(0, 20, labels.shape)], labels)
+        for path, pixels in (
+            (f"leftImg8bit/val/bonn/{name}_leftImg8bit", np.zeros((*labels.shape, 3), np.uint8)),
+            (f"gtFine/val/bonn/{name}_gtFine_labelIds", labels),
+            (f"gtFine/val/bonn/{name}_gtFine_instanceIds", instances),
+            (f"maps/{name}_pred_labelIds", answer),
+        ):
+            file = folder / f"{path}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    return open_dataset("cityscapes", folder, "val"), LabelMaps(folder / "maps")
+
+
+def without_time(report):
+    return {key: value for key, value in report.items() if key != "seconds"}
+
+
+def test_runs_are_the_pixels():
+    """Put together again they are the maps; counted they are the pixels' counts."""
+    rng = np.random.default_rng(0)
+    for shape, classes in (((1, 1), 2), ((3, 50), 3), ((40, 41), 19)):
+        labels, answers = rng.integers(0, classes, (2, *shape), np.uint8)
+        labels[rng.random(shape) < 0.2] = 255
+        answers[rng.random(shape) < 0.2] = 255
+        (first, second), pixels = runs(labels, answers)
+        np.testing.assert_array_equal(first.repeat(pixels), labels.ravel())
+        np.testing.assert_array_equal(second.repeat(pixels), answers.ravel())
+        want = np.zeros((classes, classes + 1), int)
+        for label, answer in zip(labels.ravel(), answers.ravel(), strict=True):
+            if label != 255:
+                want[label, min(answer, classes)] += 1
+        matrix = ConfusionMatrix(classes)
+        matrix.update(labels, answers)
+        np.testing.assert_array_equal(matrix.counts, want)
+
+
+def test_threads_do_not_change_the_score(tmp_path):
+    data, maps = write_maps(tmp_path, 7)
+    done = []
+    reports = [
+        evaluate(maps, data, boundaries=True, workers=n, progress=lambda *c: done.append(c))
+        for n in (1, 2, 16)
+    ]
+    assert done == [(n, 7) for n in range(1, 8)] * 3
+    first, *others = map(without_time, reports)
+    assert all(other == first for other in others)
+    assert 0.6 < first["mean_iou"] < 0.95
+    assert 0 < first["class_iiou"]["car"] < 1
+    assert 0 < first["boundary_f"]["car"] < 1
+    with pytest.raises(kseg.KsegError, match="workers is 0; it must be at least 1"):
+        evaluate(maps, data, workers=0)
+
+
+def test_label_maps_that_do_not_fit(tmp_path, capsys):
+    _, maps = write_maps(tmp_path, 2)
+    file = maps.folder / "bonn_000001_000019_pred_labelIds.png"
+    command = ["evaluate", str(maps.folder), "--dataset", "cityscapes", "--data-dir", str(tmp_path)]
+
+    def fails(*way):
+        assert main([*command, *way]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert main(command) == 0
+    assert f"cityscapes val, 2 images, label maps of {maps.folder}" in capsys.readouterr().out
+    pixels = np.asarray(Image.open(file))
+    Image.fromarray(pixels[:, ::2]).save(file)
+    assert f"{file}: is 40x32 but its label is 40x63 (HxW)" in fails()
+    Image.fromarray(np.full_like(pixels, 77)).save(file)
+    assert f"{file}: has ids [77] that the data set does not know" in fails()
+    file.write_bytes(file.read_bytes()[:50])
+    assert f"{file}: not a readable image" in fails()
+    file.unlink()
+    assert f"{maps.folder}: has neither {file.name} nor bonn_000001_000019.png" in fails()
+    assert "scored as they are; leave scales, flip out" in fails("--scales", "1", "2", "--flip")
+    assert "leave runtime and output-stride out" in fails("--runtime", "litert-gpu")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kseg.data import open_dataset
+from kseg.evaluation import LabelMaps, SavedScores, evaluate, resume
+
+def kill(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+resume.INTERVAL = 0
+folder = Path(sys.argv[1])
+evaluate(
+    LabelMaps(folder / "maps"), open_dataset("cityscapes", folder, "val"), boundaries=True,
+    saved=SavedScores(folder / "saved.json", folder / "maps"), progress=kill,
+)
+"""
+
+
+def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
+    data, maps = write_maps(tmp_path, 6)
+    want = evaluate(maps, data, boundaries=True)
+    child = subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=300)
+    assert child.returncode == -signal.SIGKILL
+    saved = SavedScores(tmp_path / "saved.json", maps.folder)
+    done = []
+    got = evaluate(
+        maps, data, boundaries=True, saved=saved, progress=lambda *counts: done.append(counts)
+    )
+    assert done == [(3, 6), (4, 6), (5, 6), (6, 6)]
+    assert without_time(got) == without_time(want)
+    # All is there now: nothing is left to do, and nothing is done.
+    again = evaluate(maps, data, boundaries=True, saved=saved, progress=lambda *c: done.append(c))
+    assert done[4:] == [(6, 6)]
+    assert without_time(again) == without_time(want)
+    # Another split, other label maps or other scores are another run.
+    some = data.some(3)
+    for other, way, name in (
+        (some, dict(boundaries=True), "images 6 there and 3 here"),
+        (data, dict(boundaries=False), "boundaries true there and false here"),
+    ):
+        with pytest.raises(kseg.KsegError, match=rf"saved\.json: is of another score: .*{name}"):
+            evaluate(maps, other, saved=saved, **way)
+    write_maps(tmp_path / "other", 6, seed=6)
+    other = SavedScores(tmp_path / "saved.json", tmp_path / "other/maps")
+    with pytest.raises(kseg.KsegError, match=r"another score: content .* there and .* here; name"):
+        evaluate(maps, data, boundaries=True, saved=other)
+
+
+def test_resume_in_the_command(tiny_model, tiny_keras, tmp_path, capsys, monkeypatch):
+    """An image that cannot be read ends it; mended, it goes on, and the file is gone."""
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    write_camvid(tmp_path, {"val": 3})
+    saved, score = tmp_path / "saved.json", tmp_path / "score.json"
+
+    def run(file=tiny_keras, *way):
+        data = ["--dataset", "camvid", "--data-dir", tmp_path, "--workers", 1]
+        return main([str(x) for x in ("evaluate", file, *data, "--json", score, *way)])
+
+    assert run() == 0
+    want = without_time(json.loads(score.read_text()))
+    image = tmp_path / "val/002.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:40])
+    assert run(tiny_keras, "--resume", saved) == 1
+    assert "002.png: not a readable image" in capsys.readouterr().err
+    assert len(json.loads(saved.read_text())["scores"]["image_iou"]) == 1
+    image.write_bytes(content)
+    for way, text in (
+        (["--scales", "0.5", "1"], "scales [1.0] there and [0.5, 1.0] here"),
+        (["--input-size", "32", "40"], "input_size null there and [32, 40] here"),
+    ):
+        assert run(tiny_keras, "--resume", saved, *way) == 1
+        error = capsys.readouterr().err
+        assert f"{saved}: is of another score: {text}; name another file or delete" in error
+    other = kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2)
+    other.card = tiny_model.card
+    other.save(tmp_path / "other.keras")
+    assert run(tmp_path / "other.keras", "--resume", saved) == 1
+    assert "another score: content " in capsys.readouterr().err
+    assert run(tiny_keras, "--resume", saved) == 0
+    assert without_time(json.loads(score.read_text())) == want
+    assert not saved.exists()
+    for text in ("{", "[]", '{"run": 3}'):
+        saved.write_text(text)
+        assert run(tiny_keras, "--resume", saved) == 1
+        assert f"{saved}: is no score that was left" in capsys.readouterr().err
+    assert run(tiny_keras, "--resume", tmp_path / "no/saved.json") == 1
+    assert "saved.json: cannot be written" in capsys.readouterr().err
+
+
+PEAKS = """
+import sys
+from kseg.data import open_dataset
+from kseg.evaluation import evaluate
+from kseg.predictor import KerasPredictor
+from kseg.tflite.benchmark_worker import peak_memory
+
+predictor, data = KerasPredictor(sys.argv[1]), open_dataset("camvid", sys.argv[2], "val")
+for count in (8, 64):
+    evaluate(predictor, data.some(count), workers=2)
+    print(peak_memory())
+"""
+
+
+def test_memory_does_not_grow_with_the_images(tiny_keras, tmp_path):
+    write_camvid(tmp_path, {"val": 64}, size=(192, 256))
+    child = subprocess.run(
+        [sys.executable, "-c", PEAKS, tiny_keras, tmp_path],
+        stdout=subprocess.PIPE,
+        timeout=300,
+        check=True,
+    )
+    few, many = map(int, child.stdout.split())
+    # 56 images more have 11 MB of pixels and labels, and 121 MB of logits.
+    assert many - few < 8e6
