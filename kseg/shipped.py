@@ -57,7 +57,7 @@ def load(name: str, **arguments: Any) -> SegmentationModel:
     Raises:
         KsegError: no such weights, or they do not fit.
     """
-    from kseg import checkpoints  # it builds models to know their tensors
+    from kseg import checkpoints  # they build models with it
     from kseg.zoo import create_model
 
     card = Card.from_json(facts(name)["card"])

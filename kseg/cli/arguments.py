@@ -6,10 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from kseg import shipped
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
 from kseg.predictor import KerasPredictor, Predictor
+
+
+FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
+"""What ``load_predictor`` takes."""
 
 
 def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -81,7 +86,7 @@ def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None =
     """The Predictor for a file, by its suffix."""
     if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and file.suffix != ".tflite"):
         raise KsegError(f"{file}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
-    if file.suffix == ".keras":
+    if file.suffix == ".keras" or shipped.is_name(str(file)):
         return KerasPredictor(file, output_stride=output_stride)
     if file.suffix == ".tflite":
         if output_stride is not None:
@@ -93,7 +98,8 @@ def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None =
         from kseg.tflite import OnnxPredictor
 
         return OnnxPredictor(file)
-    raise KsegError(f"{file}: is neither .keras nor .tflite nor .onnx")
+    names = ", ".join(shipped.list_shipped())
+    raise KsegError(f"{file}: is neither .keras nor .tflite nor .onnx, nor shipped ({names})")
 
 
 def load_source(file: Path, runtime: str, output_stride: int | None) -> Predictor | LabelMaps:

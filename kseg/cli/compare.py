@@ -20,8 +20,8 @@ from kseg.progress import Counter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, the data and what to write."""
-    parser.add_argument("first", type=Path, metavar="A", help=".keras, .tflite or .onnx")
-    parser.add_argument("second", type=Path, metavar="B", help=".keras, .tflite or .onnx")
+    parser.add_argument("first", type=Path, metavar="A", help=arguments.FILES)
+    parser.add_argument("second", type=Path, metavar="B", help=arguments.FILES)
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
     for file in "ab":

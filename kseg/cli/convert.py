@@ -12,7 +12,7 @@ from kseg.model import load_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the form."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras or shipped WEIGHTS:MODEL")
     parser.add_argument("out", type=Path, metavar="OUT", help=".tflite or .onnx")
     parser.add_argument("--precision", default="fp32", help="fp32 (.onnx: only), fp16, w8 or int8")
     parser.add_argument("--input", default="float", help="float or uint8")

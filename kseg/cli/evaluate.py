@@ -20,7 +20,10 @@ from kseg.progress import Counter
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the data and the way to score."""
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help=".keras, .tflite, .onnx or a folder of label maps"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help=f"{arguments.FILES}, or label maps in a folder",
     )
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")

@@ -1,9 +1,10 @@
-"""The zoo: parameters, multiply-adds and published mean IoU of every network."""
+"""The zoo: parameters, multiply-adds and published mean IoU of every network; what is shipped."""
 
 from __future__ import annotations
 
 import argparse
 
+from kseg import shipped
 from kseg.zoo import VARIANTS, list_models
 
 
@@ -22,3 +23,7 @@ def run(args: argparse.Namespace) -> None:
         )
         facts = f"{variant.mean_iou or '-'} ({variant.source})"
         print(f"{name:<32} {variant.parameters:>11,} {cost:>24}  {facts}")
+    for name in shipped.list_shipped():
+        facts = shipped.facts(name)
+        score = f"mean IoU {100 * facts['mean_iou']:.1f} %" if facts["mean_iou"] else "not scored"
+        print(f"{name}: trained on {facts['trained_on']}; {score}; {facts['licence']}")

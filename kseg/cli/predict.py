@@ -23,7 +23,7 @@ from kseg.progress import Counter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the images and where to write."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".keras, .tflite or .onnx")
+    parser.add_argument("file", type=Path, metavar="FILE", help=arguments.FILES)
     images = parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     # Not "*", which takes nothing where an option stands between FILE and IMAGE.
     images.required = False

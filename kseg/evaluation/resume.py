@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kseg import shipped
 from kseg.data import DataSet
 from kseg.errors import KsegError
 from kseg.evaluation.scores import Scores
@@ -102,8 +103,13 @@ class SavedScores:
         self._path.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> str:
-    """A digest of a file, or of a folder's names, sizes and times of change."""
+def _content(path: Path) -> str | None:
+    """A digest of a file, or of a folder's names, sizes and times of change.
+
+    None for shipped weights, which the report names.
+    """
+    if shipped.is_name(str(path)):
+        return None
     if path.is_dir():
         files = sorted(path.rglob("*.png"))
         stats = [(str(file.relative_to(path)), file.stat()) for file in files]

@@ -1,0 +1,62 @@
+"""Weights that come with the package, and how they are put there."""
+
+import json
+
+import numpy as np
+import pytest
+
+import kseg
+from kseg import checkpoints, shipped
+from kseg.cli import main
+from kseg.model import load_model
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path, monkeypatch):
+    """A folder of weights with the tiny model alone."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    facts = {"mean_iou": 0.5, "trained_on": "two images", "licence": "none"}
+    path = shipped.ship(tiny_model, "tiny", facts)
+    assert path.name == "cgnet_m3n21.safetensors"
+    return tmp_path
+
+
+def test_a_model_comes_back(folder, tiny_model):
+    assert shipped.list_shipped() == ["tiny:cgnet_m3n21"]
+    model = load_model("tiny:cgnet_m3n21")
+    assert model.card == tiny_model.card.replace(weights="tiny:cgnet_m3n21")
+    for a, b in zip(model.get_weights(), tiny_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_tensors_have_their_published_names(folder, tiny_model):
+    tensors = checkpoints.read(folder / "weights/tiny/cgnet_m3n21.safetensors")
+    assert {n: t.shape for n, t in tensors.items()} == checkpoints.published_shapes(tiny_model)
+
+
+def test_by_the_argument_of_create_model(folder, tiny_model):
+    model = kseg.create_model("cgnet_m3n21", weights="tiny", input_shape=(48, 64, 3), batch_size=1)
+    assert model.input_shape == (1, 48, 64, 3)
+    assert model.card.dataset == "camvid"
+    image = np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)).astype("float32")
+    np.testing.assert_allclose(model(image), tiny_model(image), atol=1e-5)
+    with pytest.raises(kseg.KsegError, match="tiny:cgnet_m3n21: has 11 classes, not 19"):
+        kseg.create_model("cgnet_m3n21", weights="tiny", num_classes=19)
+    with pytest.raises(kseg.KsegError, match=r"tiny:enet: no such weights; kseg ships tiny:cgnet"):
+        kseg.create_model("enet", weights="tiny")
+
+
+def test_the_command_takes_the_name(folder, tiny_camvid, tmp_path, capsys):
+    image = tiny_camvid / "val/000.png"
+    assert main(["predict", "tiny:cgnet_m3n21", str(image), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/000_overlay.png").is_file()
+    arguments = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    arguments += ["--json", str(tmp_path / "x.json"), "--resume", str(tmp_path / "state")]
+    assert main(["evaluate", "tiny:cgnet_m3n21", *arguments]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["weights"] == "tiny:cgnet_m3n21"
+    assert main(["models"]) == 0
+    assert "tiny:cgnet_m3n21: trained on two images; mean IoU 50.0 %" in capsys.readouterr().out
+    assert main(["predict", "tiny:vnet", str(image), "--out", str(tmp_path / "out")]) == 1
+    assert "tiny:vnet: no such weights; kseg ships tiny:cgnet_m3n21" in capsys.readouterr().err
+    assert main(["predict", "other:enet", str(image), "--out", str(tmp_path / "out")]) == 1
+    assert "other:enet: is neither .keras nor" in capsys.readouterr().err
