@@ -12,7 +12,6 @@ from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
 from kseg.predictor import KerasPredictor, Predictor
 
-
 FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
 """What ``load_predictor`` takes."""
 
