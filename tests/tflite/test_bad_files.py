@@ -1,10 +1,13 @@
 """What is no file of kseg, or a broken one, is one line that names it; nothing dies of it."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import kseg
+import kseg.tflite.gpu
 from kseg.cli import main
+from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.predictors import TFLitePredictor
 
@@ -53,13 +56,6 @@ def test_no_model(content, tmp_path, capsys):
     assert f"{path}: not a readable .tflite file" in one_line(capsys, "check-gpu", path)
 
 
-def test_benchmark(tmp_path, capsys):
-    """Whose process for the file tells this one."""
-    path = tmp_path / "x.tflite"
-    path.write_text("a text")
-    assert f"{path}: not a readable .tflite file" in one_line(capsys, "benchmark", path)
-
-
 def test_larger_than_a_flatbuffer(tmp_path, capsys):
     """Refused unread: 3 GiB, of which the disk holds none."""
     path = tmp_path / "x.tflite"
@@ -84,6 +80,35 @@ def test_several_outputs(write):
 def test_of_another_tool(write, capsys):
     path = write("other", logits, card=None)
     assert f"{path}: has no card" in one_line(capsys, "check-gpu", path)
+
+
+def test_refused_by_the_accelerator(write):
+    """Which is not the same as to have none."""
+    blocks = [[0, 0], [0, 0]]
+    path = write("blocks", lambda image: tf.space_to_batch(logits(image), [2, 2], blocks))
+    with pytest.raises(kseg.KsegError) as error:
+        GpuPredictor(path)
+    if isinstance(error.value, NoAccelerator):
+        pytest.skip("no Vulkan driver; .ci/run installs the one of Debian's chromium")
+    assert "refuses some of its operators" in str(error.value)
+
+
+def test_logits_that_are_not_finite(write, monkeypatch):
+    """A difference to them would be no number."""
+    path = write("infinite", lambda image: logits(image) / 0.0)
+    # The accelerator is not what this is about.
+    monkeypatch.setattr(kseg.tflite.gpu, "GpuPredictor", CpuPredictor)
+    image = np.full((*SIZE, 3), 9, np.uint8)
+    with pytest.raises(kseg.KsegError, match=r"infinite\.tflite: the logits are not finite"):
+        compare(path, [image])
+
+
+class CpuPredictor(TFLitePredictor):
+    def __init__(self, path, timeout):
+        super().__init__(path)
+
+    def close(self):
+        pass
 
 
 def test_convert(tiny_keras, tiny_camvid, tmp_path, capsys):
