@@ -26,5 +26,11 @@ $(VENV)/installed: requirements.txt setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# For the tests that run files in MediaPipe.
+$(VENV)-mediapipe/installed: requirements-mediapipe.txt
+	test -x $(VENV)-mediapipe/bin/python || $(PYTHON) -m venv $(VENV)-mediapipe
+	$(VENV)-mediapipe/bin/pip install --quiet --no-deps -r requirements-mediapipe.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe build dist *.egg-info runs

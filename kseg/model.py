@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,11 @@ def load_model(path: str | Path) -> SegmentationModel:
     path = Path(path)
     if not path.is_file():
         raise KsegError(f"{path}: no such file; name a .keras file")
+    if not zipfile.is_zipfile(path):
+        # Keras says that there is no file.
+        raise KsegError(
+            f"{path}: not a readable .keras file (no zip archive); save or import it again"
+        )
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # zipfile, h5py, json and Keras all raise their own

@@ -17,7 +17,8 @@ from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.files import whole
 from kseg.model import Card, SegmentationModel, load_model
-from kseg.tflite.flatbuffer import operators, with_card, with_input_type
+from kseg.tflite.flatbuffer import operators, with_input_type
+from kseg.tflite.metadata import with_metadata
 from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.tflite.rewrite import fold_batch_norms
 from kseg.tflite.to_onnx import to_onnx
@@ -175,7 +176,7 @@ def convert_each(
                     f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
                     "write the layer with those of kseg.tflite.convert"
                 )
-            content = with_card(content, card)
+            content = with_metadata(content, card)
         with whole(path) as temporary:
             temporary.write_bytes(content)
 

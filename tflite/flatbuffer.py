@@ -136,15 +136,17 @@ def with_input_type(content: bytes, dtype: str) -> bytes:
     return _pack(model, len(content))
 
 
-def with_card(content: bytes, card: Card) -> bytes:
-    """The same model with the card among its metadata, in place of one there."""
+def with_entries(content: bytes, entries: Mapping[str, bytes]) -> bytes:
+    """The same model with these entries among its metadata, in place of those there."""
     model = _unpack(content)
-    entry = schema.MetadataT()
-    entry.name = CARD_ENTRY
-    entry.buffer = len(model.buffers)
-    model.buffers.append(_buffer(json.dumps(card.to_json()).encode()))
-    others = [m for m in model.metadata or [] if m.name != CARD_ENTRY.encode()]
-    model.metadata = [*others, entry]
+    kept = [entry for entry in model.metadata or [] if entry.name.decode() not in entries]
+    for name, data in entries.items():
+        entry = schema.MetadataT()
+        entry.name = name
+        entry.buffer = len(model.buffers)
+        model.buffers.append(_buffer(data))
+        kept.append(entry)
+    model.metadata = kept
     return _pack(model, len(content))
 
 

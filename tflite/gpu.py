@@ -103,6 +103,7 @@ class Comparison:
     """
 
     def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
+        self._path = path
         self._cpu, self._gpu = TFLitePredictor(path), GpuPredictor(path, timeout)
         self.card, self.input_size = self._gpu.card, self._gpu.input_size
         self.runtime = self._gpu.runtime
@@ -111,6 +112,10 @@ class Comparison:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         want, got = self._cpu(image), self._gpu(image)
+        if not np.isfinite(want).all():
+            raise KsegError(
+                f"{self._path}: the logits are not finite on the CPU; the weights are damaged"
+            )
         self._results.append(_differences(want, got, self.card.output == "argmax"))
         return got
 

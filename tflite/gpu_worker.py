@@ -19,6 +19,8 @@ from kseg.errors import KsegError
 
 NO_ACCELERATOR = "no GPU accelerator: LiteRT found no Vulkan driver that it takes"
 
+_REFUSED = "the accelerator refuses some of its operators"
+
 
 class AcceleratedModel:
     """A whole .tflite file on the accelerator, in this process.
@@ -33,11 +35,10 @@ class AcceleratedModel:
     def __init__(self, path: str | Path) -> None:
         try:
             self._model = CompiledModel.from_file(str(path), hardware_accel=HardwareAccelerator.GPU)
-        except RuntimeError:
-            # The reasons are on standard error; the exception has line numbers only.
-            raise _error(path, NO_ACCELERATOR) from None
+        except RuntimeError as error:
+            raise _error(path, _reason(str(error))) from None
         if not self._model.is_fully_accelerated():
-            raise _error(path, "the accelerator refuses some of its operators")
+            raise _error(path, _REFUSED)
         (signature,) = self._model.get_signature_list()
         (source,) = self._model.get_input_tensor_details(signature).values()
         (result,) = self._model.get_output_tensor_details(signature).values()
@@ -58,6 +59,15 @@ class AcceleratedModel:
         """Copies the output tensor out."""
         values = self._outputs[0].read(int(np.prod(self.output_shape)), self.output_type)
         return np.asarray(values, self.output_type).reshape(self.output_shape)
+
+
+def _reason(text: str) -> str:
+    """Why a file was not compiled, from the text of LiteRT's error."""
+    last = text.strip().splitlines()[-1].lstrip("└ ")
+    if "not accelerated" in last:
+        return _REFUSED
+    # Without a driver there are the places in LiteRT's source only; else the cause is last.
+    return NO_ACCELERATOR if last.startswith("ERROR: [") else f"the accelerator fails ({last})"
 
 
 def _error(path: str | Path, reason: str) -> KsegError:

@@ -17,6 +17,9 @@ from kseg.errors import KsegError
 from kseg.model import Card, first_line
 from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
 
+# Bytes: a flatbuffer's offsets have 31 bits. More is not even read.
+_LIMIT = 2**31
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorIO:
@@ -55,13 +58,16 @@ class TFLitePredictor:
         threads: None takes all cores.
 
     Raises:
-        KsegError: missing, damaged or without a card.
+        KsegError: missing, damaged, too large, without a card or with several outputs.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         path = Path(path)
         if not path.is_file():
             raise KsegError(f"{path}: no such file; name a .tflite file")
+        size = path.stat().st_size
+        if not 0 < size < _LIMIT:
+            raise KsegError(f"{path}: not a readable .tflite file ({size} bytes); convert it again")
         threads = threads or os.cpu_count() or 1
         content = path.read_bytes()
         try:
@@ -76,8 +82,14 @@ class TFLitePredictor:
         if card is None:
             raise KsegError(f"{path}: has no card; convert the model with kseg")
         self.card = card
-        (self._input,) = self._interpreter.get_input_details()
-        (self._output,) = self._interpreter.get_output_details()
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        if (len(inputs), len(outputs)) != (1, 1):
+            raise KsegError(
+                f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each; "
+                "convert the model with kseg"
+            )
+        (self._input,), (self._output,) = inputs, outputs
         self.io = TensorIO(
             np.dtype(self._input["dtype"]),
             np.dtype(self._output["dtype"]),

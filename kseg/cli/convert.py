@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
+from kseg.errors import KsegError
 from kseg.model import load_model
 
 
@@ -34,7 +35,12 @@ def run(args: argparse.Namespace) -> None:
     calibration = None
     if args.precision == "int8":
         name = args.calibration_dataset or model.card.dataset or ""
-        data = open_dataset(name, args.calibration_dir, "train")
+        try:
+            data = open_dataset(name, args.calibration_dir, "train")
+        except KsegError as error:
+            raise KsegError(
+                f"int8 needs calibration images (--calibration-dataset, --calibration-dir): {error}"
+            ) from None
         calibration = data.some(args.calibration_count).images()
     convert(
         model,

@@ -1,0 +1,131 @@
+"""What is no file of kseg, or a broken one, is one line that names it; nothing dies of it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kseg
+import kseg.tflite.gpu
+from kseg.cli import main
+from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
+from kseg.tflite.metadata import with_metadata
+from kseg.tflite.predictors import TFLitePredictor
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def write(tiny_model, tmp_path_factory):
+    """Writes a function of the image as a .tflite file, with the card of a true one."""
+    folder = tmp_path_factory.mktemp("bad")
+
+    def write(name, function, card=tiny_model.card):
+        source = tf.TensorSpec((1, *SIZE, 3), tf.float32, name="image")
+        function = tf.function(function, input_signature=[source], autograph=False)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()]
+        )
+        converter.allow_custom_ops = True
+        content = converter.convert()
+        path = folder / f"{name}.tflite"
+        path.write_bytes(with_metadata(content, card) if card else content)
+        return path
+
+    return write
+
+
+KERNEL = np.random.default_rng(0).normal(size=(1, 1, 3, 11)).astype(np.float32)
+
+
+def logits(image):
+    return tf.nn.conv2d(image, tf.constant(KERNEL), 1, "SAME")
+
+
+def one_line(capsys, *arguments):
+    """The command's message on standard error, after it failed."""
+    assert main([str(argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("kseg: ")
+    return line
+
+
+@pytest.mark.parametrize("content", [b"", b"a text\n" * 1000, bytes(5000)])
+def test_no_model(content, tmp_path, capsys):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(content)
+    assert f"{path}: not a readable .tflite file" in one_line(capsys, "check-gpu", path)
+
+
+def test_larger_than_a_flatbuffer(tmp_path, capsys):
+    """Refused unread: 3 GiB, of which the disk holds none."""
+    path = tmp_path / "x.tflite"
+    with open(path, "wb") as file:
+        file.truncate(3 * 2**30)
+    assert "not a readable .tflite file (3221225472 bytes)" in one_line(capsys, "check-gpu", path)
+
+
+def test_unknown_operator(write):
+    path = write("custom", lambda image: tf.raw_ops.Digamma(x=logits(image)))
+    with pytest.raises(kseg.KsegError, match=r"custom\.tflite: .*Digamma") as error:
+        TFLitePredictor(path)
+    assert "\n" not in str(error.value)
+
+
+def test_several_outputs(write):
+    path = write("two", lambda image: {"a": logits(image), "b": image + 1})
+    with pytest.raises(kseg.KsegError, match="has 1 inputs and 2 outputs, not one of each"):
+        TFLitePredictor(path)
+
+
+def test_of_another_tool(write, capsys):
+    path = write("other", logits, card=None)
+    assert f"{path}: has no card" in one_line(capsys, "check-gpu", path)
+
+
+def test_refused_by_the_accelerator(write):
+    """Which is not the same as to have none."""
+    blocks = [[0, 0], [0, 0]]
+    path = write("blocks", lambda image: tf.space_to_batch(logits(image), [2, 2], blocks))
+    with pytest.raises(kseg.KsegError) as error:
+        GpuPredictor(path)
+    if isinstance(error.value, NoAccelerator):
+        pytest.skip("no Vulkan driver; .ci/run installs the one of Debian's chromium")
+    assert "refuses some of its operators" in str(error.value)
+
+
+def test_logits_that_are_not_finite(write, monkeypatch):
+    """A difference to them would be no number."""
+    path = write("infinite", lambda image: logits(image) / 0.0)
+    # The accelerator is not what this is about.
+    monkeypatch.setattr(kseg.tflite.gpu, "GpuPredictor", CpuPredictor)
+    image = np.full((*SIZE, 3), 9, np.uint8)
+    with pytest.raises(kseg.KsegError, match=r"infinite\.tflite: the logits are not finite"):
+        compare(path, [image])
+
+
+class CpuPredictor(TFLitePredictor):
+    def __init__(self, path, timeout):
+        super().__init__(path)
+
+    def close(self):
+        pass
+
+
+def test_convert(tiny_keras, tiny_camvid, tmp_path, capsys):
+    out = tmp_path / "x.tflite"
+    text = tmp_path / "text.keras"
+    text.write_text("a text")
+    int8 = (tiny_keras, out, "--precision", "int8")
+    empty = tmp_path / "empty"
+    for folder in ("train", "trainannot"):
+        (empty / folder).mkdir(parents=True)
+    for arguments, message in (
+        ((text, out), f"{text}: not a readable .keras file (no zip archive)"),
+        (int8, "int8 needs calibration images (--calibration-dataset, --calibration-dir)"),
+        ((*int8, "--calibration-dir", empty), f"{empty}"),
+        ((*int8, "--calibration-dir", tiny_camvid, "--calibration-count", 0), "at least 1"),
+    ):
+        assert message in one_line(capsys, "convert", *arguments)
+    assert not out.exists()
