@@ -1,0 +1,93 @@
+"""What a run on CamVid reached, into the package and into ``results/``.
+
+``python results/camvid.py RUN CAMVID``: scores ``RUN/model.keras`` on val where the run has
+not trained on it, puts its weights into ``kseg/weights`` and writes
+
+    results/camvid.csv     IoU by class of every shipped model, a column a class
+    results/camvid.json    versions and machine
+    docs/camvid.png        loss and mean IoU over the steps of the run
+
+Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from kseg import shipped
+from kseg.data import open_dataset
+from kseg.environment import environment
+from kseg.evaluation import evaluate
+from kseg.files import whole
+from kseg.model import load_model
+from kseg.predictor import KerasPredictor
+from kseg.report import rendered, training_curve
+
+ROOT = Path(__file__).parents[1]
+TABLE, ENVIRONMENT = ROOT / "results/camvid.csv", ROOT / "results/camvid.json"
+LICENCE = "CamVid (Brostow, Fauqueur, Cipolla 2009) is for research; so are weights trained on it"
+
+
+def ship_run(run: Path, folder: Path) -> None:
+    """Scores a complete run, ships its weights and writes its row and its curve."""
+    record = json.loads((run / "config.json").read_text())
+    config = record["config"]
+    model = load_model(run / "model.keras")
+    held_out = config["split"] == "train"
+    score = None
+    if held_out:
+        score = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
+    path = shipped.ship(
+        model,
+        "camvid-train" if held_out else "camvid",
+        {
+            "trained_on": f"camvid {config['split']}",
+            "scored_on": "camvid val" if score else None,
+            "mean_iou": score and score["mean_iou"],
+            "class_iou": score and score["class_iou"],
+            "recipe": config,
+            "versions": record["versions"],
+            "licence": LICENCE,
+            "command": command(record["command"]),
+        },
+    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if score:
+        write_row(model.card.name, score)
+        with (run / "history.csv").open(newline="") as file:
+            figure = training_curve(list(csv.DictReader(file)))
+        with whole(ROOT / "docs/camvid.png") as temporary:
+            rendered(figure).save(temporary)
+        print(f"{100 * score['mean_iou']:.2f} % on val")
+
+
+def command(arguments: list[str]) -> str:
+    """The command of a run, with the folders as the README names them."""
+    words = ["kseg", *arguments[1:]]
+    for flag, value in (("--data-dir", "$CAMVID"), ("--run-dir", "runs/camvid")):
+        words[words.index(flag) + 1] = value
+    return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
+
+
+def write_row(name: str, score: dict) -> None:
+    """A row by model: mean IoU and IoU by class on val."""
+    rows = {}
+    if TABLE.exists():
+        with TABLE.open(newline="") as file:
+            rows = {row["model"]: row for row in csv.DictReader(file)}
+    classes = {key: f"{value:.4f}" for key, value in score["class_iou"].items()}
+    rows[name] = {"model": name, "mean_iou": f"{score['mean_iou']:.4f}", **classes}
+    with whole(TABLE) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[name]))
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
+    with whole(ENVIRONMENT) as temporary:
+        temporary.write_text(json.dumps(environment(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    ship_run(Path(sys.argv[1]), Path(sys.argv[2]))
