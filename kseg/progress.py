@@ -37,3 +37,34 @@ class Stages:
         pace = (elapsed + 30) / (sum(planned[:place]) + 30)
         left = duration(sum(planned[place:]) * pace)
         print(f"[{place + 1}/{len(names)}] {text}; about {left} left", file=sys.stderr, flush=True)
+
+
+class Countdown:
+    """The ``progress`` of a long call: how many are done, and the time left.
+
+    On a terminal a line that changes; elsewhere a line a minute and one at either end.
+
+    Args:
+        what: is counted.
+    """
+
+    def __init__(self, what: str = "images") -> None:
+        self._what = what
+        self._first: int | None = None
+        self._shown = float("-inf")
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tells; what the first call counts was there before and says nothing of the pace."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._begin = done, now
+        live = sys.stderr.isatty()
+        if not live and done < total and now - self._shown < 60:
+            return
+        self._shown = now
+        text = f"{done}/{total} {self._what}"
+        if self._first < done < total:
+            pace = (now - self._begin) / (done - self._first)
+            text += f", {duration(pace * (total - done))} left"
+        start, end = ("\r", "\033[K" + "\n" * (done == total)) if live else ("", "\n")
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from kseg.training.config import TrainingConfig
 from kseg.training.losses import CrossEntropy, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.pipeline import augmented, steps_per_epoch, whole_images
+from kseg.training.records import Records, open_records
 from kseg.zoo import build, create_model
 
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")
@@ -39,7 +40,8 @@ def train(
 
     Args:
         config: what to train.
-        data_dir: root of the data set.
+        data_dir: root of the data set; not looked at where ``config`` has records and no
+            ``val_split``.
         run_dir: made if absent; of another configuration, it is refused.
 
     Returns:
@@ -50,8 +52,15 @@ def train(
     """
     config.check()
     run_dir = Path(run_dir)
-    data = open_dataset(config.dataset, data_dir, config.split)
+    if config.records:
+        data = open_records(config.records, config.dataset, config.split)
+    else:
+        data = open_dataset(config.dataset, data_dir, config.split)
     val_data = config.val_split and open_dataset(config.dataset, data_dir, config.val_split)
+    if val_data and val_data.classes != data.classes:
+        raise KsegError(
+            f"{config.records}: has other classes than {data_dir} now; prepare the records again"
+        )
     config = dataclasses.replace(config, crop=config.crop or default_crop(data))
     epoch_steps = steps_per_epoch(data, config.batch_size)
     steps = config.steps or config.epochs * epoch_steps
@@ -74,9 +83,9 @@ def train(
     return result
 
 
-def default_crop(data: DataSet) -> tuple[int, int]:
-    """The data set's image size, halved until it is at most 512 x 1024."""
-    height, width = data.size
+def default_crop(data: DataSet | Records) -> tuple[int, int]:
+    """The images' size, halved until it is at most 512 x 1024; 512 x 512 where it is mixed."""
+    height, width = data.size or (512, 512)
     while height > 512 or width > 1024:
         height, width = height // 2, width // 2
     return height, width
@@ -89,7 +98,7 @@ def _make_deterministic(seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _model(config: TrainingConfig, data: DataSet) -> SegmentationModel:
+def _model(config: TrainingConfig, data: DataSet | Records) -> SegmentationModel:
     classes = data.classes
     model = create_model(config.model, num_classes=classes.num_classes, **config.options)
     if config.init:
@@ -138,7 +147,9 @@ def _claim(run_dir: Path, config: TrainingConfig) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _compile(model: SegmentationModel, config: TrainingConfig, data: DataSet, steps: int) -> None:
+def _compile(
+    model: SegmentationModel, config: TrainingConfig, data: DataSet | Records, steps: int
+) -> None:
     weights = None
     if config.class_weights is not None:
         weights = class_weights(data.class_pixels(), config.class_weights)
@@ -159,7 +170,7 @@ def _compile(model: SegmentationModel, config: TrainingConfig, data: DataSet, st
 def _fit(
     model: SegmentationModel,
     config: TrainingConfig,
-    data: DataSet,
+    data: DataSet | Records,
     val_data: DataSet | None,
     run_dir: Path,
     checkpoint: Checkpoint,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kseg.crf import DenseCRF
+from kseg.data import list_datasets
 from kseg.errors import KsegError
 from kseg.predictor import KerasPredictor, Predictor
 
@@ -15,7 +16,7 @@ from kseg.predictor import KerasPredictor, Predictor
 def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--dataset and --data-dir."""
     parser.add_argument(
-        "--dataset", required=required, metavar="D", help="camvid, cityscapes or streets"
+        "--dataset", required=required, metavar="D", help=", ".join(list_datasets())
     )
     parser.add_argument(
         "--data-dir",

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", metavar="JSON", help='builder options, as {"m": 3}')
     parser.add_argument("--split", metavar="S", help="to train on (train)")
     parser.add_argument("--val-split", metavar="S", help="to score on (val); none for none")
+    parser.add_argument("--records", metavar="DIR", help="of `kseg prepare`, to train from")
     parser.add_argument("--epochs", type=int, help="passes over the data (100)")
     parser.add_argument("--steps", type=int, help="steps, instead of --epochs")
     parser.add_argument("--batch-size", type=int, help="of all replicas together (8)")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kseg.progress import Stages, duration
+from kseg.progress import Countdown, Stages, duration
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,30 @@ def test_stages(monkeypatch, capsys):
         # (100 + 30) / (90 + 30) times 10 s
         "[3/3] scoring; about 10 s left",
     ]
+
+
+def test_countdown(monkeypatch, capsys):
+    """100 were there; then 50 in 60 s, so the other 50 take as long. A line a minute."""
+    now = [0.0]
+    monkeypatch.setattr("kseg.progress.time.monotonic", lambda: now[0])
+    countdown = Countdown()
+    for seconds, done in ((0, 100), (30, 130), (60, 150), (61, 151), (120, 200)):
+        now[0] = seconds
+        countdown(done, 200)
+    assert capsys.readouterr().err.splitlines() == [
+        "100/200 images",
+        "150/200 images, 1 min 00 s left",
+        "200/200 images",
+    ]
+
+
+def test_countdown_on_a_terminal(monkeypatch, capsys):
+    """One line that is drawn again, and ends with the last."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    countdown = Countdown("files")
+    for done in range(3):
+        countdown(done, 2)
+    lines = capsys.readouterr().err
+    assert lines.count("\n") == 1
+    assert lines.endswith("\r2/2 files\033[K\n")
+    assert "\r1/2 files, 0 s left\033[K" in lines

@@ -1,6 +1,7 @@
 """The run folder: complete, resumable to the same bits, and its own."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from PIL import Image
 
 import kseg
 from kseg.cli import main
+from kseg.data import open_dataset
 from kseg.training import TrainingConfig, train
+from kseg.training.run import default_crop
 from support import random_tensors, run_kseg, write_camvid
 
 
@@ -210,6 +213,20 @@ def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
     rows = list(csv.DictReader((run_dir / "history.csv").open()))
     score = model.evaluate(evaluate, verbose=0, return_dict=True)["mean_iou"]
     assert float(rows[-1]["val_mean_iou"]) == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [
+        ((360, 480), (360, 480)),
+        ((1024, 2048), (512, 1024)),
+        ((300, 4096), (75, 1024)),
+        (None, (512, 512)),
+    ],
+)
+def test_default_crop(size, crop, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "train")
+    assert default_crop(dataclasses.replace(data, size=size)) == crop
 
 
 @pytest.mark.parametrize(
