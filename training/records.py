@@ -266,9 +266,18 @@ def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_whole(folder: Path, part: dict[str, Any]) -> bool:
     try:
-        return zlib.crc32((folder / part["file"]).read_bytes()) == part["crc32"]
+        return _checksum(folder / part["file"]) == part["crc32"]
     except OSError:
         return False
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file of any length."""
+    checksum = 0
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _write_shards(
@@ -330,14 +339,13 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                     counts += np.bincount(label.ravel(), minlength=256)
         except tf.errors.OpError as error:
             raise write_error(path, OSError(error.message)) from error
-        content = temporary.read_bytes()
-    part = {
-        "file": path.name,
-        "bytes": len(content),
-        "crc32": zlib.crc32(content),
-        "class_pixels": counts[: data.classes.num_classes].tolist(),
-        "records": records,
-    }
+        part = {
+            "file": path.name,
+            "bytes": temporary.stat().st_size,
+            "crc32": _checksum(temporary),
+            "class_pixels": counts[: data.classes.num_classes].tolist(),
+            "records": records,
+        }
     with whole(path.with_suffix(".json")) as temporary:
         temporary.write_text(_json({**plan, "shards": [part]}))
     return part
