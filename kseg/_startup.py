@@ -32,7 +32,8 @@ def quiet_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-if Path(sys.argv[0]).name in ("kseg", "-m"):
+# The last is what a process sees that `python -m kseg` has spawned.
+if Path(sys.argv[0]).name in ("kseg", "-m") or sys.argv[0].endswith("kseg/__main__.py"):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
         import keras  # noqa: F401

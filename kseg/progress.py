@@ -39,8 +39,10 @@ class Stages:
         print(f"[{place + 1}/{len(names)}] {text}; about {left} left", file=sys.stderr, flush=True)
 
 
-class Counter:
-    """A counter on one line of a terminal, with the time left; silent where output is kept.
+class Countdown:
+    """The ``progress`` of a long call: how many are done, and the time left.
+
+    On a terminal a line that changes; elsewhere a line a minute, so none of a short call.
 
     Args:
         what: is counted.
@@ -48,19 +50,21 @@ class Counter:
 
     def __init__(self, what: str = "images") -> None:
         self._what = what
-        self._first: tuple[int, float] | None = None
+        self._first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """``done`` of ``total`` are."""
+        """Tells; what the first call counts was there before and says nothing of the pace."""
         now = time.monotonic()
-        text = f"{done}/{total} {self._what}"
         if self._first is None:
             # It took longer than those after it will, or was done by an earlier run.
-            self._first = done, now
-        elif done < total:
-            first, begin = self._first
-            text += f", about {duration((total - done) * (now - begin) / (done - first))} left"
-        if sys.stderr.isatty():
-            # A shorter line leaves nothing of a longer one before it.
-            end = "\n" if done == total else ""
-            print(f"\r{text:<60}", end=end, file=sys.stderr, flush=True)
+            self._first, self._begin, self._shown = done, now, now
+        live = sys.stderr.isatty()
+        if not live and now - self._shown < 60:
+            return
+        self._shown = now
+        text = f"{done}/{total} {self._what}"
+        if self._first < done < total:
+            pace = (now - self._begin) / (done - self._first)
+            text += f", {duration(pace * (total - done))} left"
+        start, end = ("\r", "\033[K" + "\n" * (done == total)) if live else ("", "\n")
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from kseg.backbones import applications
-from kseg.data.classes import CAMVID, CITYSCAPES, ClassTable
+from kseg.data.classes import CAMVID, CITYSCAPES, VOC, ClassTable
 from kseg.errors import KsegError
 from kseg.layers import Resize
 from kseg.model import (
@@ -480,7 +480,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 DEFAULT_CLASSES = CITYSCAPES.num_classes
-_CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
+_CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "voc": VOC}
 
 
 def list_models() -> list[str]:

@@ -28,11 +28,12 @@ class TrainingConfig:
         model, options: the network, as for ``kseg.create_model``.
         dataset, split, val_split: what to train and to score on; no ``val_split``, no
             scores and no best checkpoint.
+        records: folder that ``kseg prepare`` made of ``split``, read instead of its files.
         epochs: passes over the data; ``steps`` overrides them.
         batch_size: of all replicas together.
         accumulate: batches whose mean gradient makes one update.
         crop: (H, W) after scaling; None is the data set's image size, halved until it
-            is at most 512 x 1024.
+            is at most 512 x 1024; 512 x 512 where sizes are mixed.
         final_crop, final_epochs: another crop for the last epochs. A small crop makes
             steps cheap, a last stage at the size that is scored costs little.
         optimizer: "adamw", with decoupled decay; "adam" or "sgd" (momentum 0.9), where
@@ -68,6 +69,7 @@ class TrainingConfig:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     split: str = "train"
     val_split: str | None = "val"
+    records: str | None = None
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 8

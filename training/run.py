@@ -36,6 +36,7 @@ from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import augmented, names_at, steps_per_epoch, whole_images
+from kseg.training.records import Records, open_records
 from kseg.zoo import build, create_model
 
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")
@@ -59,7 +60,8 @@ def train(
 
     Args:
         config: what to train.
-        data_dir: root of the data set.
+        data_dir: root of the data set; not looked at where ``config`` has records and no
+            ``val_split``.
         run_dir: made if absent; of another configuration, it is refused.
         distribution: as for ``open_distribution``.
 
@@ -74,8 +76,15 @@ def train(
     run_dir = Path(run_dir)
     devices = open_distribution(distribution)
     devices.check(config.batch_size)
-    data = open_dataset(config.dataset, data_dir, config.split)
+    if config.records:
+        data = open_records(config.records, config.dataset, config.split)
+    else:
+        data = open_dataset(config.dataset, data_dir, config.split)
     val_data = config.val_split and open_dataset(config.dataset, data_dir, config.val_split)
+    if val_data and val_data.classes != data.classes:
+        raise KsegError(
+            f"{config.records}: has other classes than {data_dir} now; prepare the records again"
+        )
     config = dataclasses.replace(config, crop=config.crop or default_crop(data))
     epoch_steps = steps_per_epoch(data, config.batch_size)
     steps = config.steps or config.epochs * epoch_steps
@@ -107,9 +116,9 @@ def train(
     return result
 
 
-def default_crop(data: DataSet) -> tuple[int, int]:
-    """The data set's image size, halved until it is at most 512 x 1024."""
-    height, width = data.size
+def default_crop(data: DataSet | Records) -> tuple[int, int]:
+    """The images' size, halved until it is at most 512 x 1024; 512 x 512 where it is mixed."""
+    height, width = data.size or (512, 512)
     while height > 512 or width > 1024:
         height, width = height // 2, width // 2
     return height, width
@@ -133,7 +142,7 @@ def _warn(config: TrainingConfig, devices: Distribution) -> None:
         )
 
 
-def _model(config: TrainingConfig, data: DataSet) -> SegmentationModel:
+def _model(config: TrainingConfig, data: DataSet | Records) -> SegmentationModel:
     classes = data.classes
     with _precision(config.precision):
         model = create_model(
@@ -215,7 +224,11 @@ def _claim(run_dir: Path, config: TrainingConfig) -> None:
 
 
 def _compile(
-    model: SegmentationModel, config: TrainingConfig, data: DataSet, steps: int, epoch_steps: int
+    model: SegmentationModel,
+    config: TrainingConfig,
+    data: DataSet | Records,
+    steps: int,
+    epoch_steps: int,
 ) -> MeanIoU:
     """Compiles; the metric of the logits."""
     weights = None
@@ -278,7 +291,7 @@ def stretches(
 def _fit(
     model: SegmentationModel,
     config: TrainingConfig,
-    data: DataSet,
+    data: DataSet | Records,
     val_data: DataSet | None,
     run_dir: Path,
     checkpoint: Checkpoint,

@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "models": "the zoo as a table, with published facts",
     "streets": "make a procedural street data set",
     "check-data": "class histogram, bad ids, missing pairs, pictures",
+    "prepare": "a split as records that training reads fast",
     "train": "train a model, or take up a run that was left",
     "evaluate": "score a file on a data set",
     "compare": "where two files disagree: pixels, classes, pictures",

@@ -8,6 +8,7 @@ from typing import Any
 
 from kseg import shipped
 from kseg.crf import DenseCRF
+from kseg.data import list_datasets
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
 from kseg.predictor import KerasPredictor, Predictor
@@ -19,7 +20,7 @@ FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
 def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--dataset and --data-dir."""
     parser.add_argument(
-        "--dataset", required=required, metavar="D", help="camvid, cityscapes or streets"
+        "--dataset", required=required, metavar="D", help=", ".join(list_datasets())
     )
     parser.add_argument(
         "--data-dir",

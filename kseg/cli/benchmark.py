@@ -16,7 +16,7 @@ from pathlib import Path
 from kseg.cli import arguments
 from kseg.environment import environment
 from kseg.files import whole
-from kseg.progress import Counter
+from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         warm_up=args.warm_up,
         runtime=args.runtime,
         input_size=arguments.size(args.input_size),
-        progress=Counter("rounds"),
+        progress=Countdown("rounds"),
     )
     print(format_timings(timings))
     if args.json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data.check import check_data
-from kseg.progress import Counter
+from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a report a split; 1 when there are problems."""
     reports = [
-        check_data(args.dataset, args.data_dir, split, out=args.out, progress=Counter())
+        check_data(args.dataset, args.data_dir, split, out=args.out, progress=Countdown())
         for split in args.split
     ]
     print("\n".join(map(str, reports)))

@@ -15,7 +15,7 @@ from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import compare, format_comparison
 from kseg.files import make_folder, whole
-from kseg.progress import Counter
+from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         data,
         input_size=arguments.size(args.input_size),
         worst=args.worst,
-        progress=Counter(),
+        progress=Countdown(),
     )
     for facts, file in zip(report["files"], (args.first, args.second), strict=True):
         facts["file"] = str(file)

@@ -14,7 +14,7 @@ from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import SavedScores, evaluate, format_report
 from kseg.files import make_folder, whole
-from kseg.progress import Counter
+from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         boundaries=args.boundaries,
         workers=args.workers,
         saved=saved,
-        progress=Counter(),
+        progress=Countdown(),
     )
     report["file"] = str(args.file)
     print(format_report(report))

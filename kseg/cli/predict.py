@@ -18,7 +18,7 @@ from kseg.evaluation import write_submission
 from kseg.files import make_folder, whole
 from kseg.pictures import overlay, spread_colors
 from kseg.predictor import predict_labels
-from kseg.progress import Counter
+from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if args.submission:
         data = open_dataset(args.dataset, args.data_dir, args.split)
         predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
-        files = write_submission(predictor, data, args.submission, progress=Counter(), **way)
+        files = write_submission(predictor, data, args.submission, progress=Countdown(), **way)
         print(f"{args.submission}: {len(files)} files")
         return
     predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)

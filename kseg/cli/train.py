@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--init", metavar="FILE", help="a published checkpoint or .keras to start")
     group.add_argument("--init-part", metavar="PART", help="all, backbone or all-but-classifier")
     group.add_argument("--split", metavar="S", help="to train on (train)")
+    group.add_argument("--records", metavar="DIR", help="of `kseg prepare`, to train from")
     group.add_argument("--val-split", type=_or_none(str), metavar="S", help="to score on, or none")
     group.add_argument("--validate-every", type=int, metavar="N", help="epochs (1)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.data.classes import BAD, ClassTable
-from kseg.data.datasets import find_classes, find_pairs, read_ids, read_image
+from kseg.data.datasets import find_pairs, read_ids, read_image
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
 from kseg.pictures import overlay
@@ -72,7 +72,7 @@ def check_data(
         KsegError: an unknown name, a missing folder, no images.
     """
     pairs = find_pairs(name, folder, split)
-    classes = find_classes(name)
+    classes = pairs.classes
     table = classes.label_table()
     problems = [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
     problems += [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+
+from kseg.errors import KsegError
+from kseg.pictures import spread_colors
 
 IGNORE = 255
 """The train id of a pixel that neither trains nor scores."""
@@ -22,8 +27,8 @@ class ClassTable:
         names: official names by train id.
         colors: RGB 0..255 by train id.
         file_ids: the id in the label files by train id.
-        void_ids: ids in the label files that are ignored (255 always is); predictions of
-            no class are written as the first.
+        void_ids: ids in the label files that are ignored (255 always is), at least one;
+            predictions of no class are written as the first.
         categories: name of the group by train id, None where there are no groups.
         instance_sizes: average pixels of an instance by train id, the unit of the
             instance scores; None where the class has no instances.
@@ -140,3 +145,73 @@ CAMVID = _table(
     """,
     void_ids=(11,),
 )
+
+# VOCdevkit: VOCinit.m and VOClabelcolormap.m; 255 is the border around objects
+VOC = _table(
+    """
+    0 000000 background
+    1 800000 aeroplane
+    2 008000 bicycle
+    3 808000 bird
+    4 000080 boat
+    5 800080 bottle
+    6 008080 bus
+    7 808080 car
+    8 400000 cat
+    9 C00000 chair
+    10 408000 cow
+    11 C08000 diningtable
+    12 400080 dog
+    13 C00080 horse
+    14 408080 motorbike
+    15 C08080 person
+    16 004000 pottedplant
+    17 804000 sheep
+    18 00C000 sofa
+    19 80C000 train
+    20 004080 tvmonitor
+    """,
+    void_ids=(IGNORE,),
+)
+
+
+def read_classes(path: Path) -> ClassTable:
+    """The classes of a text file: a name a line, the first line is id 0.
+
+    A colour may stand behind a name as ``#RRGGBB``; the others get hues of their own.
+    Ids in the label files are the train ids, 255 is ignored.
+
+    Raises:
+        KsegError: no such file, or the first line that is wrong, by its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except FileNotFoundError:
+        raise KsegError(
+            f"{path}: no such file; write the classes there, a name a line, the first is id 0"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise KsegError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not 0 < len(lines) <= BAD:
+        raise KsegError(f"{path}: has {len(lines)} lines; there can be 1 to {BAD} classes")
+    names: dict[str, int] = {}
+    colors = list(spread_colors(len(lines)))
+    for number, line in enumerate(lines, 1):
+        name, mark, color = (part.strip() for part in line.partition("#"))
+        if not name:
+            raise KsegError(f"{path}, line {number}: has no name; every line is a class")
+        if name in names:
+            raise KsegError(f"{path}, line {number}: {name!r} is in line {names[name]} already")
+        if mark and not re.fullmatch("[0-9a-fA-F]{6}", color):
+            raise KsegError(
+                f"{path}, line {number}: {mark + color!r} is no colour; write it as #RRGGBB"
+            )
+        names[name] = number
+        if mark:
+            colors[number - 1] = tuple(bytes.fromhex(color))
+    return ClassTable(
+        names=tuple(names),
+        colors=tuple(colors),
+        file_ids=tuple(range(len(names))),
+        void_ids=(IGNORE,),
+    )

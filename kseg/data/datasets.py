@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from kseg.data.classes import BAD, CAMVID, CITYSCAPES, ClassTable
+from kseg.data.classes import BAD, CAMVID, CITYSCAPES, VOC, ClassTable, read_classes
 from kseg.errors import KsegError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -34,17 +34,23 @@ class DataSet:
         name, split: as given to ``open_dataset``.
         classes: names, colours and ids.
         samples: in the order of their names.
-        size: (H, W) of the images as published, to choose defaults by.
+        size: (H, W) of the images, to choose defaults by: as published, or what all of
+            the split have; None where they are mixed.
     """
 
     name: str
     split: str
     classes: ClassTable
     samples: tuple[Sample, ...]
-    size: tuple[int, int]
+    size: tuple[int, int] | None
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the samples."""
+        return tuple(sample.name for sample in self.samples)
 
     def labelled(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """An image (H, W, 3) uint8 and its train ids (H, W) uint8.
@@ -184,22 +190,26 @@ class _Layout:
     """Where a data set keeps its files.
 
     Attributes:
-        classes: names, colours, ids.
-        size: (H, W) of the published images.
+        classes: names, colours, ids; None for those in the folder's classes.txt.
+        size: (H, W) of the published images; None is what the files say.
         images, labels: folder of a split.
         image_suffixes, label_suffixes: what a file's name ends with; what stands before
             it, below the folder, pairs an image with its label.
         instance_suffixes: of the files of instances beside the labels, if there are any.
+        more_labels: folder of a split to take labels from instead, where it exists.
+        listing: file with the names of a split; without it they are all in the folder.
         environment: variable with the default folder.
     """
 
-    classes: ClassTable
-    size: tuple[int, int]
+    classes: ClassTable | None
+    size: tuple[int, int] | None
     images: Callable[[str], str]
     labels: Callable[[str], str]
     image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
     label_suffixes: tuple[str, ...] = (".png",)
     instance_suffixes: tuple[str, ...] = ()
+    more_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    listing: Callable[[str], str] | None = None
     environment: str = ""
 
 
@@ -217,19 +227,33 @@ _CITYSCAPES = _Layout(
 _LAYOUTS: dict[str, _Layout] = {
     "camvid": _Layout(classes=CAMVID, size=(360, 480), images="{}".format, labels="{}annot".format),
     "cityscapes": _CITYSCAPES,
+    "cityscapes_coarse": dataclasses.replace(
+        _CITYSCAPES,
+        labels="gtCoarse/{}".format,
+        label_suffixes=("_gtCoarse_labelIds.png",),
+        instance_suffixes=(),
+    ),
+    "folder": _Layout(
+        classes=None, size=None, images="images/{}".format, labels="labels/{}".format
+    ),
     # kseg.data.streets draws these; at their default size
     "streets": dataclasses.replace(_CITYSCAPES, size=(256, 512), environment=""),
+    "voc": _Layout(
+        classes=VOC,
+        size=None,
+        images=lambda split: "JPEGImages",
+        labels=lambda split: "SegmentationClass",
+        image_suffixes=(".jpg",),
+        # The labels of SBD (Hariharan et al., ICCV 2011), which papers add to VOC's
+        more_labels={"trainaug": "SegmentationClassAug"},
+        listing="ImageSets/Segmentation/{}.txt".format,
+    ),
 }
 
 
 def list_datasets() -> list[str]:
     """Names that ``open_dataset`` knows, sorted."""
     return sorted(_LAYOUTS)
-
-
-def find_classes(name: str) -> ClassTable:
-    """The class table of a data set; KsegError for an unknown name."""
-    return _find_layout(name).classes
 
 
 def _find_layout(name: str) -> _Layout:
@@ -242,13 +266,17 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
     """The samples of one split; other splits may be absent.
 
     Args:
-        name: a name of ``list_datasets()``.
-        folder: its root; None takes CITYSCAPES_DATASET for Cityscapes.
-        split: "train", "val" or "test".
+        name: a name of ``list_datasets()``. "folder" is any folder with
+            ``images/SPLIT/**``, ``labels/SPLIT/**`` (8-bit ids, 255 ignored) of the same
+            names below, and ``classes.txt`` (``kseg.data.classes.read_classes``).
+        folder: its root (for VOC the one with ``JPEGImages``); None takes
+            CITYSCAPES_DATASET for Cityscapes.
+        split: "train", "val" or "test"; "train_extra" of Cityscapes' coarse labels;
+            "trainval" and "trainaug" of VOC.
 
     Raises:
         KsegError: an unknown name, a missing folder, no images, an image without a
-            label where the split has labels.
+            label where the split has labels, a bad classes.txt.
     """
     pairs = find_pairs(name, folder, split)
     if pairs.unlabelled and pairs.samples:
@@ -256,15 +284,16 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
             f"{pairs.unlabelled[0].image}: has no label in {pairs.labels} "
             f"({len(pairs.unlabelled)} such images); `kseg check-data` lists them"
         )
-    layout = _LAYOUTS[name]
     samples = pairs.samples or pairs.unlabelled  # a test split may come without any labels
-    return DataSet(name, split, layout.classes, tuple(samples), layout.size)
+    size = _LAYOUTS[name].size or _common_size(samples)
+    return DataSet(name, split, pairs.classes, tuple(samples), size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
     """Files of a split: samples, images without a label, labels without an image."""
 
+    classes: ClassTable
     images: Path
     labels: Path
     samples: list[Sample]
@@ -276,7 +305,7 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     """Images and labels of a split, matched by name.
 
     Raises:
-        KsegError: an unknown name, a missing folder or no images.
+        KsegError: an unknown name, a missing folder, no images, a bad classes.txt.
     """
     layout = _find_layout(name)
     folder = folder or os.environ.get(layout.environment)
@@ -285,26 +314,71 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
         raise KsegError(f"{name} needs a folder; give --data-dir{way}")
     images = Path(folder, layout.images(split))
     labels = Path(folder, layout.labels(split))
+    if split in layout.more_labels and Path(folder, layout.more_labels[split]).is_dir():
+        labels = Path(folder, layout.more_labels[split])
     if not images.is_dir():
         raise KsegError(
             f"{images}: no such folder; {name} keeps the images of split {split!r} there"
         )
+    classes = layout.classes or read_classes(Path(folder, "classes.txt"))
     image_files = dict(_files(images, layout.image_suffixes))
     label_files = dict(_files(labels, layout.label_suffixes))
     instance_files = dict(_files(labels, layout.instance_suffixes))
+    if layout.listing:
+        listing = Path(folder, layout.listing(split))
+        listed = _read_listing(listing, name, split)
+        if absent := [key for key in listed if key not in image_files]:
+            raise KsegError(
+                f"{listing}: lists {absent[0]!r}, which {images} does not have "
+                f"({len(absent)} such names)"
+            )
+        image_files = {key: image_files[key] for key in listed}
+        label_files = {key: label_files[key] for key in listed if key in label_files}
     if not image_files:
         raise KsegError(f"{images}: has no images ({', '.join(layout.image_suffixes)})")
+    names = {key: key.rpartition("/")[2] for key in image_files}
+    if len(set(names.values())) < len(names):
+        names = {key: key.replace("/", "_") for key in image_files}
     samples = [
-        Sample(key.rpartition("/")[2], path, label_files.get(key), instance_files.get(key))
+        Sample(names[key], path, label_files.get(key), instance_files.get(key))
         for key, path in image_files.items()
     ]
     return Pairs(
+        classes=classes,
         images=images,
         labels=labels,
         samples=[sample for sample in samples if sample.label],
         unlabelled=[sample for sample in samples if not sample.label],
         imageless=[path for key, path in label_files.items() if key not in image_files],
     )
+
+
+def _read_listing(path: Path, name: str, split: str) -> list[str]:
+    """The names in the file, sorted: the first word of a line, less folder and suffix."""
+    try:
+        lines = path.read_text().split("\n")
+    except FileNotFoundError:
+        raise KsegError(
+            f"{path}: no such file; {name} lists the images of split {split!r} there"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise KsegError(f"{path}: cannot be read as text ({error})") from error
+    # Lists of trainaug that go round name both files of a pair.
+    return sorted({Path(line.split()[0]).stem for line in lines if line.strip()})
+
+
+def _common_size(samples: list[Sample]) -> tuple[int, int] | None:
+    """(H, W) where all images have it, by their headers."""
+    sizes = set()
+    for sample in samples:
+        try:
+            with Image.open(sample.image) as image:
+                sizes.add((image.height, image.width))
+        except Exception:  # as in _opened; who reads the image will say so
+            return None
+        if len(sizes) > 1:
+            return None
+    return sizes.pop()
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:

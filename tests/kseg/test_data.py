@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import kseg
-from kseg.data import CAMVID, CITYSCAPES, open_dataset
+from kseg.data import CAMVID, CITYSCAPES, VOC, list_datasets, open_dataset
 from kseg.data.check import check_data
 from kseg.data.datasets import read_label
 from support import write_camvid
@@ -162,3 +162,159 @@ def test_check_data_survives_damage(folder):
     report = check_data("camvid", folder, "train")
     assert len(report.problems) == 2
     assert report.images == 1
+
+
+def test_every_data_set_has_a_name():
+    names = ["camvid", "cityscapes", "cityscapes_coarse", "folder", "streets", "voc"]
+    assert list_datasets() == names
+
+
+def save(path: Path, pixels, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8), **options).save(path)
+
+
+def test_voc_colours():
+    """The devkit's VOClabelcolormap: the bits of an id, three by three, from the top."""
+    assert VOC.num_classes == 21
+    for number, color in enumerate(VOC.colors):
+        want = [
+            sum(((number >> (3 * i + channel)) & 1) << (7 - i) for i in range(8))
+            for channel in range(3)
+        ]
+        assert list(color) == want, VOC.names[number]
+    assert VOC.names[15] == "person"
+    assert VOC.label_table()[[0, 20, 21, 255]].tolist() == [0, 20, 254, 255]
+    assert VOC.file_table()[[20, 255]].tolist() == [20, 255]
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """Three images of two sizes; labels in palette colours, more of them without."""
+    palette = [value for color in VOC.colors for value in color]
+    for name, size in (("a", (30, 40)), ("b", (40, 30)), ("c", (40, 30))):
+        save(tmp_path / f"JPEGImages/{name}.jpg", np.full((*size, 3), 90))
+        ids = np.zeros(size, np.uint8)
+        ids[:, 20:] = 20
+        ids[:, 19] = 255
+        if name != "c":
+            image = Image.fromarray(ids)
+            image.putpalette(palette)
+            (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+            image.save(tmp_path / f"SegmentationClass/{name}.png")
+        save(tmp_path / f"SegmentationClassAug/{name}.png", ids // 2 * 2)
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("b\na\n")
+    (lists / "val.txt").write_text("b\n")
+    (lists / "trainaug.txt").write_text(
+        "/JPEGImages/c.jpg /SegmentationClassAug/c.png\n/JPEGImages/a.jpg x.png\n"
+    )
+    (lists / "test.txt").write_text("c\n")
+    return tmp_path
+
+
+def test_voc(voc):
+    data = open_dataset("voc", voc, "train")
+    assert [s.name for s in data.samples] == ["a", "b"]
+    assert data.size is None
+    for sample, size in zip(data.samples, ((30, 40), (40, 30)), strict=True):
+        image, label = data.labelled(sample)
+        assert image.shape == (*size, 3)
+        assert np.unique(label).tolist() == [0, 20, 255]
+    assert data.class_pixels()[[0, 20]].tolist() == [19 * 70, 30 * 20 + 40 * 10]
+    assert open_dataset("voc", voc, "val").size == (40, 30)
+    assert check_data("voc", voc, "train").problems == []
+
+
+def test_voc_trainaug(voc):
+    """Labels come from SegmentationClassAug where it is there; lists may name pairs."""
+    samples = open_dataset("voc", voc, "trainaug").samples
+    folder = voc / "SegmentationClassAug"
+    assert [s.label for s in samples] == [folder / "a.png", folder / "c.png"]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    with pytest.raises(kseg.KsegError, match=r"c\.jpg: has no label in .*SegmentationClass \(1"):
+        open_dataset("voc", voc, "trainaug")
+
+
+def test_voc_lists(voc):
+    (sample,) = open_dataset("voc", voc, "test").samples
+    assert (sample.name, sample.label) == ("c", None)
+    with pytest.raises(kseg.KsegError, match=r"trainval\.txt: no such file; voc lists the images"):
+        open_dataset("voc", voc, "trainval")
+    (voc / "ImageSets/Segmentation/val.txt").write_text("b\nd\n")
+    with pytest.raises(kseg.KsegError, match=r"val\.txt: lists 'd', which .*JPEGImages does not"):
+        open_dataset("voc", voc, "val")
+
+
+def test_cityscapes_coarse(tmp_path):
+    """Cityscapes' layout with gtCoarse, whose train_extra has no fine labels."""
+    for split in ("train_extra", "train"):
+        stem = f"{split}/ulm/ulm_000000_000019"
+        save(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", np.zeros((4, 6, 3)))
+        save(tmp_path / f"gtCoarse/{stem}_gtCoarse_labelIds.png", np.full((4, 6), 26))
+        save(tmp_path / f"gtCoarse/{stem}_gtCoarse_instanceIds.png", np.full((4, 6), 26))
+        data = open_dataset("cityscapes_coarse", tmp_path, split)
+        assert data.size == (1024, 2048)
+        assert data.classes is CITYSCAPES
+        assert not data.has_instances
+        assert data.class_pixels()[13] == 24
+    # The same images have no fine labels here.
+    assert open_dataset("cityscapes", tmp_path, "train").samples[0].label is None
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A data set of a user's: photographs of two days, which share a file name."""
+    for day in ("monday", "tuesday"):
+        save(tmp_path / f"images/train/{day}/001.jpg", np.full((12, 16, 3), 90))
+        save(tmp_path / f"labels/train/{day}/001.png", np.eye(12, 16) + (day == "monday"))
+    (tmp_path / "classes.txt").write_text("floor\nwall #00ff7F\nThe Sky  \n")
+    return tmp_path
+
+
+def test_folder(own):
+    data = open_dataset("folder", own, "train")
+    assert data.classes.names == ("floor", "wall", "The Sky")
+    assert data.classes.colors[1] == (0, 255, 127)
+    assert len(set(data.classes.colors)) == 3
+    assert [s.name for s in data.samples] == ["monday_001", "tuesday_001"]
+    assert data.size == (12, 16)
+    assert data.class_pixels().tolist() == [192 - 12, 192, 12]
+    report = check_data("folder", own, "train")
+    assert report.problems == []
+    assert "The Sky" in str(report)
+    save(own / "labels/train/monday/001.png", np.full((12, 16), 3))
+    with pytest.raises(kseg.KsegError, match=r"has ids \[3\]"):
+        data.labelled(data.samples[0])
+    save(own / "images/train/monday/001.jpg", np.zeros((16, 16, 3)))
+    assert open_dataset("folder", own, "train").size is None
+    (own / "images/train/monday/001.jpg").write_bytes(b"nothing")
+    assert open_dataset("folder", own, "train").size is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "classes.txt: has 0 lines; there can be 1 to 254"),
+        ("x\n" * 255, "classes.txt: has 255 lines"),
+        ("a\n\nb", "classes.txt, line 2: has no name"),
+        ("#00FF00", "classes.txt, line 1: has no name"),
+        ("a\nb\na", "classes.txt, line 3: 'a' is in line 1 already"),
+        ("a\nb #12", "classes.txt, line 2: '#12' is no colour; write it as #RRGGBB"),
+        (b"\xff", "classes.txt: cannot be read as UTF-8 text"),
+        (None, "classes.txt: no such file; write the classes there"),
+    ],
+)
+def test_bad_classes(text, message, own):
+    path = own / "classes.txt"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(kseg.KsegError) as error:
+        open_dataset("folder", own, "train")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

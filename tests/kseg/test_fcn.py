@@ -34,6 +34,7 @@ def test_fcn(stride: int, skips: tuple[int, ...]):
     assert find_variant(name).parameters == want
     model = kseg.create_model(name, num_classes=21, input_shape=(97, 161, 3))
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == want
+    assert (model.card.dataset, model.card.class_names[15]) == ("voc", "person")
     size = (-(-97 // stride), -(-161 // stride))
     assert model.layers[-2].output.shape[1:3] == size
     if stride == 32:  # Table 1 of the paper

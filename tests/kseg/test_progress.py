@@ -2,7 +2,7 @@
 
 import pytest
 
-from kseg.progress import Counter, Stages, duration
+from kseg.progress import Countdown, Stages, duration
 
 
 @pytest.mark.parametrize(
@@ -32,18 +32,27 @@ def test_stages(monkeypatch, capsys):
     ]
 
 
-def test_counter(monkeypatch, capsys):
-    """The first takes 30 s, or was done before; those after it 2 s each."""
+def test_countdown(monkeypatch, capsys):
+    """100 were there; then 50 in 60 s, so the other 50 take as long. A line a minute."""
     now = [0.0]
     monkeypatch.setattr("kseg.progress.time.monotonic", lambda: now[0])
-    for terminal in (True, False):
-        monkeypatch.setattr("sys.stderr.isatty", lambda there=terminal: there)
-        counter = Counter("rounds")
-        now[0] += 30
-        counter(40, 100)
-        now[0] += 20
-        counter(50, 100)
-        counter(100, 100)
-        lines = [line.rstrip() for line in capsys.readouterr().err.split("\r")]
-        shown = ["", "40/100 rounds", "50/100 rounds, about 1 min 40 s left", "100/100 rounds"]
-        assert lines == (shown if terminal else [""])
+    countdown = Countdown()
+    for seconds, done in ((0, 100), (30, 130), (60, 150), (61, 151), (120, 200)):
+        now[0] = seconds
+        countdown(done, 200)
+    assert capsys.readouterr().err.splitlines() == [
+        "150/200 images, 1 min 00 s left",
+        "200/200 images",
+    ]
+
+
+def test_countdown_on_a_terminal(monkeypatch, capsys):
+    """One line that is drawn again, and ends with the last."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    countdown = Countdown("files")
+    for done in range(3):
+        countdown(done, 2)
+    lines = capsys.readouterr().err
+    assert lines.count("\n") == 1
+    assert lines.endswith("\r2/2 files\033[K\n")
+    assert "\r1/2 files, 0 s left\033[K" in lines

@@ -26,7 +26,7 @@ from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import whole_images
-from kseg.training.run import stretches
+from kseg.training.run import default_crop, stretches
 from support import random_tensors, run_kseg, write_camvid
 
 
@@ -421,6 +421,20 @@ def test_pictures_for_tensorboard(undisturbed):
     rates = EventAccumulator(str(undisturbed / "tensorboard/train"), size_guidance={"tensors": 0})
     rates.Reload()
     assert "epoch_learning_rate" in rates.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [
+        ((360, 480), (360, 480)),
+        ((1024, 2048), (512, 1024)),
+        ((300, 4096), (75, 1024)),
+        (None, (512, 512)),
+    ],
+)
+def test_default_crop(size, crop, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "train")
+    assert default_crop(dataclasses.replace(data, size=size)) == crop
 
 
 @pytest.mark.parametrize(

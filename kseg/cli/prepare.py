@@ -1,0 +1,38 @@
+"""A split as sharded records for `kseg train --records`: windows decode without the rest.
+
+Killed, the same command goes on. On records that are done it verifies every shard and
+makes those anew that are missing or damaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kseg.cli import arguments
+from kseg.data import open_dataset
+from kseg.progress import Countdown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The split, the folder and how to write it."""
+    arguments.add_data(parser)
+    parser.add_argument("--split", default="train", metavar="S", help="(train)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the records")
+    parser.add_argument("--shards", type=int, metavar="N", help="files (one to 64 images)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the records."""
+    from kseg.training import prepare
+
+    records = prepare(
+        open_dataset(args.dataset, args.data_dir, args.split),
+        args.out,
+        shards=args.shards,
+        workers=args.workers,
+        progress=Countdown(),
+    )
+    size = sum(path.stat().st_size for path in records.shards)
+    print(f"{args.out}: {len(records)} images in {len(records.shards)} shards, {size / 1e6:.1f} MB")

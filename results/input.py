@@ -1,0 +1,155 @@
+"""Images a second that reach the network, by three ways: ``results/input.csv``.
+
+``python results/input.py`` takes about four minutes on two cores. Frames of 1024 x 2048
+(drawn streets, in Cityscapes' layout), crop 512 x 1024, scale 0.5 to 2, flip, jitter of
+brightness, contrast and saturation, batches of 4. The ways:
+
+    whole image     PNG files, decoded, scaled, then cropped; jitter by tf.image
+    kseg, files     ``kseg.training.dataset`` on the same files
+    kseg, records   the same on what ``kseg prepare`` made of them
+
+Each number of threads is a process of its own, since TensorFlow's threads are set once. In
+it the ways take turns, several times over. Columns, beside the way and the threads:
+
+    images_per_second   by the median time of an image
+    slowest, fastest    by the longest and the shortest
+    times_whole_image   images_per_second by that of the first way
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+import kseg.training
+from kseg.data import IGNORE, DataSet, open_dataset
+from kseg.data.streets import write_streets
+from kseg.environment import environment
+from kseg.files import whole
+from kseg.training.records import prepare
+
+RESULTS = Path(__file__).parent
+TABLE, ENVIRONMENT = RESULTS / "input.csv", RESULTS / "input.json"
+
+SIZE, CROP = (1024, 2048), (512, 1024)
+SCALE, JITTER, BATCH = (0.5, 2.0), 0.2, 4
+FRAMES, ROUNDS, BATCHES = 10, 7, 4
+THREADS = (1, 2)
+COLUMNS = (
+    "way",
+    "threads",
+    "images_per_second",
+    "slowest",
+    "fastest",
+    "times_whole_image",
+)
+
+
+def whole_image_way(data: DataSet) -> tf.data.Dataset:
+    """What a pipeline in plain tf.data does: everything on the whole image, then a crop."""
+    files = tf.data.Dataset.from_tensor_slices(
+        ([str(s.image) for s in data.samples], [str(s.label) for s in data.samples])
+    )
+
+    def example(image_file: tf.Tensor, label_file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.io.decode_png(tf.io.read_file(image_file), channels=3)
+        # Taken for train ids, into which others turn the files beforehand.
+        label = tf.io.decode_png(tf.io.read_file(label_file), channels=1)
+        factor = tf.random.uniform([], *SCALE)
+        size = tf.cast(tf.round(factor * tf.cast(tf.shape(image)[:2], tf.float32)), tf.int32)
+        image = tf.image.resize(image, size)
+        label = tf.image.resize(label, size, "nearest")
+        missing = tf.maximum(CROP - size, 0)
+        padding = [[0, missing[0]], [0, missing[1]], [0, 0]]
+        image = tf.pad(image, padding, constant_values=127.5)
+        label = tf.pad(label, padding, constant_values=IGNORE)
+        slack = tf.shape(image)[:2] - CROP
+        top = tf.random.uniform([], 0, slack[0] + 1, tf.int32)
+        left = tf.random.uniform([], 0, slack[1] + 1, tf.int32)
+        image = tf.image.crop_to_bounding_box(image, top, left, *CROP)
+        label = tf.image.crop_to_bounding_box(label, top, left, *CROP)
+        if tf.random.uniform([]) < 0.5:
+            image, label = tf.image.flip_left_right(image), tf.image.flip_left_right(label)
+        image = tf.image.random_brightness(image, 255 * JITTER)
+        image = tf.image.random_contrast(image, 1 - JITTER, 1 + JITTER)
+        image = tf.image.random_saturation(image / 255, 1 - JITTER, 1 + JITTER) * 255
+        return tf.clip_by_value(image, 0.0, 255.0), label[..., 0]
+
+    shuffled = files.repeat().shuffle(len(data))
+    return shuffled.map(example, tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(2)
+
+
+def measure(folder: Path, threads: int) -> dict[str, list[float]]:
+    """Seconds an image, one for every round, by way."""
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    where = dict(name="streets", dir=folder / "streets", split="train")
+    kseg_way = dict(crop=CROP, batch_size=BATCH, scale=SCALE, jitter=JITTER, start_step=0)
+    ways = {
+        "whole image": whole_image_way(open_dataset("streets", folder / "streets", "train")),
+        "kseg, files": kseg.training.dataset(**where, **kseg_way),
+        "kseg, records": kseg.training.dataset(**where, **kseg_way, records=folder / "records"),
+    }
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, batches in ways.items():
+            # A new iterator each time: between its turns a way does no work in advance.
+            stream = iter(batches.with_options(options))
+            next(stream)
+            begin = time.perf_counter()
+            for _ in range(BATCHES):
+                next(stream)
+            seconds[way].append((time.perf_counter() - begin) / (BATCH * BATCHES))
+            del stream
+    return seconds
+
+
+def main() -> int:
+    """Draws, prepares, measures and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.threads)))
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_streets(folder / "streets", FRAMES, size=SIZE)
+        prepare(open_dataset("streets", folder / "streets", "train"), folder / "records", workers=1)
+        for threads in THREADS:
+            command = [sys.executable, __file__, "--measure", folder, "--threads", str(threads)]
+            result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            seconds = json.loads(result.stdout)
+            slowest_way = statistics.median(seconds["whole image"])
+            for way, values in seconds.items():
+                median = statistics.median(values)
+                row = (way, threads, 1 / median, 1 / max(values), 1 / min(values))
+                rows.append([*row[:2], *(f"{x:.1f}" for x in (*row[2:], slowest_way / median))])
+                print(*rows[-1], sep="  ", flush=True)
+    with whole(TABLE) as path, path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+    with whole(ENVIRONMENT) as path:
+        path.write_text(json.dumps(environment(), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""Prepared records: what they hold, that they are whole, and that training sees the same."""
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import kseg
+import kseg.training
+from kseg.cli import main
+from kseg.data import open_dataset
+from kseg.training import open_records, prepare, records
+from support import run_kseg, write_camvid
+
+SHARDS = 3
+# Levels, of the tiny images' noise: 3.2 by Pillow's own way there and back
+JPEG_LOSS = 4
+FILES = [f"shard-{i:05d}-of-00003.tfrecord" for i in range(SHARDS)]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_camvid) -> kseg.data.DataSet:
+    return open_dataset("camvid", tiny_camvid, "train")
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory) -> Path:
+    """Six images in three shards; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("records") / "of" / "camvid"
+    prepare(data, folder, shards=SHARDS, workers=1)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def official(folder) -> list[bytes]:
+    """Every record by TensorFlow's own reader, which verifies TFRecord's checksums."""
+    files = [str(folder / name) for name in FILES]
+    return [record.numpy() for record in tf.data.TFRecordDataset(files)]
+
+
+def test_tensorflow_and_pillow_read_them(data, folder):
+    assert sorted(contents(folder)) == ["index.json", *FILES]
+    stored = official(folder)
+    assert len(stored) == len(data)
+    for record, sample in zip(stored, data.samples, strict=True):
+        image, label = data.labelled(sample)
+        features = tf.train.Example.FromString(record).features.feature
+        values = {key: feature.bytes_list.value[0] for key, feature in features.items()}
+        assert set(values) == {"image", "label", "name"}
+        assert values["name"].decode() == sample.name
+        with Image.open(io.BytesIO(values["image"])) as jpeg:
+            assert jpeg.format == "JPEG"
+            # (component, horizontal, vertical sampling, table): no subsampling
+            assert [layer[1:3] for layer in jpeg.layer] == [(1, 1)] * 3
+            # Quality 95 is a tenth of Annex K's tables, which begin with 16 and 17.
+            assert [table[0] for table in jpeg.quantization.values()] == [2, 2]
+            assert np.abs(np.asarray(jpeg).astype(int) - image).mean() < JPEG_LOSS
+        with Image.open(io.BytesIO(values["label"])) as png:
+            assert png.mode == "L"
+            np.testing.assert_array_equal(np.asarray(png), label)
+
+
+def test_any_record_is_read_alone(folder):
+    found = open_records(folder)
+    for index, record in reversed(list(enumerate(official(folder)))):
+        assert found.read(index) == record
+
+
+def test_what_the_index_says(data, folder):
+    found = open_records(folder, "camvid", "train")
+    assert (found.name, found.split, found.size) == ("camvid", "train", (360, 480))
+    assert found.classes == data.classes
+    assert found.names == tuple(s.name for s in data.samples)
+    assert found.sizes.tolist() == [[48, 64]] * 6
+    np.testing.assert_array_equal(found.class_pixels(), data.class_pixels())
+
+
+def test_classes_with_groups_travel(tmp_path):
+    """Cityscapes' table has all that a table can have."""
+    from kseg.data.streets import write_streets
+
+    write_streets(tmp_path / "streets", 2, size=(16, 32))
+    streets = open_dataset("streets", tmp_path / "streets", "train")
+    assert prepare(streets, tmp_path / "records").classes == streets.classes
+
+
+def batches(folder, count, stored=None, **options):
+    options = {"crop": (32, 40), "batch_size": 2, "start_step": 0, **options}
+    stream = kseg.training.dataset("camvid", folder, "train", records=stored, **options)
+    return [tuple(t.numpy() for t in batch) for batch in stream.take(count)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(jitter=0.2, seed=3),
+        dict(scale=(0.4, 0.7), start_step=5),  # padded
+        dict(crop=(48, 64), scale=(1, 1), jitter=0),
+    ],
+)
+def test_the_same_windows_and_factors(options, folder, tiny_camvid):
+    """Labels are equal, so windows, scales and flips are; images but for the JPEG."""
+    plain = batches(tiny_camvid, 4, **options)
+    stored = batches(None, 4, folder, **options)
+    for (a, b), (c, d) in zip(plain, stored, strict=True):
+        np.testing.assert_array_equal(b, d)
+        # Brightness and contrast are 1.2 at most.
+        assert np.abs(a - c).mean() < JPEG_LOSS * 1.44
+
+
+def test_a_stream_of_records_goes_on(folder):
+    whole, rest = batches(None, 7, folder), batches(None, 3, folder, start_step=4)
+    for (a, b), (c, d) in zip(whole[4:], rest, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_jpeg_files_are_taken_as_they_are(tmp_path):
+    """A smooth colour ramp with chroma subsampling, which a second JPEG would change."""
+    for kind, extra in (("baseline", {}), ("progressive", {"progressive": True})):
+        split = tmp_path / "images" / kind
+        split.mkdir(parents=True)
+        (tmp_path / "labels" / kind).mkdir(parents=True)
+        rows, columns = np.mgrid[:48, :64]
+        pixels = np.stack([4 * columns, 5 * rows, 255 - 3 * columns], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(split / "a.jpg", quality=80, **extra)
+        Image.fromarray((columns // 32).astype(np.uint8)).save(tmp_path / "labels" / kind / "a.png")
+    (tmp_path / "classes.txt").write_text("left\nright\n")
+    for kind, same in (("baseline", True), ("progressive", False)):
+        source = open_dataset("folder", tmp_path, kind)
+        found = prepare(source, tmp_path / f"{kind} records")
+        example = tf.train.Example.FromString(found.read(0))
+        (stored,) = example.features.feature["image"].bytes_list.value
+        assert (stored == source.samples[0].image.read_bytes()) == same
+        ((image, label),) = kseg.training.dataset(
+            "folder", None, kind, records=tmp_path / f"{kind} records", batch_size=1
+        )
+        want = source.labelled(source.samples[0])
+        # Two libraries' inverse transforms of one file round alike to one level.
+        error = np.abs(image[0] - want[0].astype(int))
+        assert error.max() <= (1 if same else 8)
+        np.testing.assert_array_equal(label[0], want[1])
+
+
+def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
+    real = records._write_shard
+
+    def killed(path, *args):
+        if path.name == FILES[2]:
+            raise KeyboardInterrupt
+        return real(path, *args)
+
+    monkeypatch.setattr(records, "_write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, tmp_path, shards=SHARDS, workers=1)
+    assert sorted(contents(tmp_path)) == sorted(
+        name for file in FILES[:2] for name in (file, file.replace("tfrecord", "json"))
+    )
+    with pytest.raises(kseg.KsegError, match=r"index\.json: cannot be read; `kseg prepare` writes"):
+        open_records(tmp_path)
+    # What a killed writer leaves, and a shard whose part of the index was not written.
+    (tmp_path / ".kseg-left").mkdir()
+    (tmp_path / FILES[1]).with_suffix(".json").unlink()
+
+    written, counts = [], []
+    monkeypatch.setattr(records, "_write_shard", lambda *a: written.append(a[0].name) or real(*a))
+    prepare(data, tmp_path, shards=SHARDS, workers=1, progress=lambda *n: counts.append(n))
+    assert written == FILES[1:]
+    assert counts == [(2, 6), (4, 6), (6, 6)]
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_the_command_with_two_workers_writes_the_same(folder, tiny_camvid, tmp_path):
+    result = run_kseg(
+        *("prepare", "--dataset", "camvid", "--data-dir", tiny_camvid, "--split", "train"),
+        *(tmp_path / "out", "--shards", SHARDS, "--workers", 2),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "6 images in 3 shards" in result.stdout
+    first, *between, last = result.stderr.splitlines()
+    assert (first, last) == ("0/6 images", "6/6 images")
+    # A line a minute, should it take so long; the workers say nothing.
+    assert all(line.endswith(" left") for line in between)
+    assert contents(tmp_path / "out") == contents(folder)
+
+
+def flip_a_byte(folder):
+    path = folder / FILES[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    os.truncate(folder / FILES[0], 100)
+
+
+def lose(folder):
+    (folder / FILES[2]).unlink()
+
+
+def garble(folder):
+    (folder / "index.json").write_text('{"version": ')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, r"shard-00001-of-00003\.tfrecord: is damaged at record '002'; run `kseg pre"),
+        (truncate, r"shard-00000-of-00003\.tfrecord: has 100 bytes, not \d+; run `kseg prepare`"),
+        (lose, r"shard-00002-of-00003\.tfrecord: is missing; run `kseg prepare` again"),
+        (garble, r"index\.json: is damaged; run `kseg prepare` again"),
+    ],
+)
+def test_damage_is_named_and_repaired(damage, message, data, folder, copy):
+    damage(copy)
+    with pytest.raises(kseg.KsegError, match=message) as error:
+        open_records(copy).read(2)
+    assert "\n" not in str(error.value)
+    prepare(data, copy, shards=SHARDS, workers=1)
+    assert contents(copy) == contents(folder)
+
+
+def test_damage_stops_training(copy):
+    flip_a_byte(copy)
+    with pytest.raises(tf.errors.OpError, match=r"KsegError: .*is damaged at record '002'"):
+        batches(None, 3, copy)
+    lose(copy)
+    with pytest.raises(kseg.KsegError, match="is missing"):
+        batches(None, 3, copy)
+
+
+def test_another_version_and_other_data_are_refused(data, copy, tiny_camvid):
+    for name, split, message in (
+        ("streets", "train", "holds records of camvid train, and dataset 'streets' is asked for"),
+        ("camvid", "val", "holds records of camvid train, and split 'val' is asked for"),
+    ):
+        with pytest.raises(kseg.KsegError, match=message):
+            open_records(copy, name, split)
+    val = open_dataset("camvid", tiny_camvid, "val")
+    with pytest.raises(kseg.KsegError, match="records of another split 'train', not 'val'; choose"):
+        prepare(val, copy)
+    with pytest.raises(kseg.KsegError, match="records of another shard count 3, not 2"):
+        prepare(data, copy, shards=2)
+    index = json.loads((copy / "index.json").read_text())
+    index["version"] = 2
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.raises(kseg.KsegError, match=r"index\.json: is of version 2, this kseg reads 1"):
+        open_records(copy)
+
+
+def test_other_images_of_the_same_split_are_refused(copy, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write_camvid(other, {"train": 6})
+    for kind in ("train", "trainannot"):
+        (other / kind / "000.png").rename(other / kind / "new.png")
+    with pytest.raises(kseg.KsegError, match="holds other images of the split"):
+        prepare(open_dataset("camvid", other, "train"), copy, shards=SHARDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(shards=0), "shards is 0; 6 images make 1 to 6"),
+        (dict(shards=7), "shards is 7"),
+        (dict(workers=0), "workers is 0"),
+    ],
+)
+def test_refusals(options, message, data, tmp_path):
+    with pytest.raises(kseg.KsegError, match=message):
+        prepare(data, tmp_path, **options)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (33, 2)])
+def test_labels_of_any_size_are_png(shape):
+    label = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with Image.open(io.BytesIO(records._png(label))) as image:
+        np.testing.assert_array_equal(np.asarray(image), label)
+    # TensorFlow has another decoder; a checksum that is wrong it refuses.
+    content = records._png(label)
+    np.testing.assert_array_equal(tf.io.decode_png(content)[..., 0], label)
+    assert struct.unpack(">II", content[16:24]) == shape[::-1]
+
+
+def test_training_from_records(folder, tiny_camvid, tmp_path, capsys):
+    """Without the files of the split; validation is of files, whose classes must agree."""
+    arguments = [
+        *("train", "--model", "cgnet_m3n21", "--options", '{"m": 2, "n": 2}'),
+        *("--dataset", "camvid", "--records", folder, "--run-dir", tmp_path / "run"),
+        *("--batch-size", 2, "--crop", 32, 40, "--steps", 1),
+    ]
+    assert main([*map(str, arguments), "--val-split", "none"]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert config["records"] == str(folder)
+    capsys.readouterr()
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["classes"]["names"][0] = "heaven"
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    arguments[arguments.index("--records") + 1] = tmp_path
+    assert main([*map(str, arguments), "--data-dir", str(tiny_camvid)]) == 1
+    assert "has other classes than" in capsys.readouterr().err

@@ -1,0 +1,421 @@
+"""Prepared records: a split as TFRecord shards from which training decodes windows.
+
+A folder holds ``shard-I-of-N.tfrecord`` (tf.train.Example: ``image`` a JPEG, ``label`` a
+PNG of train ids, ``name``) and ``index.json``: the data set, its classes, and where every
+record lies, so that any one is read alone. The index is written last; until then every
+finished shard has its own part of it beside it, so that a killed preparation goes on.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from kseg.data import ClassTable, DataSet
+from kseg.errors import KsegError
+from kseg.files import make_folder, whole, write_error
+
+VERSION = 1
+
+# The framing of TFRecord: length and its checksum before the bytes, theirs behind.
+_HEAD, _FOOT = 12, 4
+_SHARD_IMAGES = 64
+
+Window = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
+"""(first, last + 1) of rows and of columns to image (h, w, 3) and label (h, w), uint8."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """A prepared split: the face of a ``DataSet`` that training needs.
+
+    Attributes:
+        name, split, classes, size: of the data set.
+        names: of the samples, in its order.
+        pixels: (num_classes,) int64, pixels of every class over all labels.
+        sizes: (N, 2) int32, (H, W) of every image.
+        shards: files.
+        places: (N, 4) int64 of every record: number of its shard, first byte, bytes and
+            CRC-32.
+    """
+
+    name: str
+    split: str
+    classes: ClassTable
+    size: tuple[int, int] | None
+    names: tuple[str, ...]
+    pixels: np.ndarray
+    sizes: np.ndarray
+    shards: tuple[Path, ...]
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def class_pixels(self) -> np.ndarray:
+        """(num_classes,) int64: pixels of every class over all labels."""
+        return self.pixels
+
+    def read(self, index: int) -> bytes:
+        """A record as it was written.
+
+        Raises:
+            KsegError: its shard is missing or damaged.
+        """
+        shard, offset, length, checksum = self.places[index].tolist()
+        path = self.shards[shard]
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                content = file.read(length)
+        except OSError as error:
+            raise KsegError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from error
+        if zlib.crc32(content) != checksum:
+            raise KsegError(f"{path}: is damaged at record {self.names[index]!r}; {_AGAIN}")
+        return content
+
+    def open(self, index: tf.Tensor) -> tuple[tf.Tensor, Window]:
+        """(H, W) of a sample, and what decodes a window of its image and label."""
+
+        def read(i: np.ndarray) -> np.ndarray:
+            return np.array(self.read(int(i)), object)
+
+        record = tf.ensure_shape(tf.numpy_function(read, [index], tf.string, stateful=False), ())
+        kind = tf.io.FixedLenFeature([], tf.string)
+        content = tf.io.parse_single_example(record, {"image": kind, "label": kind})
+        size = tf.gather(tf.constant(self.sizes), index)
+
+        def window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            place = [rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]]
+            image = tf.io.decode_and_crop_jpeg(
+                content["image"], place, channels=3, dct_method="INTEGER_ACCURATE"
+            )
+            label = tf.reshape(tf.io.decode_png(content["label"], channels=1), size)
+            return image, label[rows[0] : rows[1], columns[0] : columns[1]]
+
+        return size, window
+
+
+_AGAIN = "run `kseg prepare` again, it makes what is wrong anew"
+
+
+def open_records(
+    folder: str | Path, dataset: str | None = None, split: str | None = None
+) -> Records:
+    """What ``prepare`` wrote.
+
+    Args:
+        folder: of the shards and their index.
+        dataset, split: what it must be of; None for any.
+
+    Raises:
+        KsegError: no index or one of another version, data set or split; a shard that is
+            missing or of another length.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    for what, wanted in (("dataset", dataset), ("split", split)):
+        if wanted not in (None, index[what]):
+            raise KsegError(
+                f"{folder}: holds records of {index['dataset']} {index['split']}, and {what} "
+                f"{wanted!r} is asked for; prepare that into another folder"
+            )
+    for shard in index["shards"]:
+        path = folder / shard["file"]
+        have = path.stat().st_size if path.is_file() else None
+        if have != shard["bytes"]:
+            found = "is missing" if have is None else f"has {have} bytes, not {shard['bytes']}"
+            raise KsegError(f"{path}: {found}; {_AGAIN}")
+    records = [(n, r) for n, shard in enumerate(index["shards"]) for r in shard["records"]]
+    return Records(
+        name=index["dataset"],
+        split=index["split"],
+        classes=_classes(index["classes"]),
+        size=index["size"] and tuple(index["size"]),
+        names=tuple(r["name"] for _, r in records),
+        pixels=np.sum([shard["class_pixels"] for shard in index["shards"]], axis=0, dtype=np.int64),
+        sizes=np.array([r["size"] for _, r in records], np.int32),
+        shards=tuple(folder / shard["file"] for shard in index["shards"]),
+        places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
+    )
+
+
+def prepare(
+    data: DataSet,
+    folder: str | Path,
+    *,
+    shards: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Records:
+    """Writes a split as records, or goes on where a killed preparation stopped.
+
+    Images become JPEG of quality 95 without chroma subsampling; those that are JPEG
+    already are taken as they are. The bytes depend on the data and on ``shards`` alone.
+    Shards that are there are verified, those that are missing or damaged are made.
+
+    Args:
+        data: a split with labels.
+        folder: is made; one with records of other data is refused.
+        shards: files; None for one to 64 images.
+        workers: processes; None for one a CPU. With more than one, a script must have
+            its calls under ``if __name__ == "__main__"``, as multiprocessing demands.
+        progress: called with (images done, images in all), first with those that were
+            there.
+
+    Raises:
+        KsegError: bad values, an unreadable image or label, records of other data in the
+            folder, or what cannot be written.
+    """
+    shards = shards if shards is not None else -(-len(data) // _SHARD_IMAGES)
+    if not 1 <= shards <= len(data):
+        raise KsegError(f"shards is {shards}; {len(data)} images make 1 to {len(data)} of them")
+    workers = workers if workers is not None else os.cpu_count() or 1
+    if workers < 1:
+        raise KsegError(f"workers is {workers}; it must be at least 1")
+    folder = make_folder(folder)
+    plan = _plan(data, shards)
+    edges = np.linspace(0, len(data), shards + 1).astype(int).tolist()
+    slices = [
+        dataclasses.replace(data, samples=data.samples[a:b]) for a, b in itertools.pairwise(edges)
+    ]
+    paths = [folder / f"shard-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
+    parts = {p["file"]: p for p in _find_parts(folder, plan) if _is_whole(folder, p)}
+    for path, part in zip(paths, slices, strict=True):
+        names = [sample.name for sample in part.samples]
+        if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
+            raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
+    todo = [(p, part) for p, part in zip(paths, slices, strict=True) if p.name not in parts]
+    done = len(data) - sum(len(part) for _, part in todo)
+    if progress:
+        progress(done, len(data))
+    for part in _write_shards(todo, plan, workers):
+        parts[part["file"]] = part
+        done += len(part["records"])
+        if progress:
+            progress(done, len(data))
+    index = {**plan, "shards": [parts[path.name] for path in paths]}
+    with whole(folder / "index.json") as temporary:
+        temporary.write_text(_json(index))
+    # What killed workers left, and the parts, which the index holds now.
+    for path in folder.glob(".kseg-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in paths:
+        path.with_suffix(".json").unlink(missing_ok=True)
+    return open_records(folder)
+
+
+_ELSEWHERE = "choose another folder or remove this one"
+
+
+def _plan(data: DataSet, shards: int) -> dict[str, Any]:
+    """What the index says of the whole; a part belongs to it if it says the same."""
+    plan = {
+        "version": VERSION,
+        "dataset": data.name,
+        "split": data.split,
+        "size": data.size,
+        "images": len(data),
+        "shard_count": shards,
+        "classes": dataclasses.asdict(data.classes),
+    }
+    return json.loads(json.dumps(plan))  # tuples become the lists that a file gives back
+
+
+def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is said of the shards that are there.
+
+    Raises:
+        KsegError: they are of other data.
+    """
+    parts = []
+    files = [folder / "index.json", *sorted(folder.glob("shard-*.json"))]
+    for path in files:
+        if not path.exists():
+            continue
+        try:
+            found = json.loads(path.read_text())
+            shards = found.pop("shards")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # is written anew
+        for key, value in plan.items():
+            if found.get(key) != value:
+                values = "" if key == "classes" else f" {found.get(key)!r}, not {value!r}"
+                what = key.replace("_", " ")
+                raise KsegError(f"{path}: holds records of another {what}{values}; {_ELSEWHERE}")
+        parts += shards
+    return parts
+
+
+def _is_whole(folder: Path, part: dict[str, Any]) -> bool:
+    try:
+        return _checksum(folder / part["file"]) == part["crc32"]
+    except OSError:
+        return False
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file of any length."""
+    checksum = 0
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            checksum = zlib.crc32(content, checksum)
+    return checksum
+
+
+def _write_shards(
+    todo: list[tuple[Path, DataSet]], plan: dict[str, Any], workers: int
+) -> Iterator[dict[str, Any]]:
+    """The parts of the index as they are done."""
+    if min(workers, len(todo)) <= 1:
+        for path, data in todo:
+            yield _write_shard(path, data, plan)
+        return
+    # Not fork: TensorFlow has threads, which a forked process would lack.
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
+    ) as pool:
+        futures = [pool.submit(_write_shard, path, data, plan) for path, data in todo]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, concurrent.futures.BrokenExecutor):
+                raise KsegError(
+                    "a worker died, which lack of memory may cause; run it again with fewer workers"
+                ) from error
+            raise
+
+
+def _start_worker() -> None:
+    """The parent decides when to stop; without it a worker would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, Any]:
+    """One shard and its part of the index."""
+    records, counts, offset = [], np.zeros(256, np.int64), _HEAD
+    with whole(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for sample in data.samples:
+                    image, label = data.labelled(sample)
+                    content = _example(sample.name, _jpeg(sample.image, image), _png(label))
+                    writer.write(content)
+                    records.append(
+                        {
+                            "name": sample.name,
+                            "offset": offset,
+                            "bytes": len(content),
+                            "crc32": zlib.crc32(content),
+                            "size": label.shape,
+                        }
+                    )
+                    offset += len(content) + _FOOT + _HEAD
+                    counts += np.bincount(label.ravel(), minlength=256)
+        except tf.errors.OpError as error:
+            raise write_error(path, OSError(error.message)) from error
+        part = {
+            "file": path.name,
+            "bytes": temporary.stat().st_size,
+            "crc32": _checksum(temporary),
+            "class_pixels": counts[: data.classes.num_classes].tolist(),
+            "records": records,
+        }
+    with whole(path.with_suffix(".json")) as temporary:
+        temporary.write_text(_json({**plan, "shards": [part]}))
+    return part
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":")) + "\n"
+
+
+def _example(name: str, image: bytes, label: bytes) -> bytes:
+    values = {"image": image, "label": label, "name": name.encode()}
+    features = {
+        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for key, value in values.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def _jpeg(path: Path, image: np.ndarray) -> bytes:
+    """The file itself if it is a JPEG whose windows are cheap to decode, else a new one."""
+    with Image.open(path) as file:
+        if file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive"):
+            return path.read_bytes()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def _png(label: np.ndarray) -> bytes:
+    """A grey PNG, every row as its difference from the one above.
+
+    In a label map these are mostly zeros, which decode three times as fast as what the
+    usual choice of filters by rows gives (PNG, Sections 9 and 12.8), and are no larger.
+    """
+    height, width = label.shape
+    rows = np.empty((height, 1 + width), np.uint8)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = label[0]
+    np.subtract(label[1:], label[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        png += struct.pack(">I", len(content)) + kind + content + checksum
+    return png
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / "index.json"
+    try:
+        index = json.loads(path.read_text())
+        version = index["version"]
+    except OSError:
+        raise KsegError(
+            f"{path}: cannot be read; `kseg prepare` writes it when all shards are done"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise KsegError(f"{path}: is damaged; {_AGAIN}") from None
+    if version != VERSION:
+        raise KsegError(
+            f"{path}: is of version {version}, this kseg reads {VERSION}; "
+            "prepare the records again in another folder"
+        )
+    return index
+
+
+def _classes(value: dict[str, Any]) -> ClassTable:
+    """JSON has no tuples."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    fields["colors"] = tuple(map(tuple, fields["colors"]))
+    return ClassTable(**fields)
