@@ -402,29 +402,6 @@ class GroupedPointwiseConv(keras.layers.Layer):
 
 
 @_register
-class WideConv2D(keras.layers.Conv2D):
-    """A Conv2D of stride 1, "same" and without bias, summed over slices of its input.
-
-    The LiteRT GPU accelerator gives zeros for a 3x3 convolution of 4096 channels to 512,
-    and computes one of 2048 right.
-    """
-
-    SLICE = 2048
-
-    def call(self, x: KerasTensor) -> KerasTensor:
-        parts = [
-            ops.conv(
-                x[..., i : i + self.SLICE],
-                self.kernel[:, :, i : i + self.SLICE],
-                padding="same",
-                data_format="channels_last",
-            )
-            for i in range(0, x.shape[-1], self.SLICE)
-        ]
-        return sum(parts[1:], parts[0])
-
-
-@_register
 class ChannelShuffle(keras.layers.Layer):
     """ShuffleNet's channel shuffle (arXiv:1707.01083, Section 3.1) of (N, H, W, C).
 

@@ -20,7 +20,7 @@ from kseg.model import Card, SegmentationModel, load_model
 from kseg.tflite.flatbuffer import operators, with_input_type
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.quantise import quantise_int8, quantise_weights
-from kseg.tflite.rewrite import fold_batch_norms
+from kseg.tflite.rewrite import fold_batch_norms, split_wide_convolutions
 from kseg.tflite.to_onnx import to_onnx
 from kseg.zoo import build
 
@@ -213,7 +213,7 @@ def export_graph(
                 "use --output logits or argmax"
             )
         card = card.replace(output_stride=stride)
-    graph = fold_batch_norms(graph)
+    graph = fold_batch_norms(split_wide_convolutions(graph))
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card

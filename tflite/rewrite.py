@@ -26,6 +26,62 @@ class _Calls:
         return self._by_id.get(id(tensor), (None, None, ()))[1:]
 
 
+@keras.saving.register_keras_serializable("kseg")
+class SlicedConv2D(kl.Conv2D):
+    """A Conv2D of stride 1, summed over slices of its input of ``channels`` each."""
+
+    def __init__(self, *args: Any, channels: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.channels = channels
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        parts = [
+            keras.ops.conv(
+                x[..., i : i + self.channels],
+                self.kernel[:, :, i : i + self.channels],
+                padding=self.padding,
+                data_format="channels_last",
+            )
+            for i in range(0, x.shape[-1], self.channels)
+        ]
+        total = sum(parts[1:], parts[0])
+        return self.activation(total + self.bias if self.use_bias else total)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "channels": self.channels}
+
+
+# Input by output channels of a 3x3 convolution that the GPU accelerator computes right.
+_WIDEST = 512 * 512
+
+
+def split_wide_convolutions(graph: keras.Model) -> keras.Model:
+    """Every large plain 3x3 convolution as a sum over slices of its input.
+
+    From some size of the picture on the LiteRT GPU accelerator computes these by
+    Winograd's transform, with kernels four times as large, and gives zeros for 1024
+    channels to 512.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function, as far as float32 goes.
+    """
+
+    def split(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
+        if not isinstance(layer, kl.Conv2D) or (
+            (layer.kernel_size, layer.strides, layer.dilation_rate) != ((3, 3), (1, 1), (1, 1))
+            or args[0].shape[-1] * layer.filters <= _WIDEST
+        ):
+            return layer(*args)
+        channels = max(_WIDEST // layer.filters, 1)
+        sliced = SlicedConv2D.from_config({**layer.get_config(), "channels": channels})
+        return _called(sliced, args[0], layer.get_weights())
+
+    return _walk(graph, split)
+
+
 def fold_batch_norms(graph: keras.Model) -> keras.Model:
     """Every BatchNorm that no convolution takes up, in a form that int8 can hold.
 

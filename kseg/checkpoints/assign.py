@@ -21,7 +21,6 @@ _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 # Weight names and the axes that take a published tensor to Keras' layout; None keeps it.
 _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
     "Conv2D": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
-    "WideConv2D": {"kernel": ("weight", (2, 3, 1, 0))},
     "GroupedPointwiseConv": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
     "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     }
     if args.run_dir is None:
         raise KsegError("train needs a folder for the run; give --run-dir")
-    config = from_recipe(args.recipe, **values)
+    config = from_recipe(values.pop("recipe", None), **values)
     train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
 

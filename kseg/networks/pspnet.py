@@ -11,7 +11,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.resnet import DEEP_STEM, RESNET_50, resnet
-from kseg.layers import AdaptiveAveragePooling, Resize, WideConv2D, batch_norm, conv
+from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv
 from kseg.networks.deeplab import check_output_stride
 
 BINS = (1, 2, 3, 6)
@@ -38,9 +38,7 @@ def pspnet(
         raise ValueError(f"bins is {bins}; they must be positive, at least one")
     features = resnet(x, RESNET_50, style=DEEP_STEM, output_stride=output_stride)
     x = _pyramid(features.output, bins)
-    x = WideConv2D(
-        512, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name="cls.0"
-    )(x)
+    x = conv(x, 512, 3, name="cls.0")
     logits = _head(x, num_classes, "cls")
     if not auxiliary:
         return logits

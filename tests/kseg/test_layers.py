@@ -12,7 +12,6 @@ from kseg.layers import (
     Normalize,
     PaddedAveragePooling,
     Resize,
-    WideConv2D,
     align_corners_resize,
 )
 from kseg.resize import resize_bilinear, resize_nearest
@@ -132,13 +131,3 @@ def test_dilated_pooling_is_pooling_of_every_second_pixel(mode, size, padding, s
 def test_dilated_pooling_refuses_what_it_has_not():
     with pytest.raises(ValueError, match="no dilated average pooling with padding 'same'"):
         DilatedPooling("average", 2, 2, "same")
-
-
-def test_wide_convolution_is_a_convolution():
-    x = np.random.default_rng(0).normal(size=(1, 5, 7, 2050)).astype("float32")
-    plain = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
-    wide = WideConv2D(4, 3, padding="same", use_bias=False)
-    want = plain(x)
-    wide.build(x.shape)
-    wide.set_weights(plain.get_weights())
-    np.testing.assert_allclose(wide(x), want, atol=1e-5 * np.abs(want).max())

@@ -10,7 +10,7 @@ from kseg import checkpoints
 from kseg.data import open_dataset
 from kseg.tflite.convert import convert, export_graph
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.rewrite import fold_batch_norms
+from kseg.tflite.rewrite import SlicedConv2D, fold_batch_norms, split_wide_convolutions
 from support import randomize_statistics
 
 
@@ -52,6 +52,32 @@ def test_a_concatenation_with_two_readers_stays():
     image = np.random.default_rng(5).normal(size=(1, 9, 11, 3)).astype("float32")
     # float32 on values of size 10
     np.testing.assert_allclose(folded(image), model(image), atol=1e-5)
+
+
+def test_wide_convolutions_are_sums():
+    """Of 1024 channels, four slices and a short one; what is small, dilated or of 1x1 stays."""
+    keras.utils.set_random_seed(4)
+    x = keras.Input((5, 7, 1100), batch_size=1)
+    kept = [
+        kl.Conv2D(512, 1),
+        kl.Conv2D(512, 3, dilation_rate=2, padding="same"),
+        kl.Conv2D(8, 3, padding="same"),
+    ]
+    wide = [
+        kl.Conv2D(1024, 3, padding="same", activation="relu", bias_initializer="normal"),
+        kl.Conv2D(512, 3, padding="valid", use_bias=False),
+    ]
+    model = keras.Model(x, [layer(x) for layer in (*kept, *wide)])
+    graph = split_wide_convolutions(model)
+    found = {layer.name: layer for layer in graph.layers if isinstance(layer, SlicedConv2D)}
+    assert {name: layer.channels for name, layer in found.items()} == {
+        wide[0].name: 256,
+        wide[1].name: 512,
+    }
+    image = np.random.default_rng(5).normal(size=(1, 5, 7, 1100)).astype("float32")
+    for got, want in zip(graph(image), model(image), strict=True):
+        # float32 sums of 10,000 products in another order
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
 # How many of its BatchNorms stay behind a convolution, for the converter.

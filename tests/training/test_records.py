@@ -193,10 +193,8 @@ def test_the_command_with_two_workers_writes_the_same(folder, tiny_camvid, tmp_p
     )
     assert result.returncode == 0, result.stderr
     assert "6 images in 3 shards" in result.stdout
-    first, *between, last = result.stderr.splitlines()
-    assert (first, last) == ("0/6 images", "6/6 images")
     # A line a minute, should it take so long; the workers say nothing.
-    assert all(line.endswith(" left") for line in between)
+    assert all("/6 images" in line for line in result.stderr.splitlines())
     assert contents(tmp_path / "out") == contents(folder)
 
 
