@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kseg.crf import DenseCRF
+from kseg.data import open_dataset
 from kseg.errors import KsegError
+from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
 
 
@@ -57,6 +62,33 @@ def add_way(parser: argparse.ArgumentParser) -> None:
         const=DenseCRF(),
         help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
     )
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """How a model becomes int8."""
+    parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
+    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
+    parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
+    parser.add_argument(
+        "--calibration",
+        default="moving-average",
+        metavar="HOW",
+        help="ranges in int8: min-max, moving-average (default) or percentile",
+    )
+    parser.add_argument(
+        "--keep-float",
+        nargs="+",
+        default=(),
+        metavar="LAYER",
+        help="layers that stay in float32 in int8",
+    )
+
+
+def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[np.ndarray]:
+    """The images that ``add_calibration`` names."""
+    name = args.calibration_dataset or model.card.dataset or ""
+    data = open_dataset(name, args.calibration_dir, "train")
+    return data.some(args.calibration_count).images()
 
 
 def way(args: argparse.Namespace) -> dict[str, Any]:
