@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "predict": "train-id PNGs and overlays of images",
     "import": "a published checkpoint into a .keras file",
     "convert": "a .keras file into a .tflite or .onnx file",
+    "qat": "train a .keras file for int8 and write the .tflite file",
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "benchmark": "latency, memory and size of files, by turns",
