@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "import": "a published checkpoint into a .keras file",
     "convert": "a .keras file into a .tflite or .onnx file",
     "qat": "train a .keras file for int8 and write the .tflite file",
+    "prune": "train a .keras file until most of its weights are zero",
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "benchmark": "latency, memory and size of files, by turns",
