@@ -33,8 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The contract's tests take a row's name."""
-    if metafunc.module.__name__.endswith("test_contract"):
+    """The contract's tests, and the bridge's, take a row's name."""
+    every_row = metafunc.module.__name__.endswith(("test_contract", "test_bridge"))
+    if every_row and "name" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-rows")
         metafunc.parametrize("name", kseg.list_models() if every else REPRESENTATIVES)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
 
@@ -44,6 +45,16 @@ def randomize_statistics(model) -> None:
     for variable in model.non_trainable_variables:
         if "moving" in variable.name:
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+
+
+def varied(model: keras.Model) -> keras.Model:
+    """BatchNorm statistics and offsets that show a wrong border or a lost layer."""
+    rng = np.random.default_rng(7)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
+    return model
 
 
 def random_tensors(model) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import convert, convert_each
 from kseg.tflite.gpu import GpuPredictor
+from kseg.tflite.noise import format_noise, quantisation_noise
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
 
 __all__ = [
@@ -13,4 +14,6 @@ __all__ = [
     "benchmark",
     "convert",
     "convert_each",
+    "format_noise",
+    "quantisation_noise",
 ]

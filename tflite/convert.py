@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.files import whole
 from kseg.model import Card, SegmentationModel, load_model
-from kseg.tflite.flatbuffer import operators, with_input_type
+from kseg.tflite.flatbuffer import operator_outputs, operators, with_input_type
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.tflite.rewrite import fold_batch_norms, split_wide_convolutions
@@ -76,6 +78,8 @@ def convert(
     input_size: tuple[int, int] | None = None,
     input_type: str = "float",
     calibration: Iterable[np.ndarray] | None = None,
+    calibration_method: str = "moving-average",
+    keep_float: Collection[str] = (),
     dynamic_batch: bool = False,
 ) -> None:
     """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
@@ -93,6 +97,9 @@ def convert(
         input_size: (H, W); None is the card's, else 512 x 1024.
         input_type: "float" (float32) or "uint8".
         calibration: RGB images (h, w, 3) uint8 for int8: some of the training images.
+        calibration_method: "min-max", "moving-average" or "percentile", what the images
+            make of an activation's range (``quantise_int8``).
+        keep_float: layers of the model whose operators stay in float32, of int8 only.
         dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
 
     Raises:
@@ -107,6 +114,8 @@ def convert(
         input_size=input_size,
         input_type=input_type,
         calibration=calibration,
+        calibration_method=calibration_method,
+        keep_float=keep_float,
         dynamic_batch=dynamic_batch,
     )
 
@@ -119,14 +128,17 @@ def convert_each(
     input_size: tuple[int, int] | None = None,
     input_type: str = "float",
     calibration: Iterable[np.ndarray] | None = None,
+    calibration_method: str = "moving-average",
+    keep_float: Collection[str] = (),
     dynamic_batch: bool = False,
 ) -> None:
     """``convert`` to several precisions, which takes little longer than one.
 
     Args:
-        model, output, input_size, input_type, calibration, dynamic_batch: as for
-            ``convert``.
+        model: as for ``convert``.
         paths: the file of each precision.
+        output, input_size, input_type, calibration, calibration_method, keep_float,
+            dynamic_batch: as for ``convert``.
     """
     for precision, path in paths.items():
         suffix = Path(path).suffix
@@ -153,6 +165,8 @@ def convert_each(
     if ("int8" in paths) != (calibration is not None):
         need = "int8 needs" if "int8" in paths else f"{', '.join(paths)} takes no"
         raise KsegError(f"precision {need} calibration images")
+    if keep_float and "int8" not in paths:
+        raise KsegError(f"precision {', '.join(paths)} keeps all in float; leave --keep-float out")
     dtype = "uint8" if input_type == "uint8" else "float32"
     floats: dict[tuple[str, bool], bytes] = {}
     for precision, path in paths.items():
@@ -164,21 +178,83 @@ def convert_each(
             content = to_onnx(_serving(graph), card)
         else:
             if key not in floats:
-                floats[key] = _to_flatbuffer(graph, half=key[1])
+                floats[key] = to_flatbuffer(graph, half=key[1])
             content = floats[key]
             if precision == "w8":
                 content = quantise_weights(content)
             if precision == "int8":
-                content = quantise_int8(content, calibration, card.input_size)
-                content = with_input_type(content, dtype)
-            if refused := sorted(set(operators(content)) - GPU_OPERATORS):
-                raise KsegError(
-                    f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
-                    "write the layer with those of kseg.tflite.convert"
+                content = quantise_int8(
+                    content,
+                    calibration,
+                    card.input_size,
+                    calibration=calibration_method,
+                    keep_float=tensors_of(keep_float, content, graph),
                 )
-            content = with_metadata(content, card)
+                content = with_input_type(content, dtype)
+            content = gpu_clean(content, card)
         with whole(path) as temporary:
             temporary.write_bytes(content)
+
+
+def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
+    """The layers of the graph that each operator computes, by its output tensor.
+
+    Args:
+        content: what ``to_flatbuffer`` made of the graph: names are those of its layers,
+            numbered where they were traced more than once.
+        graph: of Keras 3.
+    """
+    known = {operation.name for operation in graph.operations}
+    owners = {}
+    for _, tensor in operator_outputs(content).values():
+        found = []
+        for part in tensor.split(";"):
+            for scope in part.split("/")[1:-1]:
+                for name in (re.sub(r"_\d+$", "", scope), scope):
+                    if name in known and name not in found:
+                        found.append(name)
+                        break
+        # The output has the signature's name instead.
+        owners[tensor] = found or [graph.operations[-1].name]
+    return owners
+
+
+def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> list[str]:
+    """The output tensors of the layers' operators.
+
+    A BatchNorm that ``fold_batch_norms`` has split stands for its parts.
+
+    Raises:
+        KsegError: a layer that is not there or has no operator of its own.
+    """
+    owners = layer_names(content, graph)
+    tensors = []
+    for layer in layers:
+        pattern = re.compile(re.escape(layer) + r"(\.branch\d+|\.depthwise)?")
+        found = [t for t, names in owners.items() if any(map(pattern.fullmatch, names))]
+        if not found:
+            names = sorted({name for names in owners.values() for name in names})
+            near = difflib.get_close_matches(layer, names, 3, 0) or names[:3]
+            raise KsegError(
+                f"{layer}: no operator of the file is of such a layer; near ones are "
+                + ", ".join(near)
+            )
+        tensors += found
+    return tensors
+
+
+def gpu_clean(content: bytes, card: Card) -> bytes:
+    """The file with its card.
+
+    Raises:
+        KsegError: an operator that the GPU delegate does not run.
+    """
+    if refused := sorted(set(operators(content)) - GPU_OPERATORS):
+        raise KsegError(
+            f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
+            "write the layer with those of kseg.tflite.convert"
+        )
+    return with_metadata(content, card)
 
 
 def export_graph(
@@ -187,11 +263,13 @@ def export_graph(
     input_size: tuple[int, int] | None,
     dtype: str = "float32",
     batch_size: int | None = 1,
+    split: bool = True,
 ) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
     Batch, height and width are all static for .tflite: only then does a dilated
-    convolution stay one operator. ``batch_size`` None leaves the batch open.
+    convolution stay one operator. ``batch_size`` None leaves the batch open, ``split``
+    False leaves wide convolutions whole.
     """
     height, width = input_size or model.card.input_size or _DEFAULT_SIZE
     if min(height, width) < 32:
@@ -213,7 +291,7 @@ def export_graph(
                 "use --output logits or argmax"
             )
         card = card.replace(output_stride=stride)
-    graph = fold_batch_norms(split_wide_convolutions(graph))
+    graph = fold_batch_norms(split_wide_convolutions(graph) if split else graph)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card
@@ -229,7 +307,7 @@ class ArgMax(keras.layers.Layer):
         return keras.KerasTensor(x.shape[:-1], "uint8")
 
 
-def _serving(graph: keras.Model) -> Callable[..., Any]:
+def _serving(graph: Any) -> Callable[..., Any]:
     """The graph as a tf.function from "image" to "output_0"."""
     (source,) = graph.inputs
     return tf.function(
@@ -239,11 +317,20 @@ def _serving(graph: keras.Model) -> Callable[..., Any]:
     )
 
 
-def _to_flatbuffer(graph: keras.Model, *, half: bool) -> bytes:
+def to_flatbuffer(graph: Any, *, half: bool = False, quantised: bool = False) -> bytes:
+    """A .tflite model of a graph with one image input and one output.
+
+    Args:
+        graph: of Keras 3, or of tf_keras.
+        half: weights in half precision.
+        quantised: the graph rounds its tensors; input and output become int8.
+    """
     # Keras' own export, which from_keras_model goes through, traces a model several times
     # and takes twice as long.
     module = tf.Module()
-    module.variables_of_graph = [variable.value for variable in graph.variables]
+    module.variables_of_graph = [
+        v if isinstance(v, tf.Variable) else v.value for v in graph.variables
+    ]
     module.serve = _serving(graph)
     # Both report on both streams; only a failure is worth reading.
     with (
@@ -256,4 +343,9 @@ def _to_flatbuffer(graph: keras.Model, *, half: bool) -> bytes:
         if half:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
+        if quantised:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.inference_input_type = tf.int8
+            if graph.output.dtype == tf.float32:
+                converter.inference_output_type = tf.int8
         return converter.convert()

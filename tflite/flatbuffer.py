@@ -31,18 +31,56 @@ _OUTPUT_CHANNELS = {
 def operators(content: bytes) -> Counter[str]:
     """How often each operator occurs, over all subgraphs; custom ones by their own name."""
     model = schema.Model.GetRootAs(content)
-    names = []
-    for i in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(i)
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        custom = code.CustomCode()
-        names.append(custom.decode() if custom else _OPERATOR_NAMES.get(builtin, str(builtin)))
+    names = _opcode_names(model)
     counts: Counter[str] = Counter()
     for i in range(model.SubgraphsLength()):
         graph = model.Subgraphs(i)
         for j in range(graph.OperatorsLength()):
             counts[names[graph.Operators(j).OpcodeIndex()]] += 1
     return counts
+
+
+def operator_outputs(content: bytes) -> dict[int, tuple[str, str]]:
+    """(operator, tensor name) of the main subgraph's operators by their output tensor.
+
+    In the order in which they run.
+    """
+    model = schema.Model.GetRootAs(content)
+    names = _opcode_names(model)
+    graph = model.Subgraphs(0)
+    outputs = {}
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        for j in range(operator.OutputsLength()):
+            index = operator.Outputs(j)
+            outputs[index] = names[operator.OpcodeIndex()], graph.Tensors(index).Name().decode()
+    return outputs
+
+
+def int8_ranges(content: bytes) -> dict[str, tuple[float, float]]:
+    """(lowest, highest) value that each int8 tensor with one scale can hold, by its name."""
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    ranges = {}
+    for i in range(graph.TensorsLength()):
+        tensor = graph.Tensors(i)
+        how = tensor.Quantization()
+        if tensor.Type() == schema.TensorType.INT8 and how and how.ScaleLength() == 1:
+            scale, zero_point = how.Scale(0), how.ZeroPoint(0)
+            ranges[tensor.Name().decode()] = (
+                scale * (-128 - zero_point),
+                scale * (127 - zero_point),
+            )
+    return ranges
+
+
+def _opcode_names(model: schema.Model) -> list[str]:
+    names = []
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        custom = code.CustomCode()
+        names.append(custom.decode() if custom else _OPERATOR_NAMES.get(builtin, str(builtin)))
+    return names
 
 
 def read_card(content: bytes) -> Card | None:

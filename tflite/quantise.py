@@ -6,21 +6,34 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from litert_quantizer import qtyping, quantizer, recipe, recipe_manager
+from ai_edge_litert.interpreter import Interpreter
+from litert_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
 from litert_quantizer.algorithm_manager import AlgorithmName
 from litert_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
+from litert_quantizer.utils import qsv_utils
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.resize import resize_bilinear
-from kseg.tflite.flatbuffer import input_name, operators, with_quantisable_biases
+from kseg.tflite.flatbuffer import (
+    input_name,
+    operator_outputs,
+    operators,
+    with_quantisable_biases,
+)
+
+CALIBRATIONS = ("min-max", "moving-average", "percentile")
 
 _LARGE = 32 * 2**20
+_TAILS = (0.01, 99.99)
+_SAMPLE = 2**18
 
 
 def quantise_weights(content: bytes) -> bytes:
@@ -31,7 +44,12 @@ def quantise_weights(content: bytes) -> bytes:
 
 
 def quantise_int8(
-    content: bytes, images: Iterable[np.ndarray], input_size: tuple[int, int]
+    content: bytes,
+    images: Iterable[np.ndarray],
+    input_size: tuple[int, int],
+    *,
+    calibration: str = "moving-average",
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """int8 weights and activations; int8 input (scale 1, zero point -128) and output.
 
@@ -40,19 +58,24 @@ def quantise_int8(
         images: (H, W, 3) uint8 RGB of any size, to find the ranges of the activations
             by; resized as evaluation resizes them.
         input_size: (H, W) of the model.
+        calibration: what the range of an activation is: "min-max", all that the images
+            show; "moving-average", of the lowest and highest value of each image, factor
+            0.95; "percentile", the mean over images of the 0.01 and 99.99 percentiles.
+        keep_float: output tensors whose operators stay in float32.
 
     Raises:
-        KsegError: no images.
+        KsegError: no images, or another calibration.
     """
+    if calibration not in CALIBRATIONS:
+        known = ", ".join(CALIBRATIONS)
+        raise KsegError(f"calibration is {calibration!r}; it must be one of {known}")
     prepared = [resize_bilinear(image, input_size)[None] for image in images]
     if not prepared:
         raise KsegError("int8 needs calibration images; name a data set that has some")
     tensor, signature, argument = input_name(content)
-    how = _int8_recipe(content)
+    how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
-        tool = quantizer.Quantizer(bytearray(content), how)
-        samples: dict[str, list[dict[str, Any]]] = {signature: [{argument: x} for x in prepared]}
-        ranges = tool.calibrate(samples, num_threads=os.cpu_count() or 1)
+        ranges = _calibrated(content, how, signature, argument, prepared, calibration)
         limits = {
             name: (float(np.min(r["min"])), float(np.max(r["max"]))) for name, r in ranges.items()
         }
@@ -64,20 +87,103 @@ def quantise_int8(
         return bytes(tool.quantize(ranges).quantized_model)
 
 
-def _int8_recipe(content: bytes) -> Any:
+def _calibrated(
+    content: bytes,
+    how: Any,
+    signature: str,
+    argument: str,
+    images: list[np.ndarray],
+    calibration: str,
+) -> dict[str, dict[str, np.ndarray]]:
+    """{"min", "max"} of every activation that is to be quantised, by tensor name."""
+    update = {"moving-average": qsv_utils.moving_average_update}.get(
+        calibration, qsv_utils.min_max_update
+    )
+    tool = calibrator.Calibrator(content, os.cpu_count() or 1, qsv_update_func=update)
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(how)
+    percentile = calibration == "percentile"
+    samples = [{argument: image} for image in (images[:1] if percentile else images)]
+    tool.calibrate({signature: samples}, manager)
+    ranges = tool.get_model_qsvs()
+    if percentile:
+        # The tool knows percentiles of no kind; it has named the tensors.
+        _set_percentiles(content, images, ranges)
+    return ranges
+
+
+def _set_percentiles(
+    content: bytes, images: list[np.ndarray], ranges: dict[str, dict[str, np.ndarray]]
+) -> None:
+    """Puts the mean percentiles in place of the ranges of activations."""
+    names = {name for name, values in ranges.items() if np.size(values.get("min", ())) == 1}
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for values in activations(content, images):
+        for name, value in values:
+            if name in names:
+                # A large tensor's tails are known from every n-th value.
+                flat = value.reshape(-1)
+                found[name].append(np.percentile(flat[:: -(-flat.size // _SAMPLE)], _TAILS))
+    for name, limits in found.items():
+        for key, value in zip(("min", "max"), np.mean(limits, 0), strict=True):
+            ranges[name][key] = np.full_like(ranges[name][key], value)
+
+
+def activations(
+    content: bytes, images: Iterable[np.ndarray]
+) -> Iterator[Iterator[tuple[str, np.ndarray]]]:
+    """Every operator's output by its tensor's name, image by image.
+
+    Args:
+        content: of a .tflite model with one image input.
+        images: (1, H, W, 3) as the input takes them.
+
+    Yields:
+        The pairs of an image, int8 values as the numbers they stand for.
+    """
+    interpreter = Interpreter(
+        model_content=content,
+        num_threads=os.cpu_count() or 1,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    (source,) = interpreter.get_input_details()
+    tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    outputs = [tensors[i] for i in operator_outputs(content)]
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        for tensor in outputs:
+            value = interpreter.get_tensor(tensor["index"])
+            scale, zero_point = tensor["quantization"]
+            if scale:
+                value = (value.astype(np.float32) - zero_point) * np.float32(scale)
+            yield tensor["name"], value
+
+    for image in images:
+        interpreter.set_tensor(source["index"], image.astype(source["dtype"]))
+        interpreter.invoke()
+        yield values()
+
+
+def _int8_recipe(content: bytes, keep_float: Collection[str]) -> Any:
     """Everything in 8 bits, save sums and products where PReLU is float anyway.
 
     PReLU stays float in the tool. Rounding on the way from there to the sum of a residual
     block and again behind it costs time and piles up over the blocks: a CGNet loses half
     a decibel to it, and CPU and GPU, which round apart, 2 dB of their agreement.
     """
-    if "PRELU" not in operators(content):
+    if "PRELU" not in operators(content) and not keep_float:
         return recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     manager.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
-    for name in (qtyping.TFLOperationName.ADD, qtyping.TFLOperationName.MUL):
-        manager.add_quantization_config(".*", name, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    floats = [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
+    if "PRELU" not in operators(content):
+        floats = []
+    # The tool's scope of an operator is the names of its outputs, each with a semicolon.
+    floats += [(f"^{re.escape(name)};$", everything) for name in keep_float]
+    for scope, name in floats:
+        manager.add_quantization_config(scope, name, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers as kl
 
+from kseg.layers import Normalize, PaddedAveragePooling
 
-class _Calls:
+
+class Calls:
     """Which layer gave a tensor, and from what."""
 
     def __init__(self) -> None:
@@ -69,7 +72,7 @@ def split_wide_convolutions(graph: keras.Model) -> keras.Model:
         A model of the same function, as far as float32 goes.
     """
 
-    def split(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
+    def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         if not isinstance(layer, kl.Conv2D) or (
             (layer.kernel_size, layer.strides, layer.dilation_rate) != ((3, 3), (1, 1), (1, 1))
             or args[0].shape[-1] * layer.filters <= _WIDEST
@@ -79,7 +82,7 @@ def split_wide_convolutions(graph: keras.Model) -> keras.Model:
         sliced = SlicedConv2D.from_config({**layer.get_config(), "channels": channels})
         return _called(sliced, args[0], layer.get_weights())
 
-    return _walk(graph, split)
+    return walk(graph, split)
 
 
 def fold_batch_norms(graph: keras.Model) -> keras.Model:
@@ -98,43 +101,117 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
     Returns:
         A model of the same function, as far as float32 goes.
     """
-    readers: Counter[str] = Counter()
+    readers = readers_of(graph)
 
-    def count(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
-        sources = (calls.of(tensor)[0] for tensor in keras.tree.flatten(args))
-        readers.update(source.name for source in sources if source is not None)
-        return layer(*args)
-
-    def fold(layer: keras.Layer, args: tuple, calls: _Calls) -> Any:
+    def fold(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         before, joined = calls.of(args[0])
         if not isinstance(layer, kl.BatchNormalization) or _is_linear_convolution(before):
             return layer(*args)
         factor, shift = _factors(layer)
-        if not isinstance(before, kl.Concatenate) or readers[before.name] > 1:
+        if not isinstance(before, kl.Concatenate) or len(readers[before.name]) > 1:
             return _depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
         ends = np.cumsum([branch.shape[-1] for branch in joined[0]])[:-1]
         parts = zip(joined[0], np.split(factor, ends), np.split(shift, ends), strict=True)
         branches = []
         for i, (branch, factor, shift) in enumerate(parts):
             source, inputs = calls.of(branch)
-            if _is_linear_convolution(source) and readers[source.name] == 1:
+            if _is_linear_convolution(source) and len(readers[source.name]) == 1:
                 branches.append(_scaled(source, inputs[0], factor, shift))
             else:
                 branches.append(_depthwise(branch, factor, shift, f"{layer.name}.branch{i}"))
         return before(branches)
 
-    _walk(graph, count)
-    return _walk(graph, fold)
+    return walk(graph, fold)
 
 
-def _walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, _Calls], Any]) -> keras.Model:
-    """The graph again, every layer called by ``call``; its layers are kept."""
-    calls = _Calls()
+def split_for_quantisation(graph: keras.Model) -> keras.Model:
+    """The graph in layers of which each is one int8 operator, for training with its noise.
+
+    BatchNorms become part of their convolutions or 1x1 depthwise convolutions, the
+    normalisation a 1x1 convolution, padded pooling what it computes as; neither of these
+    two trains. An activation inside a convolution becomes a layer, save ReLU, which the
+    operators have. Dropout goes. The image is rounded to 0..255 first.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function on whole numbers 0..255, as far as float32 goes.
+    """
+    readers = readers_of(graph)
+
+    def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        x = args[0]
+        if isinstance(layer, kl.Dropout | kl.SpatialDropout2D):
+            return x
+        if isinstance(layer, Normalize):
+            return _normalisation(layer, Pixels(name="pixels")(x))
+        if isinstance(layer, PaddedAveragePooling):
+            x = kl.ZeroPadding2D(1, name=f"{layer.name}.pad")(x)
+            pool = kl.DepthwiseConv2D(
+                3, strides=layer.strides, use_bias=False, trainable=False, name=layer.name
+            )
+            return _called(pool, x, [np.full((3, 3, x.shape[-1], 1), 1 / 9)])
+        if isinstance(layer, kl.BatchNormalization):
+            factor, shift = _factors(layer)
+            source, inputs = calls.of(x)
+            if _is_linear_convolution(source) and len(readers[source.name]) == 1:
+                return _scaled(source, inputs[0], factor, shift)
+            return _depthwise(x, factor, shift, f"{layer.name}.depthwise")
+        if isinstance(layer, kl.Conv2D) and not _is_linear_convolution(layer):
+            activation = layer.get_config()["activation"]
+            if activation != "relu":
+                linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
+                x = _called(linear, x, layer.get_weights())
+                return _activation(x, activation, f"{layer.name}.{activation}")
+        if isinstance(layer, kl.Activation):
+            return _activation(x, layer.get_config()["activation"], layer.name)
+        return layer(*args)
+
+    return walk(graph, split)
+
+
+@keras.saving.register_keras_serializable("kseg")
+class Pixels(kl.Layer):
+    """0..255 rounded to whole numbers, as an int8 input of scale 1 does it."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.quantization.fake_quant_with_min_max_vars(x, 0.0, 255.0)
+
+    def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def readers_of(graph: keras.Model) -> dict[str, list[keras.Layer]]:
+    """The layers that read each layer's output, by its name."""
+    readers: dict[str, list[keras.Layer]] = defaultdict(list)
+
+    def note(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        for tensor in keras.tree.flatten(args):
+            source, _ = calls.of(tensor)
+            if source is not None:
+                readers[source.name].append(layer)
+        return layer(*args)
+
+    walk(graph, note)
+    return readers
+
+
+def walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, Calls], Any]) -> keras.Model:
+    """The graph again, every layer called by ``call``; its layers are kept.
+
+    Args:
+        graph: a functional model.
+        call: takes a layer, its arguments and the calls so far; gives the tensor.
+    """
+    calls = Calls()
 
     def record(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         # Networks pass tensors by position; "training" and "mask" are all there is else.
         result = call(layer, args, calls)
-        calls.add(result, layer, args)
+        # A layer that is left out gives what another gave.
+        if calls.of(result)[0] is None:
+            calls.add(result, layer, args)
         return result
 
     return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=record)
@@ -155,6 +232,22 @@ def _is_linear_convolution(layer: keras.Layer | None) -> bool:
         isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
     )
+
+
+def _normalisation(layer: Normalize, x: keras.KerasTensor) -> keras.KerasTensor:
+    """As a 1x1 convolution: a weight a channel, which 8 bits hold exactly."""
+    std = np.asarray(layer.std, np.float64)
+    order = slice(None, None, -1) if layer.channel_order == "BGR" else slice(None)
+    kernel = np.eye(3)[order] / std
+    conv = kl.Conv2D(3, 1, trainable=False, name=layer.name)
+    return _called(conv, x, [kernel[None, None], -np.asarray(layer.mean) / std])
+
+
+def _activation(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
+    if activation == "silu":
+        gate = kl.Activation("sigmoid", name=f"{name}.gate")(x)
+        return kl.Multiply(name=name)([x, gate])
+    return kl.Activation(activation, name=name)(x)
 
 
 def _scaled(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kseg import shipped
 from kseg.crf import DenseCRF
-from kseg.data import list_datasets
+from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
+from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
+from kseg.progress import Countdown
 
 FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
 """What ``load_predictor`` takes."""
@@ -62,6 +68,79 @@ def add_way(parser: argparse.ArgumentParser) -> None:
         const=DenseCRF(),
         help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
     )
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """How a model becomes int8."""
+    parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
+    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
+    parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
+    parser.add_argument(
+        "--calibration",
+        default="moving-average",
+        metavar="HOW",
+        help="ranges in int8: min-max, moving-average (default) or percentile",
+    )
+    parser.add_argument(
+        "--keep-float",
+        nargs="+",
+        default=(),
+        metavar="LAYER",
+        help="layers that stay in float32 in int8",
+    )
+
+
+def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[np.ndarray]:
+    """The images that ``add_calibration`` names."""
+    name = args.calibration_dataset or model.card.dataset or ""
+    data = open_dataset(name, args.calibration_dir, "train")
+    return data.some(args.calibration_count).images()
+
+
+def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    """How a finished model trains further."""
+    add_data(parser)
+    parser.add_argument("--epochs", type=int, default=1, metavar="N", help="passes (1)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps, instead of --epochs")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="(8)")
+    add_size(parser, "--crop", "the network's size after scaling, as in training")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=learning_rate,
+        metavar="R",
+        help=f"at the start ({learning_rate:g})",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of order and augmentation (0)")
+
+
+def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str, Any]:
+    """What ``add_fine_tuning`` parsed, as kseg.tflite takes it."""
+    from kseg.training.fine_tune import fine_tuning
+
+    batches, loss, steps = fine_tuning(
+        model.card,
+        args.dataset,
+        args.data_dir,
+        steps=args.steps,
+        epochs=args.epochs,
+        crop=size(args.crop),
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    return {
+        "batches": batches,
+        "loss": loss,
+        "steps": steps,
+        "learning_rate": args.learning_rate,
+        "progress": Countdown("steps"),
+    }
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Raises KsegError where an extra's module is not there."""
+    if importlib.util.find_spec(module) is None:
+        raise KsegError(f"this needs {module}; install kseg[{extra}]")
 
 
 def way(args: argparse.Namespace) -> dict[str, Any]:

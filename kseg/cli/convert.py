@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data import open_dataset
-from kseg.errors import KsegError
 from kseg.model import load_model
 
 
@@ -22,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamic-batch", action="store_true", help="of .onnx: any number of images at once"
     )
-    parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
-    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
-    parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
+    arguments.add_calibration(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,14 +30,7 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.file)
     calibration = None
     if args.precision == "int8":
-        name = args.calibration_dataset or model.card.dataset or ""
-        try:
-            data = open_dataset(name, args.calibration_dir, "train")
-        except KsegError as error:
-            raise KsegError(
-                f"int8 needs calibration images (--calibration-dataset, --calibration-dir): {error}"
-            ) from None
-        calibration = data.some(args.calibration_count).images()
+        calibration = arguments.calibration(args, model)
     convert(
         model,
         args.out,
@@ -50,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
         input_size=arguments.size(args.input_size),
         input_type=args.input,
         calibration=calibration,
+        calibration_method=args.calibration,
+        keep_float=args.keep_float,
         dynamic_batch=args.dynamic_batch,
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -12,19 +12,10 @@ from kseg.checkpoints import assign, count_classes, published_shapes
 from kseg.cost import multiply_adds
 from kseg.data import CITYSCAPES
 from kseg.zoo import VARIANTS
+from support import varied
 
 # No stride above 4 divides the second and third.
 SIZES = ((96, 160), (97, 161), (100, 150))
-
-
-def varied(model: keras.Model) -> keras.Model:
-    """BatchNorm statistics and offsets that show a wrong border or a lost layer."""
-    rng = np.random.default_rng(7)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
-    return model
 
 
 def photo(size: tuple[int, int]) -> np.ndarray:

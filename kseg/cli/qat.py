@@ -1,0 +1,36 @@
+"""Trains a .keras file with the noise of 8 bits and writes the int8 .tflite file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kseg.cli import arguments
+from kseg.model import load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files, the training and the form."""
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
+    parser.add_argument("out", type=Path, metavar="OUT", help=".tflite")
+    arguments.add_fine_tuning(parser, learning_rate=1e-5)
+    parser.add_argument("--input", default="float", help="float or uint8")
+    parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
+    arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains and converts."""
+    arguments.check_installed("tensorflow_model_optimization", "qat")
+    from kseg.tflite.qat import train_quantised
+
+    model = load_model(args.file)
+    train_quantised(
+        model,
+        args.out,
+        **arguments.fine_tuning(args, model),
+        output=args.output,
+        input_size=arguments.size(args.input_size),
+        input_type=args.input,
+    )
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,41 @@
+"""What int8 costs in every layer of a model: signal to quantisation noise, worst first.
+
+The model is converted to int8 and to float32, and both run on the calibration images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from kseg.cli import arguments
+from kseg.files import whole
+from kseg.model import load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file and how it becomes int8."""
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
+    arguments.add_size(parser, "--input-size", "of the network (the data set's, else 512 1024)")
+    arguments.add_calibration(parser)
+    parser.add_argument("--json", type=Path, metavar="F", help="the table as a file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table, writes the JSON."""
+    from kseg.tflite import format_noise, quantisation_noise
+
+    model = load_model(args.file)
+    rows = quantisation_noise(
+        model,
+        arguments.calibration(args, model),
+        input_size=arguments.size(args.input_size),
+        calibration_method=args.calibration,
+        keep_float=args.keep_float,
+    )
+    print(format_noise(rows))
+    if args.json:
+        with whole(args.json) as path:
+            path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")

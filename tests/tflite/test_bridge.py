@@ -1,0 +1,69 @@
+"""Keras 3 graphs in tf_keras against themselves."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import kseg
+from kseg.tflite.bridge import to_tf_keras
+from support import varied
+
+# float32 sums of the same operators in another graph, a share of the largest value
+SHARE = 1e-5
+
+
+def image(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 255, (1, *size, 3)).astype("float32")
+
+
+def assert_equal_outputs(model: keras.Model, size: tuple[int, int]) -> None:
+    want = np.asarray(model(image(size), training=False))
+    got = np.asarray(to_tf_keras(model).model(image(size), training=False))
+    assert want.std() > 0
+    np.testing.assert_allclose(got, want, atol=SHARE * np.abs(want).max(), rtol=0)
+
+
+def test_every_row(name):
+    """No stride above 4 divides the size."""
+    keras.utils.set_random_seed(3)
+    assert_equal_outputs(varied(kseg.create_model(name, num_classes=5)), (65, 97))
+
+
+def test_weights_come_back():
+    """Also those of convolutions that run in parts."""
+    keras.utils.set_random_seed(3)
+    model = kseg.create_model("skipnet_shufflenet", num_classes=5)
+    want = [np.array(w) for w in model.get_weights()]
+    bridge = to_tf_keras(model)
+    for weight in model.weights:
+        weight.assign(np.zeros(weight.shape))
+    bridge.copy_to(model)
+    for got, w in zip(model.get_weights(), want, strict=True):
+        np.testing.assert_array_equal(got, w)
+
+
+def test_options_that_tf_keras_lacks_are_refused():
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, kl.Dense(4, lora_rank=2, name="dense")(x))
+    with pytest.raises(kseg.KsegError, match="dense: Dense of tf_keras has no option lora"):
+        to_tf_keras(model)
+
+
+def test_layers_that_tf_keras_lacks_are_refused():
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, kl.RMSNormalization(name="norm")(x))
+    with pytest.raises(kseg.KsegError, match="norm: tf_keras has no RMSNormalization"):
+        to_tf_keras(model)
+
+
+def test_importing_kseg_tflite_leaves_tf_keras_alone():
+    """The optimisation library would set TF_USE_LEGACY_KERAS for the whole process."""
+    code = (
+        "import sys, kseg.tflite, kseg.cli; kseg.cli.parser();"
+        "assert not {'tf_keras', 'tensorflow_model_optimization'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

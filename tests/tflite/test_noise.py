@@ -1,0 +1,130 @@
+"""Calibration, layers kept in float, and the noise of each layer."""
+
+import json
+
+import numpy as np
+import pytest
+
+import kseg
+from kseg.cli import main
+from kseg.data import open_dataset
+from kseg.tflite import convert, quantisation_noise
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
+from kseg.tflite.predictors import TFLitePredictor
+
+
+@pytest.fixture(scope="module")
+def images(tiny_camvid) -> list[np.ndarray]:
+    data = open_dataset("camvid", tiny_camvid, "train")
+    return [data.labelled(sample)[0] for sample in data.samples]
+
+
+def test_layers_kept_in_float(tiny_model, images, tmp_path):
+    """A convolution, and a BatchNorm that has become two; their neighbours are int8."""
+    path = tmp_path / "x.tflite"
+    convert(
+        tiny_model,
+        path,
+        precision="int8",
+        calibration=images,
+        keep_float=["level2_0.reduce.conv", "b1.bn"],
+    )
+    content = path.read_bytes()
+    rounded = int8_ranges(content)
+    convolutions = {
+        name.split("/")[1].removesuffix("_1"): name in rounded
+        for operator, name in operator_outputs(content).values()
+        if operator in ("CONV_2D", "DEPTHWISE_CONV_2D")
+    }
+    floats = {layer for layer, is_rounded in convolutions.items() if not is_rounded}
+    assert floats == {"level2_0.reduce.conv", "b1.bn.branch0", "b1.bn.branch1"}
+    assert len(convolutions) > 30
+
+
+def test_layers_without_an_operator_are_refused(tiny_model, images, tmp_path):
+    layer = "level2_0.reduce.conw"
+    with pytest.raises(kseg.KsegError, match=f"{layer}: no operator .*level2_0.reduce.conv"):
+        convert(
+            tiny_model,
+            tmp_path / "x.tflite",
+            precision="int8",
+            calibration=images,
+            keep_float=[layer],
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_int8_keeps_layers_in_float(tiny_model, tmp_path):
+    with pytest.raises(kseg.KsegError, match="precision w8 keeps all in float"):
+        convert(tiny_model, tmp_path / "x.tflite", precision="w8", keep_float=["level1_0.conv"])
+
+
+def test_calibration_methods(tiny_model, images, tmp_path):
+    """The logits' ranges against the float32 file's on the same images."""
+    convert(tiny_model, tmp_path / "float.tflite", output="stride-logits")
+    exact = TFLitePredictor(tmp_path / "float.tflite")
+    logits = np.stack([exact(image) for image in images])
+    highs = logits.max((1, 2, 3))
+    average = highs[0]
+    for high in highs[1:]:
+        average = 0.95 * average + 0.05 * high
+    want = {
+        "min-max": highs.max(),
+        "moving-average": average,
+        "percentile": np.mean([np.percentile(x, 99.99) for x in logits]),
+    }
+    for method, high in want.items():
+        path = tmp_path / f"{method}.tflite"
+        convert(
+            tiny_model,
+            path,
+            precision="int8",
+            output="stride-logits",
+            calibration=images,
+            calibration_method=method,
+        )
+        io = TFLitePredictor(path).io
+        # The zero point is rounded: the range ends within a step.
+        assert (127 - io.zero_point) * io.scale == pytest.approx(high, abs=io.scale)
+    with pytest.raises(kseg.KsegError, match="calibration is 'mean'"):
+        quantisation_noise(tiny_model, images, calibration_method="mean")
+
+
+def test_noise_of_each_layer(tiny_model, images, tmp_path):
+    """The last row is what the files' outputs show; the report is sorted."""
+    rows = quantisation_noise(tiny_model, images)
+    decibels = [row.decibels for row in rows]
+    assert decibels == sorted(decibels)
+    by_layer = {row.layer: row for row in rows}
+    convert(tiny_model, tmp_path / "float.tflite")
+    convert(tiny_model, tmp_path / "int8.tflite", precision="int8", calibration=images)
+    exact, rounded = (TFLitePredictor(tmp_path / f"{kind}.tflite") for kind in ("float", "int8"))
+    signal = sum(np.square(exact(x).astype(float)).sum() for x in images)
+    noise = sum(np.square(exact(x).astype(float) - rounded(x)).sum() for x in images)
+    logits = by_layer["logits"]
+    # Both sum the same float32 values.
+    assert logits.decibels == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
+    assert (logits.operator, logits.dtype) == ("RESIZE_BILINEAR", "int8")
+    assert by_layer["level1_0.act"].dtype == "float32"
+    # Every layer of the network with an operator of its own.
+    named = {name for row in rows for name in row.layer.split()}
+    assert {"level1_0.conv", "b1.bn.branch0", "level3.0.sum", "classifier.0.conv"} <= named
+
+
+def test_report(tiny_keras, tiny_camvid, tmp_path, capsys):
+    args = [
+        "--calibration-dir",
+        tiny_camvid,
+        "--calibration-count",
+        2,
+        "--json",
+        tmp_path / "r.json",
+    ]
+    args += ["--calibration", "min-max", "--keep-float", "classifier.0.conv"]
+    assert main(["quantisation-report", *map(str, [tiny_keras, *args])]) == 0
+    rows = json.loads((tmp_path / "r.json").read_text())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 1
+    assert lines[1].split()[0] == rows[0]["layer"].split()[0]
+    kept = next(row for row in rows if row["layer"] == "classifier.0.conv")
+    assert (kept["operator"], kept["dtype"]) == ("CONV_2D", "float32")

@@ -1,0 +1,230 @@
+"""Keras 3 graphs of kseg in tf_keras, where tensorflow-model-optimization works.
+
+That library (0.8.1) refuses Keras 3 models. The bridge calls a tf_keras layer for every
+layer of a graph, copies the weights, and copies them back after training. A layer of
+kseg without weights runs in tf_keras as it is: on the TensorFlow backend keras.ops are
+TensorFlow operators.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kseg.errors import KsegError
+from kseg.layers import GroupedPointwiseConv, SharedPReLU
+from kseg.tflite.rewrite import Calls, walk
+
+# What only matters before weights are there, or to a loss.
+_LEFT_OUT = ("dtype", "_initializer", "_regularizer", "_constraint")
+
+# Activations by their names in tf_keras.
+_RENAMED = {"silu": "swish"}
+
+Wrap = Callable[[tf_keras.layers.Layer], tf_keras.layers.Layer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bridge:
+    """A graph in tf_keras.
+
+    Attributes:
+        model: from the image (N, H, W, 3) to the output of the Keras 3 model.
+        weights: what each Keras 3 layer's weights have become, by its name: one list of
+            variables, several where a convolution runs in parts.
+    """
+
+    model: tf_keras.Model
+    weights: dict[str, list[list[tf.Variable]]]
+
+    def copy_to(self, target: keras.Model) -> None:
+        """Copies the weights into the Keras 3 model that this was made of."""
+        for layer in target.layers:
+            if layer.weights:
+                parts = [[v.numpy() for v in part] for part in self.weights[layer.name]]
+                layer.set_weights(_joined(parts))
+
+
+class KerasCall(tf_keras.layers.Layer):
+    """A Keras 3 layer or operation without weights, called on TensorFlow tensors.
+
+    Args:
+        layer: what is called.
+        args: its arguments in the Keras 3 graph; the inputs stand for the tensors there.
+
+    Attributes:
+        keras_class: the layer's class by name.
+    """
+
+    def __init__(self, layer: keras.Operation, args: tuple) -> None:
+        super().__init__(name=layer.name)
+        self.keras_class = type(layer).__name__
+
+        # A function, since tf_keras tries to track what is an attribute.
+        def compute(inputs: Any) -> Any:
+            tensors = iter(inputs if isinstance(inputs, list | tuple) else [inputs])
+            return layer.call(
+                *keras.tree.map_structure(lambda a: next(tensors) if _is_tensor(a) else a, args)
+            )
+
+        # keras.ops have no Python to be translated, and looking for it takes long.
+        self._compute = tf.autograph.experimental.do_not_convert(compute)
+
+    def call(self, inputs: Any) -> Any:
+        return self._compute(inputs)
+
+
+class Channels(tf_keras.layers.Layer):
+    """Channels ``first`` to ``last`` of (N, H, W, C)."""
+
+    def __init__(self, first: int, last: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._range = slice(first, last)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs[..., self._range]
+
+
+class _SharedPReLU(tf_keras.layers.PReLU):
+    """``kseg.layers.SharedPReLU``: one slope, computed as one a channel."""
+
+    def call(self, inputs: Any) -> Any:
+        return _shared_prelu(inputs, self.alpha)
+
+
+@tf.autograph.experimental.do_not_convert
+def _shared_prelu(x: Any, slope: Any) -> Any:
+    slope = keras.ops.broadcast_to(slope, (1, 1, x.shape[-1]))
+    return keras.ops.relu(x) + -slope * keras.ops.relu(-x)
+
+
+def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
+    """The same function with the same weights in tf_keras.
+
+    Args:
+        model: a functional Keras 3 model of one input and one output.
+        wrap: gives what stands in a layer's place, such as a wrapper of
+            tensorflow-model-optimization; every layer passes through it once.
+
+    Raises:
+        KsegError: a layer that tf_keras lacks, or an option of one.
+    """
+    tensors: dict[int, Any] = {}
+    weights: dict[str, list[list[tf.Variable]]] = {}
+    (source,) = model.inputs
+    image = tf_keras.Input(batch_shape=source.shape, dtype=source.dtype, name=source.name)
+
+    def call(layer: keras.Layer, args: tuple, _: Calls) -> Any:
+        result = layer(*args)
+        # What no layer gave is the image.
+        given = [tensors.get(id(t), image) for t in keras.tree.flatten(args) if _is_tensor(t)]
+        x = given[0] if len(given) == 1 else given
+        if isinstance(layer, GroupedPointwiseConv):
+            parts, tensors[id(result)] = _call_in_parts(layer, x, wrap)
+        else:
+            made = _counterpart(layer, args)
+            parts = [_built(made, x, _weights(layer))]
+            tensors[id(result)] = wrap(made)(x)
+        if _weights(layer):
+            weights[layer.name] = parts
+        return result
+
+    twin = walk(model, call)
+    return Bridge(tf_keras.Model(image, tensors[id(twin.outputs[0])]), weights)
+
+
+def _built(layer: tf_keras.layers.Layer, x: Any, weights: list[np.ndarray]) -> list[tf.Variable]:
+    """The variables of a layer that is built for ``x``, with these values.
+
+    Before a wrapper has the layer: some put tensors where the variables were.
+    """
+    if weights:
+        with tf.name_scope(layer.name):
+            layer.build(x.shape)
+        layer.set_weights(weights)
+    return list(layer.weights)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _weights(layer: keras.Operation) -> list[np.ndarray]:
+    """Of a layer; an operation, such as ``x + 3`` in a graph, has none."""
+    return layer.get_weights() if isinstance(layer, keras.Layer) else []
+
+
+def _counterpart(layer: keras.Operation, args: tuple) -> tf_keras.layers.Layer:
+    kind = type(layer).__name__
+    if isinstance(layer, SharedPReLU):
+        return _SharedPReLU(shared_axes=[1, 2, 3], name=layer.name)
+    known = getattr(tf_keras.layers, kind, None)
+    own = keras.saving.get_registered_name(type(layer)) != kind
+    if isinstance(layer, keras.Layer) and known is not None and not own and _has_activation(layer):
+        return known(**_config(layer, known))
+    if _weights(layer):
+        raise KsegError(f"{layer.name}: tf_keras has no {kind}, nor has kseg.tflite.bridge")
+    return KerasCall(layer, args)
+
+
+def _has_activation(layer: keras.Layer) -> bool:
+    """Whether tf_keras knows the layer's activation, if it has one."""
+    activation = layer.get_config().get("activation")
+    return activation in (None, *_RENAMED) or hasattr(tf_keras.activations, activation)
+
+
+def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
+    """The layer's options for the constructor of ``kind``."""
+    config = {k: v for k, v in layer.get_config().items() if not k.endswith(_LEFT_OUT)}
+    if kind is tf_keras.layers.LeakyReLU:
+        config["alpha"] = config.pop("negative_slope")
+    if config.get("activation") in _RENAMED:
+        config["activation"] = _RENAMED[config["activation"]]
+    known = {"name", "trainable"}
+    for parent in inspect.getmro(kind):
+        known.update(inspect.signature(parent.__init__).parameters)
+    defaults = inspect.signature(type(layer).__init__).parameters
+    for key in [key for key in config if key not in known]:
+        if key in defaults and config.pop(key) != defaults[key].default:
+            raise KsegError(f"{layer.name}: {kind.__name__} of tf_keras has no option {key}")
+    return config
+
+
+def _call_in_parts(
+    layer: GroupedPointwiseConv, x: Any, wrap: Wrap
+) -> tuple[list[list[tf.Variable]], Any]:
+    """A convolution of each group of channels, concatenated."""
+    parts, results = [], []
+    for i, weights in enumerate(_split(layer)):
+        kernel = weights[0]
+        first = i * kernel.shape[2]
+        name = f"{layer.name}.{i}"
+        piece = wrap(Channels(first, first + kernel.shape[2], name=f"{name}.slice"))(x)
+        part = tf_keras.layers.Conv2D(
+            kernel.shape[3], 1, use_bias=layer.use_bias, name=name, trainable=layer.trainable
+        )
+        parts.append(_built(part, piece, weights))
+        results.append(wrap(part)(piece))
+    if len(results) == 1:
+        return parts, results[0]
+    return parts, wrap(tf_keras.layers.Concatenate(name=layer.name))(results)
+
+
+def _split(layer: GroupedPointwiseConv) -> list[list[np.ndarray]]:
+    """The weights of a layer's groups."""
+    pieces = (np.split(weight, layer.groups, -1) for weight in layer.get_weights())
+    return list(map(list, zip(*pieces, strict=True)))
+
+
+def _joined(parts: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """``_split`` back."""
+    if len(parts) == 1:
+        return parts[0]
+    return [np.concatenate(pieces, -1) for pieces in zip(*parts, strict=True)]

@@ -1,0 +1,127 @@
+"""Where an int8 file loses: the quantisation noise of every layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+
+from kseg.model import SegmentationModel
+from kseg.resize import resize_bilinear
+from kseg.tflite.convert import export_graph, layer_names, tensors_of, to_flatbuffer
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, with_input_type
+from kseg.tflite.quantise import activations, quantise_int8
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNoise:
+    """An operator's output in the int8 file against the float32 file.
+
+    Attributes:
+        layer: whose operator it is; several where they are one.
+        operator: TensorFlow Lite's name.
+        dtype: of the output in the int8 file, "int8" or "float32".
+        low, high: what the output can hold; of a float32 one what it held.
+        decibels: signal to noise of all images, 10 log10 (sum x^2 / sum (x - q)^2), what
+            layers before it have lost included; infinite where nothing is.
+    """
+
+    layer: str
+    operator: str
+    dtype: str
+    low: float
+    high: float
+    decibels: float
+
+
+def quantisation_noise(
+    model: SegmentationModel,
+    images: Iterable[np.ndarray],
+    *,
+    input_size: tuple[int, int] | None = None,
+    calibration_method: str = "moving-average",
+    keep_float: Collection[str] = (),
+) -> list[LayerNoise]:
+    """The noise of every operator, worst first.
+
+    Args:
+        model: to be converted to int8 and float32, with full logits.
+        images: RGB (h, w, 3) uint8, to calibrate with and to measure on.
+        input_size, calibration_method, keep_float: as for ``convert``.
+
+    Raises:
+        KsegError: what ``convert`` raises.
+    """
+    images = list(images)
+    graph, card = export_graph(model, "logits", input_size)
+    exact = to_flatbuffer(graph)
+    rounded = quantise_int8(
+        exact,
+        images,
+        card.input_size,
+        calibration=calibration_method,
+        keep_float=tensors_of(keep_float, exact, graph),
+    )
+    rounded = with_input_type(rounded, "float32")
+    return _noise(exact, rounded, layer_names(exact, graph), images, card.input_size)
+
+
+def _noise(
+    exact: bytes,
+    rounded: bytes,
+    layers: dict[str, list[str]],
+    images: Sequence[np.ndarray],
+    input_size: tuple[int, int],
+) -> list[LayerNoise]:
+    kinds = {tensor: operator for operator, tensor in operator_outputs(exact).values()}
+    scales = int8_ranges(rounded)
+    prepared = [resize_bilinear(image, input_size)[None] for image in images]
+    signal = dict.fromkeys(kinds, 0.0)
+    noise = dict.fromkeys(kinds, 0.0)
+    held = {tensor: (math.inf, -math.inf) for tensor in kinds}
+    pairs = zip(activations(exact, prepared), activations(rounded, prepared), strict=True)
+    for want, got in pairs:
+        got = dict(got)
+        for tensor, values in want:
+            if tensor not in got:
+                continue
+            values = values.astype(np.float64)
+            signal[tensor] += np.square(values).sum()
+            noise[tensor] += np.square(values - got[tensor]).sum()
+            low, high = held[tensor]
+            held[tensor] = min(low, values.min()), max(high, values.max())
+    rows = []
+    for tensor, operator in kinds.items():
+        if not math.isfinite(held[tensor][0]):
+            continue
+        low, high = scales.get(tensor) or held[tensor]
+        rows.append(
+            LayerNoise(
+                layer=" ".join(layers[tensor]),
+                operator=operator,
+                dtype="int8" if tensor in scales else "float32",
+                low=float(low),
+                high=float(high),
+                decibels=_decibels(signal[tensor], noise[tensor]),
+            )
+        )
+    return sorted(rows, key=lambda row: row.decibels)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def format_noise(rows: Sequence[LayerNoise]) -> str:
+    """The table, a line an operator."""
+    width = max(len(row.layer) for row in rows)
+    lines = [f"{'layer':{width}}  {'operator':18}  {'dtype':7}  {'range':>21}      dB"]
+    for row in rows:
+        extent = f"{row.low:.4g} to {row.high:.4g}"
+        cells = f"{row.operator:18}  {row.dtype:7}  {extent:>21}  {row.decibels:6.1f}"
+        lines.append(f"{row.layer:{width}}  {cells}")
+    return "\n".join(lines)

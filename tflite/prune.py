@@ -1,0 +1,96 @@
+"""Magnitude pruning of Keras 3 models, by tensorflow-model-optimization.
+
+The network trains in tf_keras (``kseg.tflite.bridge``) while the smallest weights of its
+convolutions become zero and stay so: gradually, by the cubic schedule of Zhu and Gupta
+(arXiv:1710.01878, Section 3), or two of every four at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras
+
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+from kseg.tflite.bridge import to_tf_keras
+from kseg.zoo import build
+
+STRUCTURES = {"2:4": (2, 4)}
+
+_PRUNED = (tf_keras.layers.Conv2D, tf_keras.layers.Conv2DTranspose)
+
+
+def prune(
+    model: SegmentationModel,
+    *,
+    batches: tf.data.Dataset,
+    loss: Callable[[Any, Any], Any],
+    steps: int,
+    sparsity: float | None = None,
+    structure: str | None = None,
+    learning_rate: float = 1e-4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SegmentationModel:
+    """The model after ``steps`` of training, with zeros in its convolutions' kernels.
+
+    Depthwise kernels, a small share of all weights, stay dense.
+
+    Args:
+        model: stays as it is.
+        batches: images (N, H, W, 3) 0..255 and labels; repeated as needed.
+        loss: of (labels, logits) by pixel, its mean is minimised; keras.ops work.
+        steps: at least 4; the last quarter trains with the final zeros.
+        sparsity: share of zeros in every kernel, above 0 and below 1.
+        structure: "2:4" instead: two zeros in every four consecutive input channels.
+        learning_rate: of Adam's first step, falling to zero on a cosine.
+        progress: told steps done and in all.
+
+    Raises:
+        KsegError: a value out of range, or a model with training heads.
+    """
+    if (sparsity is None) == (structure is None):
+        raise KsegError("pruning takes either --sparsity or --structure")
+    if structure is not None and structure not in STRUCTURES:
+        raise KsegError(f"structure is {structure!r}; it must be one of {', '.join(STRUCTURES)}")
+    if sparsity is not None and not 0 < sparsity < 1:
+        raise KsegError(f"sparsity is {sparsity}; it must be above 0 and below 1")
+    if steps < 4 or not learning_rate > 0:
+        raise KsegError(
+            f"steps are {steps}, learning rate {learning_rate}; pruning needs 4 and more than 0"
+        )
+    last = steps * 3 // 4
+    every = max(1, last // 20)
+    how = {
+        "pruning_schedule": tfmot.sparsity.keras.PolynomialDecay(
+            0.0, sparsity or 0.5, 0, last - last % every, frequency=every
+        ),
+        "sparsity_m_by_n": STRUCTURES.get(structure),
+    }
+    card = model.card.for_inference()
+    way = f"{structure} of weights pruned" if structure else f"{sparsity:.0%} of weights pruned"
+    result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
+
+    def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+        if isinstance(layer, tf_keras.layers.DepthwiseConv2D) or not isinstance(layer, _PRUNED):
+            return layer
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, **how)
+
+    bridge = to_tf_keras(result, wrap)
+    rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    bridge.model.compile(tf_keras.optimizers.Adam(rate), loss=loss)
+    report = tf_keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: progress(step + 1, steps)
+    )
+    bridge.model.fit(
+        batches.repeat(),
+        steps_per_epoch=steps,
+        verbose=0,
+        # It applies the zeros once more behind the last step.
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), report],
+    )
+    bridge.copy_to(result)
+    return result

@@ -1,0 +1,274 @@
+"""Quantisation-aware training of Keras 3 models, by tensorflow-model-optimization.
+
+The inference graph, BatchNorms folded, goes over the bridge to tf_keras. There every
+operator's output and every kernel is rounded to 8 bits in the forward pass (Jacob et al.,
+arXiv:1712.05877, Section 3). Ranges are measured before the first step. The int8 file is
+made of the trained weights and ranges, so that it computes what training saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras
+
+from kseg.errors import KsegError
+from kseg.files import whole
+from kseg.model import SegmentationModel, copy_weights
+from kseg.tflite.bridge import Channels, to_tf_keras
+from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
+from kseg.tflite.flatbuffer import with_input_type
+from kseg.tflite.rewrite import readers_of, split_for_quantisation
+
+_quantizers = tfmot.quantization.keras.quantizers
+
+# LOGISTIC has this range in the int8 operator, whatever is measured.
+_SIGMOID = (0.0, 255 / 256)
+
+# Their operators give their input's scale to their output.
+_SAME_SCALE = (
+    Channels,
+    tf_keras.layers.AveragePooling2D,
+    tf_keras.layers.Cropping2D,
+    tf_keras.layers.MaxPooling2D,
+    tf_keras.layers.ZeroPadding2D,
+)
+_SAME_SCALE_OF_KSEG = ("ChannelShuffle", "MatchSize", "PadChannels", "Pixels", "Resize")
+# Their operators have a ReLU of their own.
+_WITH_RELU = (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Add)
+
+
+def train_quantised(
+    model: SegmentationModel,
+    path: str | Path,
+    *,
+    batches: tf.data.Dataset,
+    loss: Callable[[Any, Any], Any],
+    steps: int,
+    learning_rate: float = 1e-5,
+    calibration_batches: int = 8,
+    output: str = "logits",
+    input_size: tuple[int, int] | None = None,
+    input_type: str = "float",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Trains with the noise of 8 bits and writes the int8 .tflite file.
+
+    Args:
+        model: stays as it is.
+        path: of the file, made whole or not at all.
+        batches: images (N, H, W, 3) 0..255 and labels, at one static size; repeated as
+            needed.
+        loss: of (labels, logits) by pixel, its mean is minimised; keras.ops work.
+        steps: of Adam; 0 writes the calibrated file.
+        learning_rate: of the first step, falling to zero on a cosine.
+        calibration_batches: how many of ``batches`` the ranges are measured on.
+        output, input_size, input_type: of the file, as for ``convert``.
+        progress: told steps done and in all.
+
+    Raises:
+        KsegError: a value out of range, or what ``convert`` raises.
+    """
+    if output not in OUTPUTS:
+        raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
+    if input_type not in INPUTS:
+        raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
+    if steps < 0 or not learning_rate > 0:
+        raise KsegError(f"steps are {steps}, learning rate {learning_rate}; neither may be below 0")
+    height, width = batches.element_spec[0].shape[1:3]
+    if None in (height, width):
+        raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
+    graph = split_for_quantisation(
+        export_graph(model, "logits", (height, width), batch_size=None, split=False)[0]
+    )
+    ranges = _Ranges(graph)
+    ranges.measure(batches.take(calibration_batches))
+    bridge = to_tf_keras(graph, ranges.trained)
+    trained = bridge.model
+    rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
+    trained.compile(tf_keras.optimizers.Adam(rate), loss=loss)
+    if steps:
+        report = tf_keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: progress(step + 1, steps)
+        )
+        trained.fit(
+            batches.repeat(), steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[report]
+        )
+    bridge.copy_to(graph)
+    result, card = export_graph(model, output, input_size, split=False)
+    result = split_for_quantisation(result)
+    copy_weights(graph, result)
+    content = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
+    content = with_input_type(content, "uint8" if input_type == "uint8" else "float32")
+    content = gpu_clean(content, card)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+class _Ranges:
+    """The range of every tensor that is rounded, from measurement to the file.
+
+    Args:
+        graph: of ``split_for_quantisation``.
+    """
+
+    def __init__(self, graph: keras.Model) -> None:
+        self._float = to_tf_keras(graph).model
+        readers = readers_of(graph)
+        self._before_relu = {
+            name for name, layers in readers.items() if len(layers) == 1 and _is_relu(layers[0])
+        }
+        self._limits: dict[str, tuple[float, float]] = {}
+        self._quantizers: dict[str, _Range] = {}
+
+    def measure(self, batches: tf.data.Dataset) -> None:
+        """Lowest and highest value of every such tensor on all images.
+
+        Raises:
+            KsegError: no batch.
+        """
+        layers = [layer for layer in self._float.layers if self._is_rounded(layer)]
+        probe = tf_keras.Model(self._float.input, [layer.output for layer in layers])
+
+        @tf.function
+        def limits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            values = probe(images, training=False)
+            return (
+                tf.stack([tf.reduce_min(value) for value in values]),
+                tf.stack([tf.reduce_max(value) for value in values]),
+            )
+
+        found = [limits(images) for images, _ in batches]
+        if not found:
+            raise KsegError("quantisation-aware training needs at least one batch of images")
+        lows = np.min([low for low, _ in found], 0)
+        highs = np.max([high for _, high in found], 0)
+        for layer, low, high in zip(layers, lows, highs, strict=True):
+            # Zero is exact in every range, and no range is empty.
+            self._limits[layer.name] = (min(float(low), 0.0), max(float(high), 1e-6))
+
+    def trained(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+        """Rounds kernel and output in training."""
+        kernel = None
+        if layer.trainable:
+            kernel = next((k for k in ("depthwise_kernel", "kernel") if hasattr(layer, k)), None)
+        rounded = self._is_rounded(layer)
+        if not rounded and kernel is None:
+            return layer
+        quantizer = None
+        if rounded and _is_sigmoid(layer):
+            quantizer = _quantizers.FixedQuantizer(8, *_SIGMOID, narrow_range=False)
+        elif rounded:
+            quantizer = self._quantizers[layer.name] = _Range(*self._limits[layer.name])
+        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, quantizer))
+
+    def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
+        """Rounds the output within the trained range; the converter rounds kernels."""
+        if not self._is_rounded(layer):
+            return layer
+        low, high = _SIGMOID if _is_sigmoid(layer) else self._quantizers[layer.name].values()
+
+        def call(x: Any) -> Any:
+            return tf.quantization.fake_quant_with_min_max_vars(layer(x), low, high)
+
+        return call
+
+    def _is_rounded(self, layer: tf_keras.layers.Layer) -> bool:
+        if isinstance(layer, (tf_keras.layers.InputLayer, *_SAME_SCALE)):
+            return False
+        if getattr(layer, "keras_class", "") in (*_SAME_SCALE_OF_KSEG, "ArgMax"):
+            return False
+        # A transposed convolution is a Conv2D to tf_keras, but has no ReLU of its own.
+        if isinstance(layer, tf_keras.layers.Conv2DTranspose):
+            return True
+        return not (layer.name in self._before_relu and isinstance(layer, _WITH_RELU))
+
+
+def _is_relu(layer: keras.Layer) -> bool:
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.ReLU):
+        return config["max_value"] in (None, 6) and not config["negative_slope"]
+    return isinstance(layer, keras.layers.Activation) and config["activation"] == "relu"
+
+
+def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:
+    return (
+        isinstance(layer, tf_keras.layers.Activation)
+        and layer.activation is tf_keras.activations.sigmoid
+    )
+
+
+class _Range(_quantizers.MovingAverageQuantizer):
+    """One scale a tensor, its range measured at first and followed in training."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(8, per_axis=False, symmetric=False, narrow_range=False)
+        self._start = low, high
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        self._variables = [
+            layer.add_weight(
+                f"{name}_{end}",
+                initializer=tf_keras.initializers.Constant(value),
+                trainable=False,
+            )
+            for end, value in zip(("min", "max"), self._start, strict=True)
+        ]
+        return dict(zip(("min_var", "max_var"), self._variables, strict=True))
+
+    def values(self) -> tuple[float, float]:
+        """Lowest and highest value as they are now."""
+        low, high = (float(v.numpy()) for v in self._variables)
+        return min(low, 0.0), max(high, 1e-6)
+
+
+class _Kernel(_quantizers.LastValueQuantizer):
+    """One scale a channel, the last axis but one of ``depthwise`` and transposed kernels."""
+
+    def __init__(self, swapped: bool) -> None:
+        super().__init__(8, per_axis=True, symmetric=True, narrow_range=True)
+        self._axes = (0, 1, 3, 2) if swapped else (0, 1, 2, 3)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        return super().build([tensor_shape[axis] for axis in self._axes], name, layer)
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs) -> Any:
+        rounded = super().__call__(tf.transpose(inputs, self._axes), training, weights, **kwargs)
+        return tf.transpose(rounded, self._axes)
+
+
+class _Rounded(tfmot.quantization.keras.QuantizeConfig):
+    """What of a layer is rounded: its kernel, if it has one that trains, and its output."""
+
+    def __init__(self, kernel: str | None, output: Any) -> None:
+        self._kernel, self._output = kernel, output
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        if self._kernel is None:
+            return []
+        swapped = isinstance(
+            layer, tf_keras.layers.DepthwiseConv2D | tf_keras.layers.Conv2DTranspose
+        )
+        return [(getattr(layer, self._kernel), _Kernel(swapped))]
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        return []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        for weight in quantize_weights:
+            setattr(layer, self._kernel, weight)
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        pass
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return [] if self._output is None else [self._output]
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
