@@ -236,13 +236,11 @@ def at_step(step: int, action) -> type[keras.callbacks.Callback]:
     return AtStep
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
-)
 def test_a_signal_leaves_a_run_that_goes_on(
-    number, code, undisturbed, tiny_camvid, tmp_path, monkeypatch, capsys
+    undisturbed, tiny_camvid, tmp_path, monkeypatch, capsys
 ):
     """Within the second of three epochs; the end has the undisturbed run's bits."""
+    number, code = signal.SIGTERM, 143
     monkeypatch.setattr(RUN, "OneScore", at_step(4, lambda: os.kill(os.getpid(), number)))
     config = TrainingConfig(**TINY, epochs=3)
     with pytest.raises(SystemExit) as caught:
@@ -341,7 +339,10 @@ def test_mixed_precision_keeps_float32(tiny_camvid, tmp_path):
     """bfloat16 has 8 bits: the loss differs from float32's, in the third digit."""
     losses = {}
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
-        config = TrainingConfig(**TINY, steps=1, val_split=None, precision=precision)
+        # Frozen, or the statistics' gradients are most of the graph.
+        config = TrainingConfig(
+            **TINY, steps=1, val_split=None, precision=precision, batch_norm="frozen"
+        )
         model = train(config, tiny_camvid, tmp_path / precision)
         assert {w.dtype for w in model.get_weights()} == {np.dtype("float32")}
         assert model.dtype_policy.name == "float32"
