@@ -47,7 +47,7 @@ def fine_tuning(
     if card.num_classes - len(card.void_channels) != classes:
         raise KsegError(f"{data.name} has {classes} classes, {card.name} {card.num_classes}")
     weights = class_weights(data.class_pixels()) + [1.0] * len(card.void_channels)
-    batches = augmented(
+    examples = augmented(
         data,
         crop=crop or default_crop(data),
         batch_size=batch_size,
@@ -58,6 +58,7 @@ def fine_tuning(
         seed=seed,
         start_step=0,
     )
+    batches = examples.batch(batch_size, drop_remainder=True).prefetch(2)
     if steps is None:
         steps = epochs * steps_per_epoch(data, batch_size)
     return batches, functools.partial(cross_entropy, class_weights=weights), steps
