@@ -93,7 +93,12 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[np.ndarray]:
     """The images that ``add_calibration`` names."""
     name = args.calibration_dataset or model.card.dataset or ""
-    data = open_dataset(name, args.calibration_dir, "train")
+    try:
+        data = open_dataset(name, args.calibration_dir, "train")
+    except KsegError as error:
+        raise KsegError(
+            f"int8 needs calibration images (--calibration-dataset, --calibration-dir): {error}"
+        ) from None
     return data.some(args.calibration_count).images()
 
 
