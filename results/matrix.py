@@ -306,10 +306,9 @@ def _reason(result: Agreement, cost: float) -> str:
 def main(names: list[str]) -> int:
     """Measures what is missing, or all of the rows that are named; 1 without an accelerator."""
     rows = rows_of_these_versions()
-    for name in names:
-        rows.pop(name, None)
-    chosen = names or kseg.list_models()
-    lacking = {name: missing(rows.get(name), graph_of(name)) for name in chosen}
+    lacking = {name: list(GROUPS) for name in names} or {
+        name: missing(rows.get(name), graph_of(name)) for name in kseg.list_models()
+    }
     todo = {name: groups for name, groups in lacking.items() if groups}
     for number, (name, groups) in enumerate(todo.items(), 1):
         begin = time.monotonic()
