@@ -50,7 +50,16 @@ class TensorIO:
         return output[0]
 
 
-class TFLitePredictor:
+class _InSteps:
+    """A Predictor whose parts are timed apart: write, run and read tensors as ``io`` says."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.write(self.io.encode(image))
+        self.run()
+        return self.io.decode(self.read())
+
+
+class TFLitePredictor(_InSteps):
     """Runs a .tflite file of kseg on the CPU (LiteRT with XNNPACK).
 
     Args:
@@ -99,11 +108,6 @@ class TFLitePredictor:
         self.input_size = tuple(int(n) for n in self._input["shape"][1:3])
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.write(self.io.encode(image))
-        self.run()
-        return self.io.decode(self.read())
-
     def write(self, tensor: np.ndarray) -> None:
         """Copies the input tensor in."""
         self._interpreter.set_tensor(self._input["index"], tensor)
@@ -117,7 +121,7 @@ class TFLitePredictor:
         return self._interpreter.get_tensor(self._output["index"])
 
 
-class OnnxPredictor:
+class OnnxPredictor(_InSteps):
     """Runs an .onnx file of kseg on the CPU (ONNX Runtime, extra ``onnx``).
 
     Args:
@@ -157,11 +161,6 @@ class OnnxPredictor:
         self.io = TensorIO(_dtype(source.type), _dtype(result.type), (1, *result.shape[1:]), 1, 0)
         self.input_size = tuple(source.shape[1:3])
         self.runtime = f"onnxruntime {onnxruntime.__version__} cpu, {threads} threads"
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.write(self.io.encode(image))
-        self.run()
-        return self.io.decode(self.read())
 
     def write(self, tensor: np.ndarray) -> None:
         """Keeps the input tensor: ONNX Runtime reads it where it is."""
