@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 from PIL import Image
 
-from kseg import checkpoints
+from kseg import checkpoints, layers
+from kseg.model import Normalization
+from kseg.zoo import Variant
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,13 +33,56 @@ def write_camvid(folder: Path, counts: dict[str, int], size: tuple[int, int] = (
 
 def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:
     """`python -m kseg ARGS` in a process of its own."""
+    return _run([sys.executable, "-m", "kseg"], args, **kwargs)
+
+
+def run_small(*args: object, **kwargs) -> subprocess.CompletedProcess:
+    """`run_kseg` where the zoo has the row "small" too."""
+    return _run(with_small(), args, **kwargs)
+
+
+def _run(command: list[str], args: Sequence[object], **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "kseg", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        **kwargs,
+        [*command, *map(str, args)], capture_output=True, text=True, timeout=600, **kwargs
     )
+
+
+def with_small(before: str = "") -> list[str]:
+    """A command that is `python -m kseg` where the zoo has the row "small" too.
+
+    Args:
+        before: Python statements to begin with.
+    """
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{before}\n"
+        "from kseg.zoo import VARIANTS; from support import SMALL; VARIANTS.update(SMALL)\n"
+        "from kseg.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code]
+
+
+def small(x: keras.KerasTensor, num_classes: int, *, auxiliary: bool = False):
+    """What takes seconds to trace where a real network takes ten: for the tests of training."""
+    half = layers.conv_bn_prelu(x, 8, 3, strides=2, epsilon=1e-3, name="stem")
+    x = layers.conv_bn_prelu(half, 16, 3, strides=2, epsilon=1e-3, name="stage")
+    logits = layers.conv(x, num_classes, 1, name="classifier")
+    if not auxiliary:
+        return logits
+    return {
+        "logits": logits,
+        "half": layers.conv(half, num_classes, 1, name="half.conv"),
+        "quarter": layers.conv(x, num_classes, 1, name="quarter.conv"),
+    }
+
+
+SMALL = {
+    "small": Variant(
+        builder=small,
+        normalization=Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+        backbone=("stem", "stage"),
+        classifier=("classifier",),
+    )
+}
 
 
 def randomize_statistics(model) -> None:

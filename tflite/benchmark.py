@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,13 +112,10 @@ def benchmark(
             )
             for path in paths
         ]
-        facts = [json.loads(child.receive()) for child in children]
-        for fact in facts:
-            if "error" in fact:
-                raise child_error(fact["error"])
+        facts = [_answer(child.receive()) for child in children]
         rounds = []
         for number in range(warm_up + runs):
-            rounds.append([json.loads(child.ask(b"")) for child in children])
+            rounds.append([_answer(child.ask(b"")) for child in children])
             if progress:
                 progress(number + 1, warm_up + runs)
     timings = []
@@ -141,6 +139,14 @@ def benchmark(
             )
         )
     return timings
+
+
+def _answer(message: bytes) -> dict[str, Any]:
+    """What a child says, unless it says that it failed."""
+    answer = json.loads(message)
+    if "error" in answer:
+        raise child_error(answer["error"])
+    return answer
 
 
 def _check(path: Path, runtime: str) -> None:

@@ -188,7 +188,11 @@ def main() -> None:
             connection.recv_bytes()
         except EOFError:
             return
-        _, seconds = time_round(runner, image, dtype)
+        try:
+            _, seconds = time_round(runner, image, dtype)
+        except KsegError as error:
+            send({"error": str(error)})
+            return
         send({**seconds, "peak_memory": peak_memory()})
 
 

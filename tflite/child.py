@@ -62,14 +62,15 @@ class Child:
             raise self._failure() from None
 
     def _failure(self) -> KsegError:
-        self.close()
+        # Its own end is slow where a GPU's work goes on; its exit code says why.
+        self.close(patience=30)
         return KsegError(f"{self._path}: its process ended (code {self.process.returncode})")
 
-    def close(self) -> None:
-        """Ends the process."""
+    def close(self, patience: float = 2) -> None:
+        """Ends the process, by force after so many seconds."""
         self._connection.close()
         try:
-            self.process.wait(2)
+            self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -44,14 +44,17 @@ class GpuPredictor:
         self.card, self.input_size, self._io = reference.card, reference.input_size, reference.io
         self.runtime = f"litert {version('ai-edge-litert')} gpu"
         self._child = Child("kseg.tflite.gpu_worker", path, timeout=timeout)
-        if reason := self._child.receive().decode():
-            self.close()
-            raise child_error(reason)
+        self._check(self._child.receive())
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        answer = self._child.ask(self._io.encode(image).tobytes())
-        values = np.frombuffer(answer, self._io.output_type)
+        self._check(self._child.ask(self._io.encode(image).tobytes()))
+        values = np.frombuffer(self._child.receive(), self._io.output_type)
         return self._io.decode(values.reshape(self._io.output_shape))
+
+    def _check(self, message: bytes) -> None:
+        if message:
+            self.close()
+            raise child_error(message.decode())
 
     def close(self) -> None:
         """Ends the child process."""

@@ -1,8 +1,8 @@
 """Runs one .tflite file on the LiteRT GPU accelerator, in a process of its own.
 
 A delegate can abort its process. ``python -m kseg.tflite.gpu_worker FILE FD`` takes the
-bytes of input tensors from the connection FD and sends those of output tensors back; its
-first message is empty, or says why the accelerator is not to be had.
+bytes of input tensors from the connection FD. Its first message, and the one before the
+bytes of every output tensor, is empty or says what failed, and is the last then.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ NO_ACCELERATOR = "no GPU accelerator: LiteRT found no Vulkan driver that it take
 
 _REFUSED = "the accelerator refuses some of its operators"
 
+# Seconds, of ai-edge-litert 2.3: then reading an output fails, and no option changes it.
+_LITERT_WAITS = 120
+
 
 class AcceleratedModel:
     """A whole .tflite file on the accelerator, in this process.
@@ -29,10 +32,12 @@ class AcceleratedModel:
         input_shape, input_type, output_shape, output_type: of its tensors.
 
     Raises:
-        KsegError: there is none (the text has ``NO_ACCELERATOR``) or it refuses the file.
+        KsegError: there is none (the text has ``NO_ACCELERATOR``), it refuses the file, or
+            fails when the output is read.
     """
 
     def __init__(self, path: str | Path) -> None:
+        self._path = path
         try:
             self._model = CompiledModel.from_file(str(path), hardware_accel=HardwareAccelerator.GPU)
         except RuntimeError as error:
@@ -56,8 +61,13 @@ class AcceleratedModel:
         self._model.run_by_index(0, self._inputs, self._outputs)
 
     def read(self) -> np.ndarray:
-        """Copies the output tensor out."""
-        values = self._outputs[0].read(int(np.prod(self.output_shape)), self.output_type)
+        """Waits for the output tensor and copies it out."""
+        count = int(np.prod(self.output_shape))
+        try:
+            values = self._outputs[0].read(count, self.output_type)
+        except RuntimeError as error:
+            reason = f"{_reason(str(error))}; LiteRT waits {_LITERT_WAITS} s for a result"
+            raise KsegError(f"{self._path}: {reason}") from None
         return np.asarray(values, self.output_type).reshape(self.output_shape)
 
 
@@ -90,7 +100,13 @@ def main() -> None:
             return
         model.write(values.reshape(model.input_shape))
         model.run()
-        connection.send_bytes(model.read().tobytes())
+        try:
+            result = model.read()
+        except KsegError as error:
+            connection.send_bytes(str(error).encode())
+            return
+        connection.send_bytes(b"")
+        connection.send_bytes(result.tobytes())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import kseg.tflite
 from kseg.cli import main
 from kseg.data import read_image
 from kseg.data.streets import draw_scene
+from kseg.tflite import gpu_worker
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 
 STREET = draw_scene(3, 48, 64).image
@@ -128,3 +132,37 @@ def test_runtime_must_fit(file, tiny_keras, tiny_camvid, capsys):
     for path, runtime in ((file, "npu"), (tiny_keras, "litert-gpu")):
         assert main(["evaluate", str(path), *data, "--runtime", runtime]) == 1
         assert f"runtime is {runtime!r}" in capsys.readouterr().err
+
+
+def test_a_result_that_does_not_come(monkeypatch):
+    """The process that serves says so; LiteRT, played here, gave up waiting."""
+    source, serves = socket.socketpair()
+    text = "code=7\n└ ERROR: [tensor_buffer.cc:1]\n└ Failed to lock custom tensor buffer."
+
+    class Buffer:
+        def write(self, tensor):
+            assert tensor.shape == (1, 2, 2, 3)
+
+        def read(self, count, dtype):
+            raise RuntimeError(text)
+
+    class Model(gpu_worker.AcceleratedModel):
+        def __init__(self, path):
+            self._path, self._inputs, self._outputs = path, [Buffer()], [Buffer()]
+            self.input_shape, self.input_type = (1, 2, 2, 3), np.dtype("float32")
+            self.output_shape, self.output_type = (1, 2, 2, 5), np.dtype("float32")
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(gpu_worker, "AcceleratedModel", Model)
+    monkeypatch.setattr(sys, "argv", ["", "x.tflite", str(serves.detach())])
+    with Connection(source.detach()) as connection:
+        connection.send_bytes(np.zeros(12, np.float32).tobytes())
+        gpu_worker.main()
+        assert connection.recv_bytes() == b""
+        message = connection.recv_bytes().decode()
+    assert message == (
+        "x.tflite: the accelerator fails (Failed to lock custom tensor buffer.); "
+        "LiteRT waits 120 s for a result"
+    )

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -16,10 +15,10 @@ import pytest
 
 import kseg
 from kseg.training.distribution import open_distribution
-from support import write_camvid
+from support import with_small, write_camvid
 
 ARGUMENTS = (
-    *("train", "--model", "cgnet_m3n21", "--options", '{"m": 2, "n": 2}', "--dataset", "camvid"),
+    *("train", "--model", "small", "--dataset", "camvid"),
     *("--batch-size", "4", "--crop", "32", "40", "--batch-norm", "sync", "--epochs", "2"),
     # Adam divides by the gradient's size: where that is nothing but rounding, so is the step.
     *("--optimizer", "sgd", "--learning-rate", "0.005"),
@@ -36,16 +35,13 @@ def images(tmp_path_factory) -> Path:
 
 def run(images: Path, run_dir: Path, *extra: str, devices: int = 1, **variables: str):
     """Starts `kseg train` in a process of its own with so many logical CPUs."""
-    code = f"""
-        import sys
+    several = f"""
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         parts = [tf.config.LogicalDeviceConfiguration()] * {devices}
         tf.config.set_logical_device_configuration(cpu, parts)
-        from kseg.cli import main
-        sys.exit(main(sys.argv[1:]))
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), *ARGUMENTS]
+    command = [*with_small(textwrap.dedent(several)), *ARGUMENTS]
     command += ["--data-dir", str(images), "--run-dir", str(run_dir), *extra]
     return subprocess.Popen(
         command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True
@@ -80,7 +76,7 @@ def alone(images, tmp_path_factory) -> Path:
 def untrained() -> list[np.ndarray]:
     """What every run starts from."""
     keras.utils.set_random_seed(0)
-    return kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2).get_weights()
+    return kseg.create_model("small", num_classes=11).get_weights()
 
 
 def assert_close(run_dir: Path, alone: Path, untrained: list[np.ndarray]) -> None:

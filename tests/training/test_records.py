@@ -299,8 +299,8 @@ def test_labels_of_any_size_are_png(shape):
 def test_training_from_records(folder, tiny_camvid, tmp_path, capsys):
     """Without the files of the split; validation is of files, whose classes must agree."""
     arguments = [
-        *("train", "--model", "cgnet_m3n21", "--options", '{"m": 2, "n": 2}'),
-        *("--dataset", "camvid", "--records", folder, "--run-dir", tmp_path / "run"),
+        *("train", "--model", "small", "--dataset", "camvid"),
+        *("--records", folder, "--run-dir", tmp_path / "run"),
         *("--batch-size", 2, "--crop", 32, 40, "--steps", 1),
     ]
     assert main([*map(str, arguments), "--val-split", "none"]) == 0
