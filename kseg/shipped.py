@@ -17,6 +17,9 @@ from kseg.model import Card, SegmentationModel
 
 FOLDER = Path(__file__).parent / "weights"
 
+# A drawn street to try them on; results/camvid.py drew it.
+SAMPLE = FOLDER / "sample.jpg"
+
 
 def list_shipped() -> list[str]:
     """Names as ``camvid:cgnet_m3n21``, sorted."""

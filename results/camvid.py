@@ -8,6 +8,7 @@ not trained on it, puts its weights into ``kseg/weights`` and writes
     docs/camvid.png        loss and mean IoU over the steps of the run
 
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
+``python results/camvid.py`` without arguments draws the sample that kseg ships beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from kseg import shipped
 from kseg.data import open_dataset
+from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.files import whole
@@ -65,6 +69,12 @@ def ship_run(run: Path, folder: Path) -> None:
         print(f"{100 * score['mean_iou']:.2f} % on val")
 
 
+def draw_sample() -> None:
+    """A street at the size of CamVid's frames."""
+    with whole(shipped.SAMPLE) as path:
+        Image.fromarray(draw_scene(21, 360, 480).image).save(path, quality=95)
+
+
 def command(arguments: list[str]) -> str:
     """The command of a run, with the folders as the README names them."""
     words = ["kseg", *arguments[1:]]
@@ -90,4 +100,7 @@ def write_row(name: str, score: dict) -> None:
 
 
 if __name__ == "__main__":
-    ship_run(Path(sys.argv[1]), Path(sys.argv[2]))
+    if len(sys.argv) == 1:
+        draw_sample()
+    else:
+        ship_run(Path(sys.argv[1]), Path(sys.argv[2]))

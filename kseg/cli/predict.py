@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from kseg import shipped
 from kseg.cli import arguments
 from kseg.data import open_dataset, read_image
 from kseg.errors import KsegError
@@ -24,7 +25,13 @@ from kseg.progress import Countdown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the images and where to write."""
     parser.add_argument("file", type=Path, metavar="FILE", help=arguments.FILES)
-    images = parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    images = parser.add_argument(
+        "images",
+        type=_image,
+        nargs="+",
+        metavar="IMAGE",
+        help="a file, or the word sample for the drawn street that kseg ships",
+    )
     # Not "*", which takes nothing where an option stands between FILE and IMAGE.
     images.required = False
     to = parser.add_mutually_exclusive_group(required=True)
@@ -33,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser, required=False)
     parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
     arguments.add_way(parser)
+
+
+def _image(text: str) -> Path:
+    return shipped.SAMPLE if text == "sample" and not Path(text).exists() else Path(text)
 
 
 def run(args: argparse.Namespace) -> None:

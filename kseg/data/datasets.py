@@ -272,21 +272,28 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
         folder: its root (for VOC the one with ``JPEGImages``); None takes
             CITYSCAPES_DATASET for Cityscapes.
         split: "train", "val" or "test"; "train_extra" of Cityscapes' coarse labels;
-            "trainval" and "trainaug" of VOC.
+            "trainval" and "trainaug" of VOC. "train+val" has the samples of both.
 
     Raises:
         KsegError: an unknown name, a missing folder, no images, an image without a
-            label where the split has labels, a bad classes.txt.
+            label where the split has labels, a bad classes.txt, a split named twice.
     """
-    pairs = find_pairs(name, folder, split)
+    parts = split.split("+")
+    if len(set(parts)) < len(parts):
+        raise KsegError(f"split {split!r} names a part twice; name each once")
+    found = [find_pairs(name, folder, part) for part in parts]
+    samples = tuple(sample for pairs in found for sample in _labelled(pairs))
+    size = _LAYOUTS[name].size or _common_size(samples)
+    return DataSet(name, split, found[0].classes, samples, size)
+
+
+def _labelled(pairs: Pairs) -> list[Sample]:
     if pairs.unlabelled and pairs.samples:
         raise KsegError(
             f"{pairs.unlabelled[0].image}: has no label in {pairs.labels} "
             f"({len(pairs.unlabelled)} such images); `kseg check-data` lists them"
         )
-    samples = pairs.samples or pairs.unlabelled  # a test split may come without any labels
-    size = _LAYOUTS[name].size or _common_size(samples)
-    return DataSet(name, split, pairs.classes, tuple(samples), size)
+    return pairs.samples or pairs.unlabelled  # a test split may come without any labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,15 @@ def test_camvid(folder):
     assert pixels[[0, 3]].sum() == pixels.sum()
 
 
+def test_two_splits_at_once(tmp_path):
+    write_camvid(tmp_path, {"train": 2, "val": 1})
+    both = open_dataset("camvid", tmp_path, "train+val")
+    assert [sample.image.parent.name for sample in both.samples] == ["train", "train", "val"]
+    assert (both.split, both.size) == ("train+val", (360, 480))
+    with pytest.raises(kseg.KsegError, match=r"split 'val\+val' names a part twice"):
+        open_dataset("camvid", tmp_path, "val+val")
+
+
 def test_cityscapes(cityscapes_mini, monkeypatch):
     monkeypatch.setenv("CITYSCAPES_DATASET", str(cityscapes_mini))
     data = open_dataset("cityscapes", None, "val")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import kseg
 from kseg import checkpoints, shipped
@@ -50,6 +51,8 @@ def test_the_command_takes_the_name(folder, tiny_camvid, tmp_path, capsys):
     image = tiny_camvid / "val/000.png"
     assert main(["predict", "tiny:cgnet_m3n21", str(image), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/000_overlay.png").is_file()
+    assert main(["predict", "tiny:cgnet_m3n21", "sample", "--out", str(tmp_path / "out")]) == 0
+    assert Image.open(tmp_path / "out/sample.png").size == (480, 360)
     arguments = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
     arguments += ["--json", str(tmp_path / "x.json"), "--resume", str(tmp_path / "state")]
     assert main(["evaluate", "tiny:cgnet_m3n21", *arguments]) == 0
