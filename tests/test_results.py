@@ -60,7 +60,7 @@ def test_figures(name):
         assert float(row["onnx_keras"]) < 1e-4
 
 
-def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch):
+def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch, capsys):
     """A table of before there were groups, a row that changed, one that is new."""
     table, environment = tmp_path / "zoo.csv", tmp_path / "zoo.json"
     versions = json.loads(json.dumps(matrix._environment()))
@@ -85,6 +85,19 @@ def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch):
     assert read_rows()["enet"]["fp32_bytes"] == "1"
     assert matrix.main([]) == 0
     assert len(calls) == 3
+
+    def fails(name, *_):
+        calls.append(name)
+        if name == "enet":
+            raise kseg.KsegError("x.tflite: the accelerator fails (lost)")
+        return measure(name, both, None)
+
+    # What fails keeps its row, is said, and does not keep others from being measured.
+    with monkeypatch.context() as patch:
+        patch.setattr(matrix, "measure", fails)
+        assert matrix.main(["enet", "unet"]) == 1
+    assert "enet: x.tflite: the accelerator fails (lost)" in capsys.readouterr().err
+    assert read_rows()["enet"]["fp32_bytes"] == "1"
     # Of another ONNX Runtime only that group is measured anew; of another LiteRT all is.
     for package, groups in (("onnxruntime", ["onnx"]), ("ai-edge-litert", both)):
         calls.clear()

@@ -19,7 +19,7 @@ from kseg.errors import KsegError
 
 NO_ACCELERATOR = "no GPU accelerator: LiteRT found no Vulkan driver that it takes"
 
-_REFUSED = "the accelerator refuses some of its operators"
+REFUSED = "the accelerator refuses some of its operators"
 
 # Seconds, of ai-edge-litert 2.3: then reading an output fails, and no option changes it.
 _LITERT_WAITS = 120
@@ -43,7 +43,7 @@ class AcceleratedModel:
         except RuntimeError as error:
             raise _error(path, _reason(str(error))) from None
         if not self._model.is_fully_accelerated():
-            raise _error(path, _REFUSED)
+            raise _error(path, REFUSED)
         (signature,) = self._model.get_signature_list()
         (source,) = self._model.get_input_tensor_details(signature).values()
         (result,) = self._model.get_output_tensor_details(signature).values()
@@ -75,7 +75,7 @@ def _reason(text: str) -> str:
     """Why a file was not compiled, from the text of LiteRT's error."""
     last = text.strip().splitlines()[-1].lstrip("└ ")
     if "not accelerated" in last:
-        return _REFUSED
+        return REFUSED
     # Without a driver there are the places in LiteRT's source only; else the cause is last.
     return NO_ACCELERATOR if last.startswith("ERROR: [") else f"the accelerator fails ({last})"
 

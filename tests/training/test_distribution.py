@@ -154,7 +154,7 @@ def test_two_workers_have_the_same_weights(together):
 
     name = "checkpoints/step-00000004.weights.h5"
     first, second = (tensors(folder / name) for folder in (together, together / "rank-1"))
-    assert len(first) > 50
+    assert len(first) > 20
     assert first.keys() == second.keys()
     for key, value in first.items():
         np.testing.assert_array_equal(value, second[key])

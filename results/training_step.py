@@ -1,0 +1,293 @@
+"""What a training step costs: ``results/training_step.csv``, in about six minutes.
+
+``python results/training_step.py [--models M ...] [--size H W] [--batch-size N]
+[--turns N]``. The same network, weights, images, loss (cross-entropy with class weights)
+and AdamW on
+
+    tensorflow_deterministic  as ``kseg train`` runs on a CPU, with its mean IoU
+    tensorflow                without deterministic operators
+    jax                       the same on Keras' JAX backend
+    torch                     PyTorch's own modules (torch_twin.py) in channels-last memory
+
+Each in a process of its own with two threads (JAX takes what there is); they step by turns,
+so that a busy machine slows all alike. ``ratio`` is seconds by PyTorch's, median of the
+turns'; ``loss`` is the first step's and shows that they compute the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kseg.environment import environment
+from kseg.errors import KsegError
+from kseg.files import whole
+
+RESULTS = Path(__file__).parent
+COLUMNS = (
+    *("model", "runtime", "seconds", "spread", "ratio", "loss", "trainable"),
+    *("batch_size", "size", "turns", "command"),
+)
+RUNTIMES = ("torch", "tensorflow", "tensorflow_deterministic", "jax")
+MODELS = ("cgnet_m3n21", "liteseg_mobilenet_v2", "deeplab_v3_plus_mobilenet_v2")
+CLASSES = 11
+THREADS = 2
+_LEARNING_RATE, _WEIGHT_DECAY = 1e-3, 1e-2
+# Two units in the third digit: dropout draws other numbers in every runtime.
+_SAME_LOSS = 2e-2
+
+
+class Stepper:
+    """A runtime in a process of its own, which steps when asked."""
+
+    def __init__(self, runtime: str, model: str, batch_size: int, size: tuple[int, int]) -> None:
+        command = [sys.executable, __file__, "--step", runtime, model, str(batch_size)]
+        self._what = f"{model} on {runtime}"
+        self._process = subprocess.Popen(
+            [*command, *map(str, size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax" if runtime == "jax" else "tensorflow",
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
+        )
+
+    def step(self) -> dict[str, float]:
+        """``seconds`` and ``loss`` of one step, or ``trainable`` weights at the first call."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise KsegError(f"{self._what}: its process ended (code {self._process.wait()})")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def measure(
+    models: Sequence[str] = MODELS,
+    *,
+    batch_size: int = 8,
+    size: tuple[int, int] = (360, 480),
+    turns: int = 5,
+    runtimes: Sequence[str] = RUNTIMES,
+) -> list[dict[str, Any]]:
+    """The rows of the table; ``turns`` steps are measured after two that are not.
+
+    Raises:
+        KsegError: a runtime fails, or the losses differ.
+    """
+    rows = []
+    for model in models:
+        with contextlib.ExitStack() as stack:
+            steppers = {}
+            for runtime in runtimes:
+                steppers[runtime] = Stepper(runtime, model, batch_size, size)
+                stack.callback(steppers[runtime].close)
+            facts = {runtime: stepper.step() for runtime, stepper in steppers.items()}
+            results = [
+                {runtime: stepper.step() for runtime, stepper in steppers.items()}
+                for _ in range(2 + turns)
+            ]
+        losses = {runtime: result["loss"] for runtime, result in results[0].items()}
+        if max(losses.values()) - min(losses.values()) > _SAME_LOSS * max(losses.values()):
+            raise KsegError(f"{model}: the losses of the first step differ: {losses}")
+        seconds = {
+            runtime: np.array([result[runtime]["seconds"] for result in results[2:]])
+            for runtime in runtimes
+        }
+        for runtime in runtimes:
+            low, high = np.percentile(seconds[runtime], [10, 90])
+            rows.append(
+                {
+                    "model": model,
+                    "runtime": runtime,
+                    "seconds": f"{np.median(seconds[runtime]):.3g}",
+                    "spread": f"{low:.3g} to {high:.3g}",
+                    "ratio": f"{np.median(seconds[runtime] / seconds['torch']):.3g}",
+                    "loss": f"{losses[runtime]:.5f}",
+                    "trainable": facts[runtime]["trainable"],
+                    "batch_size": batch_size,
+                    "size": "{}x{}".format(*size),
+                    "turns": turns,
+                    "command": "python results/training_step.py",
+                }
+            )
+    return rows
+
+
+def write(rows: list[dict[str, Any]], results: Path) -> None:
+    """The table, and what it was measured with."""
+    with whole(results / "training_step.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with whole(results / "training_step.json") as path:
+        facts = environment("jax", "torch")
+        path.write_text(json.dumps({**facts, "threads": THREADS}, indent=1) + "\n")
+
+
+def network(name: str, **options: Any) -> Any:
+    """The model with weights that do not depend on the backend's random numbers."""
+    import kseg
+
+    model = kseg.create_model(name, num_classes=CLASSES, **options)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) == 4:
+            # He's scale; a depthwise kernel (h, w, C, 1) has h w inputs.
+            height, width, inputs, outputs = variable.shape
+            scale = np.sqrt(2 / (height * width * (inputs if outputs > 1 else 1)))
+            variable.assign(scale * rng.standard_normal(variable.shape))
+    return model
+
+
+def _batch(batch_size: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) float32 and labels (N, H, W) uint8, a twentieth of them ignored."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, CLASSES, (batch_size, *size)).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.05] = 255
+    return rng.integers(0, 256, (batch_size, *size, 3)).astype(np.float32), labels
+
+
+def _class_weights() -> list[float]:
+    from kseg.training.losses import class_weights
+
+    return class_weights(range(1, CLASSES + 1))
+
+
+def keras_step(
+    name: str, batch_size: int, size: tuple[int, int]
+) -> tuple[Callable[[], float], int]:
+    """A step as ``kseg train`` takes it, which gives its loss; the trainable weights' number."""
+    from kseg.training.config import TrainingConfig
+    from kseg.training.losses import SegmentationLoss
+    from kseg.training.metrics import MeanIoU
+    from kseg.training.optimizers import make_optimizer
+
+    model = network(name)
+    config = TrainingConfig(name, "camvid", learning_rate=_LEARNING_RATE)
+    optimizer = make_optimizer(config, model, 10**6, 10**3)
+    loss = SegmentationLoss(config.loss, _class_weights())
+    model.compile(optimizer, loss, metrics=[MeanIoU(CLASSES)])
+    images, labels = _batch(batch_size, size)
+
+    def step() -> float:
+        model.reset_metrics()
+        return float(model.train_on_batch(images, labels)[0])
+
+    return step, sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def torch_step(
+    name: str, batch_size: int, size: tuple[int, int]
+) -> tuple[Callable[[], float], int]:
+    """The same step in PyTorch."""
+    import torch
+    from torch_twin import twin
+
+    module = twin(network(name)).train()
+    parameters = list(module.parameters())
+    kernels = [p for p in parameters if p.dim() == 4]
+    others = [p for p in parameters if p.dim() != 4]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": kernels, "weight_decay": _WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=_LEARNING_RATE,
+        eps=1e-7,
+        fused=True,
+    )
+    images, labels = _batch(batch_size, size)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(labels).long()
+    weights = torch.tensor(_class_weights())
+
+    def step() -> float:
+        optimizer.zero_grad()
+        total = torch.nn.functional.cross_entropy(
+            module(images), labels, weights, ignore_index=255, reduction="sum"
+        )
+        loss = total / labels.numel()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, sum(p.numel() for p in parameters)
+
+
+def _set_up(runtime: str) -> None:
+    """Threads and operators, before anything is computed."""
+    if runtime == "torch":
+        import torch
+
+        torch.set_num_threads(THREADS)
+    elif runtime != "jax":
+        import keras
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+        tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+        if runtime == "tensorflow_deterministic":
+            keras.utils.set_random_seed(0)
+            tf.config.experimental.enable_op_determinism()
+
+
+def _serve(runtime: str, name: str, batch_size: int, size: tuple[int, int]) -> None:
+    """Answers every line of standard input: the first with what it has, then a step each."""
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        _set_up(runtime)
+        take = torch_step if runtime == "torch" else keras_step
+        step, trainable = take(name, batch_size, size)
+        for number, _ in enumerate(sys.stdin):
+            if not number:
+                answer = {"trainable": trainable}
+            else:
+                begin = time.perf_counter()
+                loss = step()
+                answer = {"seconds": time.perf_counter() - begin, "loss": loss}
+            print(json.dumps(answer), file=answers, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and shows the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--size", nargs=2, type=int, default=(360, 480), metavar=("H", "W"))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.step:
+        runtime, name, *numbers = args.step
+        batch_size, *size = map(int, numbers)
+        _serve(runtime, name, batch_size, tuple(size))
+        return
+    rows = measure(args.models, batch_size=args.batch_size, size=tuple(args.size), turns=args.turns)
+    write(rows, RESULTS)
+    for row in rows:
+        print(f"{row['model']:<30} {row['runtime']:<26} {row['seconds']:>6} s, {row['ratio']} x")
+
+
+if __name__ == "__main__":
+    main()
