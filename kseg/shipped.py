@@ -95,6 +95,7 @@ def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) ->
     path = folder / f"{card.name}.safetensors"
     with whole(path) as temporary:
         save_file(checkpoints.published(model), temporary)
+        temporary.chmod(0o644)  # the library leaves it to its owner
     with whole(path.with_suffix(".json")) as temporary:
         record = {**description, "card": card.to_json()}
         temporary.write_text(json.dumps(record, indent=1) + "\n")

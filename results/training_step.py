@@ -1,4 +1,6 @@
-"""What a training step costs: ``results/training_step.csv``, in about six minutes.
+"""What a training step costs: ``results/training_step.csv``, written model by model.
+
+About half an hour on two cores, most of it JAX's.
 
 ``python results/training_step.py [--models M ...] [--size H W] [--batch-size N]
 [--turns N]``. The same network, weights, images, loss (cross-entropy with class weights)
@@ -83,63 +85,63 @@ class Stepper:
 
 
 def measure(
-    models: Sequence[str] = MODELS,
+    model: str,
     *,
     batch_size: int = 8,
     size: tuple[int, int] = (360, 480),
     turns: int = 5,
     runtimes: Sequence[str] = RUNTIMES,
 ) -> list[dict[str, Any]]:
-    """The rows of the table; ``turns`` steps are measured after two that are not.
+    """A model's rows of the table; ``turns`` steps are measured after two that are not.
 
     Raises:
         KsegError: a runtime fails, or the losses differ.
     """
-    rows = []
-    for model in models:
-        with contextlib.ExitStack() as stack:
-            steppers = {}
-            for runtime in runtimes:
-                steppers[runtime] = Stepper(runtime, model, batch_size, size)
-                stack.callback(steppers[runtime].close)
-            facts = {runtime: stepper.step() for runtime, stepper in steppers.items()}
-            results = [
-                {runtime: stepper.step() for runtime, stepper in steppers.items()}
-                for _ in range(2 + turns)
-            ]
-        losses = {runtime: result["loss"] for runtime, result in results[0].items()}
-        if max(losses.values()) - min(losses.values()) > _SAME_LOSS * max(losses.values()):
-            raise KsegError(f"{model}: the losses of the first step differ: {losses}")
-        seconds = {
-            runtime: np.array([result[runtime]["seconds"] for result in results[2:]])
-            for runtime in runtimes
-        }
+    with contextlib.ExitStack() as stack:
+        steppers = {}
         for runtime in runtimes:
-            low, high = np.percentile(seconds[runtime], [10, 90])
-            rows.append(
-                {
-                    "model": model,
-                    "runtime": runtime,
-                    "seconds": f"{np.median(seconds[runtime]):.3g}",
-                    "spread": f"{low:.3g} to {high:.3g}",
-                    "ratio": f"{np.median(seconds[runtime] / seconds['torch']):.3g}",
-                    "loss": f"{losses[runtime]:.5f}",
-                    "trainable": facts[runtime]["trainable"],
-                    "batch_size": batch_size,
-                    "size": "{}x{}".format(*size),
-                    "turns": turns,
-                    "command": "python results/training_step.py",
-                }
-            )
-    return rows
+            steppers[runtime] = Stepper(runtime, model, batch_size, size)
+            stack.callback(steppers[runtime].close)
+        facts = {runtime: stepper.step() for runtime, stepper in steppers.items()}
+        results = [
+            {runtime: stepper.step() for runtime, stepper in steppers.items()}
+            for _ in range(2 + turns)
+        ]
+    losses = {runtime: result["loss"] for runtime, result in results[0].items()}
+    if max(losses.values()) - min(losses.values()) > _SAME_LOSS * max(losses.values()):
+        raise KsegError(f"{model}: the losses of the first step differ: {losses}")
+    seconds = {
+        runtime: np.array([result[runtime]["seconds"] for result in results[2:]])
+        for runtime in runtimes
+    }
+    spreads = {runtime: np.percentile(seconds[runtime], [10, 90]) for runtime in runtimes}
+    return [
+        {
+            "model": model,
+            "runtime": runtime,
+            "seconds": f"{np.median(seconds[runtime]):.3g}",
+            "spread": "{:.3g} to {:.3g}".format(*spreads[runtime]),
+            "ratio": f"{np.median(seconds[runtime] / seconds['torch']):.3g}",
+            "loss": f"{losses[runtime]:.5f}",
+            "trainable": facts[runtime]["trainable"],
+            "batch_size": batch_size,
+            "size": "{}x{}".format(*size),
+            "turns": turns,
+            "command": f"python results/training_step.py --models {model}",
+        }
+        for runtime in runtimes
+    ]
 
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
-    """The table, and what it was measured with."""
-    with whole(results / "training_step.csv") as path, path.open("w", newline="") as file:
+    """Puts rows into the table, where other models' stay, and what they were measured with."""
+    table = results / "training_step.csv"
+    kept = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
+    kept = [row for row in kept if row["model"] not in {row["model"] for row in rows}]
+    with whole(table) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows([*kept, *rows])
     with whole(results / "training_step.json") as path:
         facts = environment("jax", "torch")
         path.write_text(json.dumps({**facts, "threads": THREADS}, indent=1) + "\n")
@@ -283,10 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size, *size = map(int, numbers)
         _serve(runtime, name, batch_size, tuple(size))
         return
-    rows = measure(args.models, batch_size=args.batch_size, size=tuple(args.size), turns=args.turns)
-    write(rows, RESULTS)
-    for row in rows:
-        print(f"{row['model']:<30} {row['runtime']:<26} {row['seconds']:>6} s, {row['ratio']} x")
+    for model in args.models:
+        rows = measure(model, batch_size=args.batch_size, size=tuple(args.size), turns=args.turns)
+        write(rows, RESULTS)
+        for row in rows:
+            print(f"{model:<30} {row['runtime']:<26} {row['seconds']:>6} s, {row['ratio']} x")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """The wheel has one top-level name, and imports go one way."""
 
 import ast
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
+
+import pytest
 
 from support import ROOT
 
@@ -15,17 +21,23 @@ FOLDERS = {
 }
 
 
-def test_wheel_has_one_top_level_name(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     # A copy, since the build leaves its work beside the sources.
-    source = tmp_path / "source"
+    source = folder / "source"
     for name in ("kseg", "training", "tflite"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_has_one_top_level_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kseg"}
@@ -34,6 +46,29 @@ def test_wheel_has_one_top_level_name(tmp_path):
         for path in folder.rglob("*.py"):
             inside = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
             assert inside in names
+
+
+def test_an_installed_wheel_has_weights_and_a_picture(wheel, tmp_path):
+    """The README's two lines, away from the sources."""
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*command, str(site), str(wheel)], check=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if "kseg" in line]
+    lines = [line for line in lines if re.match(r"kseg (predict|convert) camvid[a-z-]*:", line)]
+    assert len(lines) == 2
+    for line in lines:
+        result = subprocess.run(
+            [sys.executable, "-m", *shlex.split(line, comments=True)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/sample_overlay.png").is_file()
+    assert (tmp_path / "cgnet.tflite").is_file()
 
 
 def imports(path) -> set[str]:

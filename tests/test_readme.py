@@ -38,6 +38,14 @@ def test_demo_table():
     assert f"<!-- demo -->\n{table_text(rows)}\n<!-- /demo -->" in README
 
 
+def test_camvid_table():
+    """IoU on val of the shipped weights, as scored."""
+    lines = (ROOT / "results/camvid.csv").read_text().splitlines()
+    header, *rows = [line.split(",") for line in lines]
+    table = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    assert "<!-- camvid -->\n" + "\n".join(table) + "\n<!-- /camvid -->" in README
+
+
 def test_commands_parse():
     """Every kseg line of the README is understood by the command."""
     from kseg.cli import parser

@@ -51,7 +51,8 @@ class Fake:
 
 def test_table(tmp_path, monkeypatch):
     monkeypatch.setattr(training_step, "Stepper", Fake)
-    training_step.write(training_step.measure(turns=3), tmp_path)
+    for model in (*training_step.MODELS, training_step.MODELS[0]):
+        training_step.write(training_step.measure(model, turns=3), tmp_path)
     with (tmp_path / "training_step.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(training_step.MODELS) * len(training_step.RUNTIMES)
@@ -70,4 +71,4 @@ def test_other_losses_are_an_error(monkeypatch):
 
     monkeypatch.setattr(training_step, "Stepper", Drifting)
     with pytest.raises(kseg.KsegError, match="losses of the first step differ"):
-        training_step.measure(turns=1)
+        training_step.measure("enet", turns=1)
