@@ -45,7 +45,8 @@ def test_command_alone_on_stderr():
 
 def test_models(capsys):
     assert main(["models"]) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if "cgnet_m3n21" in line]
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith("cgnet_m3n21 ")]
     assert "496,306" in row
     assert "6.76 G at 512x1024" in row
     assert "64.8 Cityscapes test" in row

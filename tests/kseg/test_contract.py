@@ -45,7 +45,8 @@ def test_sizes_and_file(name: str, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.card == model.card
     statistics = [np.array(v) for v in model.non_trainable_variables]
-    outputs = {size: model.predict(photo(size), verbose=0) for size in SIZES}
+    # Called, not predicted: most of the time would go into a trace for every size.
+    outputs = {size: np.asarray(model(photo(size))) for size in SIZES}
     for size, logits in outputs.items():
         assert logits.shape == (1, *size, 19)
         assert logits.dtype == "float32"
@@ -56,7 +57,7 @@ def test_sizes_and_file(name: str, tmp_path):
     fixed = kseg.create_model(name, input_shape=(*size, 3), batch_size=1)
     fixed.set_weights(model.get_weights())
     for other in (fixed, loaded):
-        got = other.predict(photo(size), verbose=0)
+        got = np.asarray(other(photo(size)))
         # float32 sums in another order
         atol = 1e-5 * np.abs(outputs[size]).max()
         np.testing.assert_allclose(got, outputs[size], atol=atol, rtol=0)
@@ -83,7 +84,7 @@ def test_classes(name: str):
     card = kseg.create_model(name).card
     assert (card.num_classes, card.dataset, card.void_channels) == (19, "cityscapes", ())
     assert card.class_names == CITYSCAPES.names
-    for classes in (7, 12, 19, 20, 21):
+    for classes in (7, 19, 20):
         assert count_classes(name, published(name, classes)) == classes
 
 

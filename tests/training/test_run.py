@@ -450,7 +450,7 @@ def test_default_crop(size, crop, tiny_camvid):
         (("--clip-norm", 0), "clip-norm is 0.0"),
         (("--warmup-steps", -1), "warmup-steps is -1"),
         (("--loss", "hinge"), "loss is 'hinge'; its parts must be of cross_entropy"),
-        (("--auxiliary", 0.4), "no option 'auxiliary'"),
+        (("--model", "espnet", "--auxiliary", 0.4), "no option 'auxiliary'"),
         (("--init", "/nowhere.keras"), "/nowhere.keras: no such file"),
         (("--recipe", "cgnet_kamvid"), "unknown recipe 'cgnet_kamvid'; did you mean cgnet_camvid"),
         (("--distribution", "many"), "distribution is 'many'"),
