@@ -146,7 +146,8 @@ class PaddedAveragePooling(keras.layers.Layer):
         self.strides = strides
 
     def call(self, x: KerasTensor) -> KerasTensor:
-        kernel = ops.full((3, 3, x.shape[-1], 1), 1 / 9, dtype=x.dtype)
+        # A constant: the converter would leave ops.full's BROADCAST_TO in the file.
+        kernel = ops.convert_to_tensor(np.full((3, 3, x.shape[-1], 1), 1 / 9), dtype=x.dtype)
         x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return ops.depthwise_conv(
             x, kernel, strides=self.strides, padding="valid", data_format="channels_last"

@@ -231,6 +231,8 @@ def measure(
         "measured": " ".join(group for group in GROUPS if group in kept),
         "graph": graph_of(name),
     }
+    # FCN's weights take half a gigabyte a copy.
+    del counted
     # Also for a group alone made after the other, so that the weights are the same.
     model = kseg.create_model(name, num_classes=classes, input_shape=(*frame, 3))
     like_trained(model)

@@ -174,6 +174,25 @@ def with_input_type(content: bytes, dtype: str) -> bytes:
     return _pack(model, len(content))
 
 
+def with_signature(content: bytes, source: str, output: str) -> bytes:
+    """A model of one input and one output with a signature that names them so."""
+    model = _unpack(content)
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey = "serving_default"
+    signature.subgraphIndex = 0
+    signature.inputs = [_named(source, *graph.inputs)]
+    signature.outputs = [_named(output, *graph.outputs)]
+    model.signatureDefs = [signature]
+    return _pack(model, len(content))
+
+
+def _named(name: str, index: int) -> schema.TensorMapT:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, index
+    return entry
+
+
 def with_entries(content: bytes, entries: Mapping[str, bytes]) -> bytes:
     """The same model with these entries among its metadata, in place of those there."""
     model = _unpack(content)

@@ -133,7 +133,7 @@ def test_int8_maps_pixels_without_loss(tiny_model, tmp_path):
     kseg.tflite.convert(tiny_model, path, precision="int8", calibration=black)
     interpreter = TFLitePredictor(path)._interpreter
     tensors = {t["name"]: t["quantization"] for t in interpreter.get_tensor_details()}
-    assert tensors["serving_default_image:0"] == (1.0, -128)
+    assert tensors["image"] == (1.0, -128)
 
 
 def test_kernels_above_32_mib():
