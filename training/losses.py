@@ -10,6 +10,7 @@ selected or normalised is so within one image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -69,9 +70,11 @@ def ohem(
     """
     losses = cross_entropy(labels, logits, class_weights=class_weights, ignore_id=ignore_id)
     plain = cross_entropy(labels, logits, ignore_id=ignore_id)
-    pixels = int(np.prod(losses.shape[1:]))
-    losses, plain = (ops.reshape(x, (-1, pixels)) for x in (losses, plain))
-    kept = max(1, round(fraction * pixels))
+    batch, pixels = _extent(losses)
+    losses, plain = (ops.reshape(x, (batch, pixels)) for x in (losses, plain))
+    # At least one; in integers, since TensorFlow may know the size only when it runs.
+    share = Fraction(fraction).limit_denominator(256)
+    kept = 1 + (pixels - 1) * share.numerator // share.denominator
     hardest = ops.top_k(ops.stop_gradient(plain), kept)[0][:, -1:]
     limit = ops.minimum(hardest, -float(np.log(threshold)))
     chosen = ops.cast(ops.logical_and(plain >= limit, plain > 0), losses.dtype)
@@ -197,13 +200,19 @@ def _valid(labels: Any, ignore_id: int) -> tuple[Any, Any]:
     return valid, ops.where(valid, labels, 0)
 
 
+def _extent(x: Any) -> tuple[Any, Any]:
+    """Images and pixels an image of (N, H, W, ...); integers where they are known."""
+    batch, height, width = ops.shape(x)[:3]
+    return batch, height * width
+
+
 def _one_hot(labels: Any, logits: Any, ignore_id: int) -> tuple[Any, Any]:
     """Truth and probabilities, (N, pixels, C) float32, both zero where the label is ignored."""
     valid, labels = _valid(labels, ignore_id)
-    classes, pixels = logits.shape[-1], int(np.prod(logits.shape[1:-1]))
-    kept = ops.reshape(ops.cast(valid, "float32"), (-1, pixels, 1))
-    truth = ops.reshape(ops.one_hot(labels, classes, dtype="float32"), (-1, pixels, classes))
-    probabilities = ops.reshape(ops.softmax(logits, axis=-1), (-1, pixels, classes))
+    classes, (batch, pixels) = logits.shape[-1], _extent(logits)
+    kept = ops.reshape(ops.cast(valid, "float32"), (batch, pixels, 1))
+    truth = ops.reshape(ops.one_hot(labels, classes, dtype="float32"), (batch, pixels, classes))
+    probabilities = ops.reshape(ops.softmax(logits, axis=-1), (batch, pixels, classes))
     return truth * kept, probabilities * kept
 
 

@@ -114,6 +114,17 @@ def test_lovasz_between():
 
 
 @pytest.mark.parametrize("kind", LOSSES)
+def test_sizes_that_are_not_known_before(kind):
+    """As of validation images, which are whole and of several sizes."""
+    sizes = tf.TensorSpec((None, None, None), "uint8"), tf.TensorSpec((None, None, None, 3))
+    loss = tf.function(SegmentationLoss(kind), input_signature=sizes)
+    # float32 sums in another order
+    assert float(loss(LABELS, LOGITS)) == pytest.approx(
+        float(SegmentationLoss(kind)(LABELS, LOGITS)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", LOSSES)
 def test_ignored_images_add_nothing(kind):
     ignored = np.full((1, 4, 5), 255, "uint8")
     assert float(np.max(LOSSES[kind](ignored, LOGITS[:1]))) == 0
