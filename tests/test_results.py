@@ -10,6 +10,7 @@ import os
 
 import keras
 import pytest
+import quantisation
 
 import evaluation
 import kseg
@@ -122,6 +123,37 @@ def test_what_scoring_costs(tmp_path, monkeypatch):
     assert float(written["peak_memory"]["value"]) == 1
     facts = json.loads((tmp_path / "evaluation.json").read_text())
     assert {"pillow", "cityscapesscripts"} <= facts["versions"].keys()
+
+
+def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):
+    """Rows by row, commands in turn, and what is there is not measured again."""
+    monkeypatch.setattr(quantisation, "TABLE", tmp_path / "quantisation.csv")
+    monkeypatch.setattr(quantisation, "ENVIRONMENT", tmp_path / "quantisation.json")
+    calibration = "--calibration-dataset camvid --calibration-dir $CAMVID --calibration-count 2"
+    files = {
+        "fp32": ["convert MODEL x.tflite --input-size 48 64"],
+        "twice": [
+            "convert MODEL x.tflite --input-size 48 64",
+            f"convert MODEL x.tflite --input-size 48 64 --precision int8 {calibration}",
+        ],
+    }
+    monkeypatch.setattr(quantisation, "FILES", files)
+    quantisation.main(tiny_camvid)
+    rows = quantisation.read_rows()
+    assert list(rows) == [("cgnet_m3n21", "fp32"), ("cgnet_m3n21", "twice")]
+    whole, small = rows.values()
+    assert (whole["points"], small["command"].count(" && ")) == ("+0.00", 1)
+    assert float(small["points"]) == pytest.approx(
+        float(small["mean_iou"]) - float(whole["mean_iou"])
+    )
+    assert int(small["packed"]) < int(small["bytes"]) < int(whole["bytes"])
+    assert "$CAMVID" in small["command"]
+    assert "camvid-train:cgnet_m3n21 x.tflite" in small["command"]
+    monkeypatch.setattr(quantisation, "measure", None)
+    quantisation.main(tiny_camvid)
+    # Of other weights all is measured.
+    monkeypatch.setattr(quantisation, "weights_of", lambda _name: "0" * 16)
+    assert not quantisation.read_rows()
 
 
 def test_turns():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +43,34 @@ class Bridge:
 
     model: tf_keras.Model
     weights: dict[str, list[list[tf.Variable]]]
+
+    def fit(
+        self,
+        batches: tf.data.Dataset,
+        loss: Callable[[Any, Any], Any],
+        steps: int,
+        learning_rate: float,
+        progress: Callable[[int, int], None],
+        callbacks: Sequence[tf_keras.callbacks.Callback] = (),
+    ) -> None:
+        """Trains by Adam, its rate falling to zero on a cosine.
+
+        Args:
+            batches: images (N, H, W, 3) 0..255 and labels; repeated as needed.
+            loss: of (labels, logits) by pixel, its mean is minimised; keras.ops work.
+            steps: at least 1.
+            learning_rate: of the first step.
+            progress: told steps done and in all.
+            callbacks: of the optimisation library.
+        """
+        rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        self.model.compile(tf_keras.optimizers.Adam(rate), loss=loss)
+        report = tf_keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: progress(step + 1, steps)
+        )
+        self.model.fit(
+            batches.repeat(), steps_per_epoch=steps, verbose=0, callbacks=[*callbacks, report]
+        )
 
     def copy_to(self, target: keras.Model) -> None:
         """Copies the weights into the Keras 3 model that this was made of."""
@@ -138,6 +166,15 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
 
     twin = walk(model, call)
     return Bridge(tf_keras.Model(image, tensors[id(twin.outputs[0])]), weights)
+
+
+def has_dense_kernel(layer: tf_keras.layers.Layer) -> bool:
+    """Whether it is a convolution, transposed or not, of all channels at once.
+
+    Depthwise kernels are a small share of all weights, and the network misses each of them.
+    """
+    kinds = tf_keras.layers.Conv2D, tf_keras.layers.Conv2DTranspose
+    return isinstance(layer, kinds) and not isinstance(layer, tf_keras.layers.DepthwiseConv2D)
 
 
 def _built(layer: tf_keras.layers.Layer, x: Any, weights: list[np.ndarray]) -> list[tf.Variable]:

@@ -84,6 +84,7 @@ def convert(
     calibration: Iterable[np.ndarray] | None = None,
     calibration_method: str = "moving-average",
     keep_float: Collection[str] = (),
+    sparse: bool = False,
     dynamic_batch: bool = False,
 ) -> None:
     """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
@@ -104,6 +105,8 @@ def convert(
         calibration_method: "min-max", "moving-average" or "percentile", what the images
             make of an activation's range (``quantise_int8``).
         keep_float: layers of the model whose operators stay in float32, of int8 only.
+        sparse: kernels without their zeros, of a pruned model in fp32 or fp16: a smaller
+            file with an operator, DENSIFY, that runs on the CPU but not on a GPU.
         dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
 
     Raises:
@@ -120,6 +123,7 @@ def convert(
         calibration=calibration,
         calibration_method=calibration_method,
         keep_float=keep_float,
+        sparse=sparse,
         dynamic_batch=dynamic_batch,
     )
 
@@ -134,6 +138,7 @@ def convert_each(
     calibration: Iterable[np.ndarray] | None = None,
     calibration_method: str = "moving-average",
     keep_float: Collection[str] = (),
+    sparse: bool = False,
     dynamic_batch: bool = False,
 ) -> None:
     """``convert`` to several precisions, which takes little longer than one.
@@ -141,7 +146,7 @@ def convert_each(
     Args:
         model: as for ``convert``.
         paths: the file of each precision.
-        output, input_size, input_type, calibration, calibration_method, keep_float,
+        output, input_size, input_type, calibration, calibration_method, keep_float, sparse,
             dynamic_batch: as for ``convert``.
     """
     for precision, path in paths.items():
@@ -155,6 +160,8 @@ def convert_each(
             raise KsegError(f"{path}: precision is {precision!r}; an .onnx file has fp32 only")
         if suffix != ".onnx" and dynamic_batch:
             raise KsegError(f"{path}: a .tflite file has a batch of 1; leave --dynamic-batch out")
+        if sparse and (suffix == ".onnx" or precision not in ("fp32", "fp16")):
+            raise KsegError(f"{path}: only .tflite files in fp32 and fp16 can be sparse")
     if output not in OUTPUTS:
         raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
     if keras.backend.backend() != "tensorflow":
@@ -185,7 +192,7 @@ def convert_each(
             content = to_onnx(_serving(graph), card)
         else:
             if key not in floats:
-                floats[key] = to_flatbuffer(graph, half=key[1])
+                floats[key] = to_flatbuffer(graph, half=key[1], sparse=sparse)
             content = floats[key]
             if precision == "w8":
                 content = quantise_weights(content)
@@ -198,7 +205,9 @@ def convert_each(
                     keep_float=tensors_of(keep_float, content, graph),
                 )
                 content = with_input_type(content, dtype)
-            content = gpu_clean(content, card)
+            content = gpu_clean(content, card, beside={"DENSIFY"} if sparse else set())
+            if sparse and "DENSIFY" not in operators(content):
+                raise KsegError(f"{path}: too few weights are zero; prune the model first")
         with whole(path) as temporary:
             temporary.write_bytes(content)
 
@@ -250,13 +259,18 @@ def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> l
     return tensors
 
 
-def gpu_clean(content: bytes, card: Card) -> bytes:
+def gpu_clean(content: bytes, card: Card, beside: Collection[str] = ()) -> bytes:
     """The file with its card.
+
+    Args:
+        content: the file.
+        card: its card.
+        beside: operators that may be there, though no GPU runs them.
 
     Raises:
         KsegError: an operator that the GPU delegate does not run.
     """
-    if refused := sorted(set(operators(content)) - GPU_OPERATORS):
+    if refused := sorted(set(operators(content)) - GPU_OPERATORS - set(beside)):
         raise KsegError(
             f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
             "write the layer with those of kseg.tflite.convert"
@@ -324,12 +338,15 @@ def _serving(graph: Any) -> Callable[..., Any]:
     )
 
 
-def to_flatbuffer(graph: Any, *, half: bool = False, quantised: bool = False) -> bytes:
+def to_flatbuffer(
+    graph: Any, *, half: bool = False, sparse: bool = False, quantised: bool = False
+) -> bytes:
     """A .tflite model of a graph with one image input and one output.
 
     Args:
         graph: of Keras 3, or of tf_keras.
         half: weights in half precision.
+        sparse: kernels of mostly zeros without them.
         quantised: the graph rounds its tensors; input and output become int8.
     """
     # Through a saved model, as from_keras_model goes, it takes two to three times as long.
@@ -338,11 +355,13 @@ def to_flatbuffer(graph: Any, *, half: bool = False, quantised: bool = False) ->
     with quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
         converter.experimental_lower_to_saved_model = False
+        if half or quantised:
+            converter.optimizations.add(tf.lite.Optimize.DEFAULT)
+        if sparse:
+            converter.optimizations.add(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
         if half:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
         if quantised:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.inference_input_type = tf.int8
             if graph.output.dtype == tf.float32:
                 converter.inference_output_type = tf.int8

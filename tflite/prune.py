@@ -16,12 +16,10 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
-from kseg.tflite.bridge import to_tf_keras
+from kseg.tflite.bridge import has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 STRUCTURES = {"2:4": (2, 4)}
-
-_PRUNED = (tf_keras.layers.Conv2D, tf_keras.layers.Conv2DTranspose)
 
 
 def prune(
@@ -75,22 +73,19 @@ def prune(
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-        if isinstance(layer, tf_keras.layers.DepthwiseConv2D) or not isinstance(layer, _PRUNED):
+        if not has_dense_kernel(layer):
             return layer
         return tfmot.sparsity.keras.prune_low_magnitude(layer, **how)
 
     bridge = to_tf_keras(result, wrap)
-    rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    bridge.model.compile(tf_keras.optimizers.Adam(rate), loss=loss)
-    report = tf_keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda step, logs: progress(step + 1, steps)
-    )
-    bridge.model.fit(
-        batches.repeat(),
-        steps_per_epoch=steps,
-        verbose=0,
-        # It applies the zeros once more behind the last step.
-        callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), report],
+    # It applies the zeros once more behind the last step.
+    bridge.fit(
+        batches,
+        loss,
+        steps,
+        learning_rate,
+        progress,
+        [tfmot.sparsity.keras.UpdatePruningStep()],
     )
     bridge.copy_to(result)
     return result

@@ -90,16 +90,8 @@ def train_quantised(
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))
     bridge = to_tf_keras(graph, ranges.trained)
-    trained = bridge.model
-    rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
-    trained.compile(tf_keras.optimizers.Adam(rate), loss=loss)
     if steps:
-        report = tf_keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda step, logs: progress(step + 1, steps)
-        )
-        trained.fit(
-            batches.repeat(), steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[report]
-        )
+        bridge.fit(batches, loss, steps, learning_rate, progress)
     bridge.copy_to(graph)
     result, card = export_graph(model, output, input_size, split=False)
     result = split_for_quantisation(result)
@@ -166,7 +158,8 @@ class _Ranges:
             quantizer = _quantizers.FixedQuantizer(8, *_SIGMOID, narrow_range=False)
         elif rounded:
             quantizer = self._quantizers[layer.name] = _Range(*self._limits[layer.name])
-        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, quantizer))
+        free = None if kernel is None else getattr(layer, kernel).numpy() != 0
+        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, free, quantizer))
 
     def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
         """Rounds the output within the trained range; the converter rounds kernels."""
@@ -229,16 +222,25 @@ class _Range(_quantizers.MovingAverageQuantizer):
 
 
 class _Kernel(_quantizers.LastValueQuantizer):
-    """One scale a channel, the last axis but one of ``depthwise`` and transposed kernels."""
+    """One scale a channel; zeros, as of a pruned model, stay zeros.
 
-    def __init__(self, swapped: bool) -> None:
+    Args:
+        swapped: channels are on the last axis but one, as in depthwise and transposed kernels.
+        free: what is no zero, of the kernel's shape, bool.
+    """
+
+    def __init__(self, swapped: bool, free: np.ndarray) -> None:
         super().__init__(8, per_axis=True, symmetric=True, narrow_range=True)
         self._axes = (0, 1, 3, 2) if swapped else (0, 1, 2, 3)
+        self._free = free
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         return super().build([tensor_shape[axis] for axis in self._axes], name, layer)
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs) -> Any:
+        if not self._free.all():
+            # No gradient reaches them either.
+            inputs = tf.where(self._free, inputs, 0.0)
         rounded = super().__call__(tf.transpose(inputs, self._axes), training, weights, **kwargs)
         return tf.transpose(rounded, self._axes)
 
@@ -246,8 +248,8 @@ class _Kernel(_quantizers.LastValueQuantizer):
 class _Rounded(tfmot.quantization.keras.QuantizeConfig):
     """What of a layer is rounded: its kernel, if it has one that trains, and its output."""
 
-    def __init__(self, kernel: str | None, output: Any) -> None:
-        self._kernel, self._output = kernel, output
+    def __init__(self, kernel: str | None, free: np.ndarray | None, output: Any) -> None:
+        self._kernel, self._free, self._output = kernel, free, output
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self._kernel is None:
@@ -255,7 +257,7 @@ class _Rounded(tfmot.quantization.keras.QuantizeConfig):
         swapped = isinstance(
             layer, tf_keras.layers.DepthwiseConv2D | tf_keras.layers.Conv2DTranspose
         )
-        return [(getattr(layer, self._kernel), _Kernel(swapped))]
+        return [(getattr(layer, self._kernel), _Kernel(swapped, self._free))]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []

@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "convert": "a .keras file into a .tflite or .onnx file",
     "qat": "train a .keras file for int8 and write the .tflite file",
     "prune": "train a .keras file until most of its weights are zero",
+    "cluster": "train a .keras file until each kernel has a few values",
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "benchmark": "latency, memory and size of files, by turns",

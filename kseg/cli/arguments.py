@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from kseg.crf import DenseCRF
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
-from kseg.model import SegmentationModel
+from kseg.files import whole
+from kseg.model import SegmentationModel, load_model
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.progress import Countdown
 
@@ -140,6 +141,24 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
         "learning_rate": args.learning_rate,
         "progress": Countdown("steps"),
     }
+
+
+def add_smaller(parser: argparse.ArgumentParser) -> None:
+    """A .keras file that is trained on, and what it becomes."""
+    parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
+    parser.add_argument("out", type=Path, metavar="OUT", help=".keras")
+    add_fine_tuning(parser, learning_rate=1e-4)
+
+
+def save_smaller(
+    args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
+) -> None:
+    """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    model = load_model(args.file)
+    result = make(model, **fine_tuning(args, model), **options)
+    with whole(args.out) as path:
+        result.save(path)
+    print(f"{args.out}: {result.card.weights}")
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
     arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
     parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="of a pruned model in fp32 or fp16: leave the zeros out, for CPUs only",
+    )
+    parser.add_argument(
         "--dynamic-batch", action="store_true", help="of .onnx: any number of images at once"
     )
     arguments.add_calibration(parser)
@@ -41,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         calibration=calibration,
         calibration_method=args.calibration,
         keep_float=args.keep_float,
+        sparse=args.sparse,
         dynamic_batch=args.dynamic_batch,
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -1,4 +1,6 @@
-"""Pruned models: where the zeros are, and that the file is what was trained."""
+"""Pruned and clustered models: where the zeros and values are, and what files make of them."""
+
+import zlib
 
 import keras
 import numpy as np
@@ -6,8 +8,12 @@ import pytest
 
 import kseg
 from kseg.cli import main
-from kseg.data import open_dataset
+from kseg.tflite import convert
 from kseg.tflite.bridge import to_tf_keras
+from kseg.tflite.flatbuffer import operators
+from kseg.tflite.predictors import TFLitePredictor
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 
 def kernels(model: keras.Model) -> list[np.ndarray]:
@@ -16,37 +22,120 @@ def kernels(model: keras.Model) -> list[np.ndarray]:
     ]
 
 
-def run(tiny_keras, tiny_camvid, out, *options) -> kseg.SegmentationModel:
-    args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--steps", 8, "--batch-size", 2]
-    args += ["--crop", 48, 64, *options]
-    assert main(["prune", *map(str, [tiny_keras, out, *args])]) == 0
-    return kseg.model.load_model(out)
+def fixed_kernels(path) -> list[np.ndarray]:
+    """The int8 kernels of a file's convolutions."""
+    interpreter = TFLitePredictor(path)._interpreter
+    indices = [
+        operator["inputs"][1]
+        for operator in interpreter._get_ops_details()
+        if operator["op_name"] == "CONV_2D"
+    ]
+    found = [interpreter.get_tensor(index) for index in indices]
+    return [kernel for kernel in found if kernel.dtype == np.int8]
 
 
-def test_share_of_zeros(tiny_keras, tiny_camvid, tiny_model, tmp_path):
-    model = run(tiny_keras, tiny_camvid, tmp_path / "x.keras", "--sparsity", 0.75)
+@pytest.fixture(scope="module")
+def run(tiny_camvid, tmp_path_factory):
+    """A command that trains, with what all share; its model and file."""
+
+    def run(command, file, *options):
+        out = tmp_path_factory.mktemp(command) / "x.keras"
+        args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--steps", 8, "--batch-size", 2]
+        args += ["--crop", 48, 64, *options]
+        assert main([command, *map(str, [file, out, *args])]) == 0
+        return kseg.model.load_model(out), out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pruned(run, tiny_keras):
+    return run("prune", tiny_keras, "--sparsity", 0.75)
+
+
+@pytest.fixture(scope="module")
+def clustered(run, pruned):
+    """Of the pruned model; its learning rate moves every weight of a kernel."""
+    return run("cluster", pruned[1], "--clusters", 8, "--learning-rate", 1e-2)[0]
+
+
+def assert_trained(after: keras.Model, before: keras.Model) -> None:
+    """In every kernel something other than to zero; and it computes what was trained."""
+    pairs = zip(kernels(after), kernels(before), strict=True)
+    assert min(np.abs(x - y)[x != 0].max() for x, y in pairs) > 0
+    want = np.asarray(to_tf_keras(after).model(IMAGE[None].astype("float32")))
+    # float32 sums of the same operators in another graph
+    np.testing.assert_allclose(after(IMAGE[None]), want, atol=1e-5 * np.abs(want).max())
+
+
+def test_share_of_zeros(pruned, tiny_model):
+    model, _ = pruned
     for kernel in kernels(model):
         # The library rounds the number of zeros.
         assert (kernel == 0).sum() == pytest.approx(0.75 * kernel.size, abs=1)
     assert model.card.weights == f"{tiny_model.card.weights}; 75% of weights pruned"
-    # What is left has trained.
-    pairs = zip(kernels(model), kernels(tiny_model), strict=True)
-    kept = [np.abs(after - before)[after != 0].max() for after, before in pairs]
-    assert min(kept) > 0
-    data = open_dataset("camvid", tiny_camvid, "val")
-    image = data.labelled(data.samples[0])[0][None].astype("float32")
-    want = np.asarray(to_tf_keras(model).model(image))
-    # float32 sums of the same operators in another graph
-    np.testing.assert_allclose(model(image), want, atol=1e-5 * np.abs(want).max())
+    assert_trained(model, tiny_model)
 
 
-def test_two_of_four(tiny_keras, tiny_camvid, tmp_path):
+def test_two_of_four(run, tiny_keras):
     """In every four consecutive input channels; the image has only three."""
-    model = run(tiny_keras, tiny_camvid, tmp_path / "x.keras", "--structure", "2:4")
+    model, _ = run("prune", tiny_keras, "--structure", "2:4")
     for kernel in kernels(model):
         whole = kernel.shape[2] // 4 * 4
         groups = np.moveaxis(kernel[:, :, :whole], 2, -1).reshape(-1, 4)
         assert ((groups == 0).sum(-1) == 2).all()
+
+
+def test_values(clustered, pruned, tiny_model):
+    """At most eight a kernel, zero among them where it was; the rest is in use."""
+    for kernel, before in zip(kernels(clustered), kernels(pruned[0]), strict=True):
+        assert 3 <= len(np.unique(kernel)) <= 8
+        assert not kernel[before == 0].any()
+    assert clustered.card.weights.endswith("75% of weights pruned; 8 values a kernel")
+    assert_trained(clustered, pruned[0])
+
+
+def test_zeros_in_int8(pruned, tmp_path):
+    """After post-training quantisation and after quantisation-aware training."""
+    convert(pruned[0], tmp_path / "x.tflite", precision="int8", calibration=[IMAGE])
+    assert zeros(tmp_path / "x.tflite") > 0.74
+
+
+def test_zeros_after_quantisation_aware_training(pruned, tiny_camvid, tmp_path):
+    out = tmp_path / "x.tflite"
+    args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--steps", 4, "--batch-size", 2]
+    args += ["--learning-rate", 1e-2, "--crop", 48, 64]
+    assert main(["qat", *map(str, [pruned[1], out, *args])]) == 0
+    assert zeros(out) > 0.74
+
+
+def zeros(path) -> float:
+    """The share of zeros in a file's int8 kernels."""
+    values = np.concatenate([kernel.ravel() for kernel in fixed_kernels(path)])
+    return (values == 0).mean()
+
+
+def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
+    """Zeros and few values tell once a file is compressed, zeros also in a sparse file."""
+    files = {}
+    for name, model, sparse in (
+        ("dense", tiny_model, False),
+        ("pruned", pruned[0], False),
+        ("clustered", clustered, False),
+        ("sparse", pruned[0], True),
+    ):
+        convert(model, tmp_path / "x.tflite", sparse=sparse)
+        files[name] = (tmp_path / "x.tflite").read_bytes()
+    sizes = {name: len(content) for name, content in files.items()}
+    packed = {name: len(zlib.compress(content)) for name, content in files.items()}
+    assert packed["clustered"] < packed["pruned"] < packed["dense"]
+    assert sizes["pruned"] == pytest.approx(sizes["dense"], rel=0.01)
+    assert sizes["sparse"] < sizes["pruned"]
+    assert "DENSIFY" in operators(files["sparse"])
+    (tmp_path / "pruned.tflite").write_bytes(files["pruned"])
+    want = TFLitePredictor(tmp_path / "pruned.tflite")(IMAGE)
+    got = TFLitePredictor(tmp_path / "x.tflite")(IMAGE)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +145,28 @@ def test_two_of_four(tiny_keras, tiny_camvid, tmp_path):
         (["--sparsity", 1.5], "sparsity is 1.5"),
         (["--structure", "1:3"], "structure is '1:3'"),
         (["--sparsity", 0.5, "--steps", 3], "steps are 3"),
+        (["--clusters", 2], "clusters are 2"),
+        (["--clusters", 8, "--steps", 0], "steps are 0"),
     ],
 )
 def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
     out = tmp_path / "x.keras"
     args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--batch-size", 2, "--crop", 48, 64]
-    assert main(["prune", *map(str, [tiny_keras, out, *args, *options])]) == 1
+    command = "cluster" if "--clusters" in options else "prune"
+    assert main([command, *map(str, [tiny_keras, out, *args, *options])]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("x.tflite", {}, r"x\.tflite: too few weights are zero; prune the model first"),
+        ("x.tflite", dict(precision="w8"), r"x\.tflite: only .tflite files in fp32 and fp16"),
+        ("x.onnx", {}, r"x\.onnx: only .tflite files in fp32 and fp16"),
+    ],
+)
+def test_sparse_refusals(name, options, message, tiny_model, tmp_path):
+    with pytest.raises(kseg.KsegError, match=message):
+        convert(tiny_model, tmp_path / name, sparse=True, **options)
+    assert list(tmp_path.iterdir()) == []

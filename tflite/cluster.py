@@ -1,0 +1,79 @@
+"""Weight sharing in Keras 3 models, by tensorflow-model-optimization.
+
+Every kernel gets a few values that its weights share (Han et al., arXiv:1510.00149, Section
+3). The network trains in tf_keras (``kseg.tflite.bridge``), its weights choosing their values
+anew at each step. Files keep their size until they are compressed, as an app's package is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras
+
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+from kseg.tflite.bridge import has_dense_kernel, to_tf_keras
+from kseg.zoo import build
+
+_START = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+
+
+def cluster(
+    model: SegmentationModel,
+    *,
+    batches: tf.data.Dataset,
+    loss: Callable[[Any, Any], Any],
+    steps: int,
+    clusters: int,
+    learning_rate: float = 1e-4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SegmentationModel:
+    """The model after ``steps`` of training, with at most ``clusters`` values a kernel.
+
+    Depthwise kernels, and those of no more weights than that, stay as free as they are.
+    Zeros of a pruned model stay zeros.
+
+    Args:
+        model: stays as it is.
+        batches, loss, steps, learning_rate, progress: as for ``kseg.tflite.bridge.Bridge.fit``.
+        clusters: 3 to 256.
+
+    Raises:
+        KsegError: a value out of range, or a model with training heads.
+    """
+    if not 3 <= clusters <= 256:
+        raise KsegError(f"clusters are {clusters}; they must be 3 to 256")
+    if steps < 1 or not learning_rate > 0:
+        raise KsegError(
+            f"steps are {steps}, learning rate {learning_rate}; clustering needs 1 and more than 0"
+        )
+    card = model.card.for_inference()
+    way = f"{clusters} values a kernel"
+    result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
+    wrappers: dict[str, tf_keras.layers.Layer] = {}
+
+    def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+        if not has_dense_kernel(layer) or layer.kernel.shape.num_elements() <= clusters:
+            return layer
+        wrappers[layer.name] = tfmot.clustering.keras.cluster_weights(
+            layer,
+            number_of_clusters=clusters,
+            cluster_centroids_init=_START,
+            preserve_sparsity=bool((layer.kernel.numpy() == 0).any()),
+        )
+        return wrappers[layer.name]
+
+    keras.utils.set_random_seed(0)
+    bridge = to_tf_keras(result, wrap)
+    bridge.fit(batches, loss, steps, learning_rate, progress)
+    for wrapper in wrappers.values():
+        # The last step moved the weights behind the choice of their values.
+        wrapper.update_clustered_weights_associations()
+        wrapper.original_clusterable_weights["kernel"].assign(wrapper.layer.kernel)
+    bridge.copy_to(result)
+    return result
