@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kseg._startup import quiet_stderr
@@ -12,6 +14,9 @@ from kseg.model import Card, first_line
 from kseg.tflite.flatbuffer import CARD_ENTRY
 
 OPSET = 17
+
+# Weights of a network that is not copied before every pass over its graph.
+_LARGE = 100_000_000
 
 
 def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
@@ -32,7 +37,9 @@ def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
         import tf2onnx
     except ImportError as error:
         raise KsegError(f"onnx: needs {error.name}; install kseg[onnx]") from None
-    with quiet_stderr():
+    weights = function.get_concrete_function().variables
+    large = sum(weight.shape.num_elements() for weight in weights) > _LARGE
+    with quiet_stderr(), _copies(not large):
         model, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
@@ -48,6 +55,25 @@ def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
         ) from error
     onnx.helper.set_model_props(model, {CARD_ENTRY: json.dumps(card.to_json())})
     return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _copies(wanted: bool) -> Iterator[None]:
+    """Whether tf2onnx keeps a copy of the graph in case that a pass fails.
+
+    One does on a scalar that is added (MobileNetV3's activations). The copies of half a
+    gigabyte of weights (FCN) took more than 20.
+    """
+    name = "TF2ONNX_CATCH_ERRORS"
+    if wanted or name in os.environ:
+        yield
+        return
+    # tf2onnx 1.17 takes any value for "no".
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _resize_to_sizes(graph: Any, nodes: list[Any]) -> list[Any]:

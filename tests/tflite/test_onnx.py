@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 from collections import Counter
 
 import keras
@@ -152,6 +153,20 @@ def test_refusals(name, options, message, tiny_model, tmp_path):
     with pytest.raises(kseg.KsegError, match=message):
         kseg.tflite.convert(tiny_model, tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_network_is_not_copied(tiny_model, files, tmp_path, monkeypatch):
+    """The same function without tf2onnx' copies of the graph, of which it makes no more."""
+    from tf2onnx import graph
+
+    monkeypatch.setattr("kseg.tflite.to_onnx._LARGE", 1000)
+    monkeypatch.setattr(graph.Graph, "__deepcopy__", None, raising=False)
+    kseg.tflite.convert(tiny_model, tmp_path / "x.onnx")
+    # float32 sums in another order: of a copy some constants are merged otherwise
+    want = OnnxPredictor(files["logits"])(IMAGE)
+    got = OnnxPredictor(tmp_path / "x.onnx")(IMAGE)
+    np.testing.assert_allclose(got, want, atol=FLOAT32 * np.ptp(want))
+    assert "TF2ONNX_CATCH_ERRORS" not in os.environ
 
 
 def test_an_operator_without_onnx_form(tiny_model):
