@@ -9,6 +9,7 @@ import json
 import os
 
 import keras
+import latency
 import pytest
 import quantisation
 
@@ -178,3 +179,27 @@ def test_digest():
     assert digest(small(kernel_initializer="zeros", kernel_regularizer="l2")) == same
     for options in (dict(dilation_rate=2), dict(padding="same"), dict(activation="relu")):
         assert digest(small(**options)) != same
+
+
+def test_latency(tmp_path, monkeypatch):
+    """Files of a small network; the table keeps other networks' rows."""
+    monkeypatch.setattr(latency, "OUTPUTS", ("stride-logits",))
+    monkeypatch.setattr(latency, "PRECISIONS", ("fp32", "int8"))
+    rows = latency.measure("cgnet_m3n15", size=(64, 96))
+    assert [(row["output"], row["precision"]) for row in rows] == [
+        ("stride-logits", "fp32"),
+        ("stride-logits", "int8"),
+    ]
+    latency.write(rows, tmp_path)
+    latency.write([{**row, "model": "enet"} for row in rows], tmp_path)
+    latency.write(rows, tmp_path)
+    written = latency.read_rows(tmp_path)
+    assert [row["model"] for row in written] == ["cgnet_m3n15"] * 2 + ["enet"] * 2
+    assert all(float(row["run_ms"]) > 0 for row in written)
+    assert float(written[0]["times"]) == 1
+    assert int(written[1]["bytes"]) < int(written[0]["bytes"])
+
+
+@pytest.mark.parametrize("row", latency.read_rows(), ids=lambda row: "-".join([*row.values()][:3]))
+def test_the_graph_is_the_one_timed(row):
+    assert row["graph"] == graph_of(row["model"]), "run `python results/latency.py`"

@@ -32,6 +32,8 @@ from kseg.tflite.flatbuffer import (
 CALIBRATIONS = ("min-max", "moving-average", "percentile")
 
 _LARGE = 32 * 2**20
+# The range of an activation that is no range.
+_NONE = 1e-6
 _TAILS = (0.01, 99.99)
 _SAMPLE = 2**18
 
@@ -76,6 +78,14 @@ def quantise_int8(
     how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
         ranges = _calibrated(content, how, signature, argument, prepared, calibration)
+        for values in ranges.values():
+            # Units that are dead on all images: a step of nothing would keep XNNPACK, and so
+            # every phone's CPU, from running the file.
+            if (
+                np.size(values["max"]) == 1
+                and np.max(values["max"]) - np.min(values["min"]) < _NONE
+            ):
+                values["max"] = np.full_like(values["max"], 1.0)
         limits = {
             name: (float(np.min(r["min"])), float(np.max(r["max"]))) for name, r in ranges.items()
         }

@@ -136,6 +136,20 @@ def test_int8_maps_pixels_without_loss(tiny_model, tmp_path):
     assert tensors["image"] == (1.0, -128)
 
 
+def test_int8_with_dead_units(tiny_model, tmp_path):
+    """A gate whose ReLU is zero on all images; XNNPACK would not take a range of nothing."""
+    card = tiny_model.card
+    model = kseg.create_model("cgnet_m3n21", num_classes=card.num_classes, **card.options)
+    model.set_weights(tiny_model.get_weights())
+    dead = model.get_layer("level2_0.F_glo.fc.0")
+    kernel, bias = dead.get_weights()
+    dead.set_weights([kernel, np.full_like(bias, -1e3)])
+    path = tmp_path / "x.tflite"
+    images = [IMAGE, IMAGE[::-1]]
+    kseg.tflite.convert(model, path, input_size=(48, 64), precision="int8", calibration=images)
+    assert decibels(TFLitePredictor(path)(IMAGE), np.asarray(model(IMAGE[None]))[0]) > 8
+
+
 def test_kernels_above_32_mib():
     """litert-quantizer's own path for them fails; the weights come back to half a step."""
     keras.utils.set_random_seed(9)

@@ -1,0 +1,135 @@
+"""What .tflite files take on a CPU: ``results/tflite.csv``, written network by network.
+
+``python results/latency.py [MODEL ...]``: of the models that are named, or of every row of the
+zoo that is missing, those of the least arithmetic first. Each is made in four precisions and
+every output form at 512x1024 with random weights, which the time does not depend on. The
+precisions of a form run by turns on two threads, one at a time, so that a busy machine slows
+all alike; networks of 30 G multiply-adds and more run fewer times. A row has
+
+    bytes       of the file
+    run_ms      the network, median; copy_ms what goes in and out, argmax_ms the host's decision
+    p90_ms      of the run
+    times       the median of fp32's run by its own: how many times faster than fp32
+    graph       digest of the network, as in results/zoo.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import kseg
+from kseg.cost import multiply_adds
+from kseg.data.streets import draw_scene
+from kseg.environment import environment
+from kseg.files import whole
+from kseg.tflite.benchmark import Timing, benchmark
+from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
+from matrix import MOST, digest, like_trained
+
+RESULTS = Path(__file__).parent
+SIZE, THREADS = (512, 1024), 2
+COLUMNS = (
+    *("model", "output", "precision", "bytes", "run_ms", "p90_ms", "copy_ms", "argmax_ms"),
+    *("times", "runs", "graph"),
+)
+
+
+def measure(name: str, size: tuple[int, int] = SIZE) -> list[dict[str, Any]]:
+    """A network's rows; without stride logits where it computes all of them at full size."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1)
+    graph = digest(kseg.create_model(name))
+    model = kseg.create_model(name, input_shape=(64, 128, 3))
+    like_trained(model)
+    work = multiply_adds(kseg.create_model(name, input_shape=(*size, 3)))
+    runs = 10 if work < MOST else 3
+    rows = []
+    for output in OUTPUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            files = {p: Path(folder) / f"{p}.tflite" for p in PRECISIONS}
+            scenes = [draw_scene(20, *size).image]
+            try:
+                convert_each(model, files, output=output, input_size=size, calibration=scenes)
+            except kseg.KsegError as error:
+                if "no low-resolution logits" not in str(error):
+                    raise
+                continue
+            timings = benchmark(list(files.values()), threads=THREADS, runs=runs, warm_up=1)
+        whole_run = timings[0].run.median
+        rows += [
+            _row(precision, timing, whole_run, graph)
+            for precision, timing in zip(files, timings, strict=True)
+        ]
+    return rows
+
+
+def _row(precision: str, timing: Timing, fp32: float, graph: str) -> dict[str, Any]:
+    return {
+        "model": timing.model,
+        "output": timing.output,
+        "precision": precision,
+        "bytes": timing.file_size,
+        "run_ms": f"{1e3 * timing.run.median:.1f}",
+        "p90_ms": f"{1e3 * timing.run.p90:.1f}",
+        "copy_ms": f"{1e3 * timing.copy.median:.1f}",
+        "argmax_ms": f"{1e3 * timing.argmax.median:.1f}",
+        "times": f"{fp32 / timing.run.median:.2f}",
+        "runs": timing.runs,
+        "graph": graph,
+    }
+
+
+def read_rows(results: Path = RESULTS) -> list[dict[str, str]]:
+    """The table's rows; none where it is absent."""
+    table = results / "tflite.csv"
+    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
+
+
+def write(rows: list[dict[str, Any]], results: Path) -> None:
+    """Puts a network's rows into the table, and what they were measured with beside it."""
+    names = {row["model"] for row in rows}
+    kept = [row for row in read_rows(results) if row["model"] not in names]
+    order = {name: number for number, name in enumerate(kseg.list_models())}
+    with whole(results / "tflite.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*kept, *rows], key=lambda row: order[row["model"]]))
+    with whole(results / "tflite.json") as path:
+        facts = {**environment(), "threads": THREADS, "size": SIZE}
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def missing() -> list[str]:
+    """Models without rows of their graph as it is now, those of the least arithmetic first."""
+    measured = {(row["model"], row["graph"]) for row in read_rows()}
+    work = {}
+    for name in kseg.list_models():
+        model = kseg.create_model(name, input_shape=(*SIZE, 3))
+        if (name, digest(kseg.create_model(name))) not in measured:
+            work[name] = multiply_adds(model)
+    return sorted(work, key=work.get)
+
+
+def main(names: Sequence[str]) -> None:
+    """Measures and shows a line a file."""
+    for name in names or missing():
+        rows = measure(name)
+        write(rows, RESULTS)
+        for row in rows:
+            print(
+                f"{name:<28} {row['output']:<14} {row['precision']:<5} "
+                f"{row['run_ms']:>8} ms  {row['times']} x  {int(row['bytes']) / 1e6:.2f} MB",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
