@@ -22,15 +22,12 @@ import argparse
 import contextlib
 import csv
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from worker import Worker, serve
 
 from kseg.environment import environment
 from kseg.errors import KsegError
@@ -50,38 +47,13 @@ _LEARNING_RATE, _WEIGHT_DECAY = 1e-3, 1e-2
 _SAME_LOSS = 2e-2
 
 
-class Stepper:
-    """A runtime in a process of its own, which steps when asked."""
+class Stepper(Worker):
+    """A runtime that trains."""
 
     def __init__(self, runtime: str, model: str, batch_size: int, size: tuple[int, int]) -> None:
-        command = [sys.executable, __file__, "--step", runtime, model, str(batch_size)]
-        self._what = f"{model} on {runtime}"
-        self._process = subprocess.Popen(
-            [*command, *map(str, size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "KERAS_BACKEND": "jax" if runtime == "jax" else "tensorflow",
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-            },
-        )
-
-    def step(self) -> dict[str, float]:
-        """``seconds`` and ``loss`` of one step, or ``trainable`` weights at the first call."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise KsegError(f"{self._what}: its process ended (code {self._process.wait()})")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        backend = "jax" if runtime == "jax" else "tensorflow"
+        arguments = [__file__, "--step", runtime, model, batch_size, *size]
+        super().__init__(f"{model} on {runtime}", arguments, KERAS_BACKEND=backend)
 
 
 def measure(
@@ -255,20 +227,15 @@ def _set_up(runtime: str) -> None:
 
 
 def _serve(runtime: str, name: str, batch_size: int, size: tuple[int, int]) -> None:
-    """Answers every line of standard input: the first with what it has, then a step each."""
-    answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
+    """Steps when asked."""
+
+    def make() -> tuple[Callable[[], float], dict[str, int]]:
         _set_up(runtime)
         take = torch_step if runtime == "torch" else keras_step
         step, trainable = take(name, batch_size, size)
-        for number, _ in enumerate(sys.stdin):
-            if not number:
-                answer = {"trainable": trainable}
-            else:
-                begin = time.perf_counter()
-                loss = step()
-                answer = {"seconds": time.perf_counter() - begin, "loss": loss}
-            print(json.dumps(answer), file=answers, flush=True)
+        return step, {"trainable": trainable}
+
+    serve(make)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -73,26 +73,32 @@ def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch, capsys
     calls = []
 
     def measure(name, groups, row):
-        calls.append((name, groups, row and row["fp32_bytes"]))
-        return {**(row or {}), "model": name, "graph": "g", "measured": "tflite onnx", "note": ""}
+        row = row or {}
+        calls.append((name, groups, row.get("fp32_bytes")))
+        measured = " ".join(sorted({*row.get("measured", "").split(), *groups}, reverse=True))
+        return {**row, "model": name, "graph": "g", "measured": measured, "note": ""}
 
     monkeypatch.setattr(matrix, "TABLE", table)
     monkeypatch.setattr(matrix, "ENVIRONMENT", environment)
     monkeypatch.setattr(matrix, "measure", measure)
+    monkeypatch.setattr(matrix, "apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(matrix, "graph_of", lambda _name: "g")
     monkeypatch.setattr(kseg, "list_models", lambda: ["enet", "erfnet", "unet"])
     assert matrix.main([]) == 0
-    both = ["tflite", "onnx"]
-    assert calls == [("enet", ["onnx"], "1"), ("erfnet", both, None), ("unet", both, None)]
+    assert calls == [
+        ("enet", ["onnx"], "1"),
+        *(("erfnet", ["tflite"], None), ("erfnet", ["onnx"], None)),
+        *(("unet", ["tflite"], None), ("unet", ["onnx"], None)),
+    ]
     assert read_rows()["enet"]["fp32_bytes"] == "1"
     assert matrix.main([]) == 0
-    assert len(calls) == 3
+    assert len(calls) == 5
 
     def fails(name, *_):
         calls.append(name)
         if name == "enet":
             raise kseg.KsegError("x.tflite: the accelerator fails (lost)")
-        return measure(name, both, None)
+        return measure(name, ["tflite", "onnx"], None)
 
     # What fails keeps its row, is said, and does not keep others from being measured.
     with monkeypatch.context() as patch:
@@ -101,13 +107,16 @@ def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch, capsys
     assert "enet: x.tflite: the accelerator fails (lost)" in capsys.readouterr().err
     assert read_rows()["enet"]["fp32_bytes"] == "1"
     # Of another ONNX Runtime only that group is measured anew; of another LiteRT all is.
-    for package, groups in (("onnxruntime", ["onnx"]), ("ai-edge-litert", both)):
+    for package, groups in (
+        ("onnxruntime", [["onnx"]]),
+        ("ai-edge-litert", [["tflite"], ["onnx"]]),
+    ):
         calls.clear()
         versions = json.loads(environment.read_text())
         versions["versions"][package] = "0"
         environment.write_text(json.dumps(versions))
         assert matrix.main([]) == 0
-        assert [call[1] for call in calls] == [groups] * 3
+        assert [call[1] for call in calls] == groups * 3
 
 
 def test_what_scoring_costs(tmp_path, monkeypatch):
