@@ -5,8 +5,9 @@ not trained on it, puts its weights into ``kseg/weights`` and writes
 
     results/camvid.csv     IoU by class of every shipped model, a column a class
     results/camvid.json    versions and machine
-    docs/camvid.png        loss and mean IoU over the steps of the run
+    docs/camvid.png        loss and mean IoU over the steps of all stages
 
+A run that began with the weights of another (``--init OTHER/model.keras``) is its next stage.
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
 ``python results/camvid.py`` without arguments draws the sample that kseg ships beside them.
 """
@@ -38,10 +39,11 @@ LICENCE = "CamVid (Brostow, Fauqueur, Cipolla 2009) is for research; so are weig
 
 def ship_run(run: Path, folder: Path) -> None:
     """Scores a complete run, ships its weights and writes its row and its curve."""
-    record = json.loads((run / "config.json").read_text())
-    config = record["config"]
+    records = [json.loads((stage / "config.json").read_text()) for stage in stages(run)]
+    configs = [record["config"] for record in records]
     model = load_model(run / "model.keras")
-    held_out = config["split"] == "train"
+    splits = {config["split"] for config in configs}
+    held_out = splits == {"train"}
     score = None
     if held_out:
         score = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
@@ -49,21 +51,22 @@ def ship_run(run: Path, folder: Path) -> None:
         model,
         "camvid-train" if held_out else "camvid",
         {
-            "trained_on": f"camvid {config['split']}",
+            "trained_on": f"camvid {'+'.join(sorted(splits))}",
             "scored_on": "camvid val" if score else None,
             "mean_iou": score and score["mean_iou"],
             "class_iou": score and score["class_iou"],
-            "recipe": config,
-            "versions": record["versions"],
+            "recipe": configs,
+            "versions": records[-1]["versions"],
             "licence": LICENCE,
-            "command": command(record["command"]),
+            "command": " && ".join(
+                command(record["command"], stage) for stage, record in enumerate(records, 1)
+            ),
         },
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     if score:
         write_row(model.card.name, score)
-        with (run / "history.csv").open(newline="") as file:
-            figure = training_curve(list(csv.DictReader(file)))
+        figure = training_curve(history(stages(run)))
         with whole(ROOT / "docs/camvid.png") as temporary:
             rendered(figure).save(temporary)
         print(f"{100 * score['mean_iou']:.2f} % on val")
@@ -75,11 +78,36 @@ def draw_sample() -> None:
         Image.fromarray(draw_scene(21, 360, 480).image).save(path, quality=95)
 
 
-def command(arguments: list[str]) -> str:
-    """The command of a run, with the folders as the README names them."""
+def stages(run: Path) -> list[Path]:
+    """The runs that led to a run, by their ``--init``, and the run itself."""
+    config = json.loads((run / "config.json").read_text())["config"]
+    before = config["init"] and Path(config["init"]).parent
+    if before and (before / "config.json").is_file():
+        return [*stages(before), run]
+    return [run]
+
+
+def history(runs: list[Path]) -> list[dict[str, str]]:
+    """The rows of all runs, steps counted through."""
+    rows: list[dict[str, str]] = []
+    for run in runs:
+        done = int(rows[-1]["step"]) if rows else 0
+        with (run / "history.csv").open(newline="") as file:
+            rows += [{**row, "step": str(int(row["step"]) + done)} for row in csv.DictReader(file)]
+    return rows
+
+
+def command(arguments: list[str], stage: int) -> str:
+    """The command of a run, with folders as the README names them and one a stage."""
     words = ["kseg", *arguments[1:]]
-    for flag, value in (("--data-dir", "$CAMVID"), ("--run-dir", "runs/camvid")):
-        words[words.index(flag) + 1] = value
+    folders = {
+        "--data-dir": "$CAMVID",
+        "--run-dir": f"runs/camvid-{stage}",
+        "--init": f"runs/camvid-{stage - 1}/model.keras",
+    }
+    for flag, value in folders.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
 
 

@@ -36,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,10 @@ def _reason(result: Agreement, cost: float) -> str:
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """A call in a process of its own: a conversion of FCN leaves gigabytes behind."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
+        try:
+            return process.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise kseg.KsegError("its process was killed, as where memory ends") from None
 
 
 def main(names: list[str]) -> int:

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 
+import camvid as camvid_results
 import keras
 import latency
 import pytest
@@ -212,3 +213,20 @@ def test_latency(tmp_path, monkeypatch):
 @pytest.mark.parametrize("row", latency.read_rows(), ids=lambda row: "-".join([*row.values()][:3]))
 def test_the_graph_is_the_one_timed(row):
     assert row["graph"] == graph_of(row["model"]), "run `python results/latency.py`"
+
+
+def test_stages_of_a_run(tmp_path):
+    """A run that began with another's weights; one that began with a published file."""
+    for name, init, steps in (("a", "/weights/espnet.pth", (5, 9)), ("b", tmp_path / "a/x", (4,))):
+        (tmp_path / name).mkdir()
+        config = {"config": {"init": str(init)}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        rows = "".join(f"{step},1.0\n" for step in steps)
+        (tmp_path / name / "history.csv").write_text(f"step,loss\n{rows}")
+    runs = camvid_results.stages(tmp_path / "b")
+    assert [run.name for run in runs] == ["a", "b"]
+    assert [row["step"] for row in camvid_results.history(runs)] == ["5", "9", "13"]
+    words = ["/x/kseg", "train", "--data-dir", "/data", "--run-dir", "/r", "--init", "/r/a/x"]
+    assert camvid_results.command(words, 2) == (
+        "kseg train --data-dir $CAMVID --run-dir runs/camvid-2 --init runs/camvid-1/model.keras"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -71,6 +72,9 @@ GPU_OPERATORS = frozenset(
 )
 
 _DEFAULT_SIZE = (512, 1024)
+
+# Values of a variable that tf2onnx does not get to see: FCN's widest.
+_LARGE = 2**24
 
 
 def convert(
@@ -189,7 +193,10 @@ def convert_each(
             graphs[key[0]] = export_graph(model, output, input_size, key[0], batch_size)
         graph, card = graphs[key[0]]
         if Path(path).suffix == ".onnx":
-            content = to_onnx(_serving(graph), card)
+            large = [v for v in graph.variables if math.prod(v.shape) >= _LARGE]
+            apart = {f"weight_{i}": variable for i, variable in enumerate(large)}
+            weights = {name: np.asarray(variable) for name, variable in apart.items()}
+            content = to_onnx(_serving(graph, apart), card, weights)
         else:
             if key not in floats:
                 floats[key] = to_flatbuffer(graph, half=key[1], sparse=sparse)
@@ -328,14 +335,28 @@ class ArgMax(keras.layers.Layer):
         return keras.KerasTensor(x.shape[:-1], "uint8")
 
 
-def _serving(graph: Any) -> Callable[..., Any]:
-    """The graph as a tf.function from "image" to "output_0"."""
+def _serving(graph: Any, apart: Mapping[str, keras.Variable] | None = None) -> Callable[..., Any]:
+    """The graph as a tf.function from "image" to "output_0".
+
+    Args:
+        graph: of Keras 3, or of tf_keras.
+        apart: variables, of Keras 3 only, that are inputs of the function by these names.
+    """
     (source,) = graph.inputs
-    return tf.function(
-        lambda image: {"output_0": graph(image, training=False)},
-        input_signature=[tf.TensorSpec(source.shape, source.dtype, name="image")],
-        autograph=False,
-    )
+    signature = [tf.TensorSpec(source.shape, source.dtype, name="image")]
+    if not apart:
+        return tf.function(
+            lambda image: {"output_0": graph(image, training=False)},
+            input_signature=signature,
+            autograph=False,
+        )
+    signature += [tf.TensorSpec(v.shape, v.dtype, name=name) for name, v in apart.items()]
+
+    def serve(image: tf.Tensor, *weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        with keras.StatelessScope(list(zip(apart.values(), weights, strict=True))):
+            return {"output_0": graph(image, training=False)}
+
+    return tf.function(serve, input_signature=signature, autograph=False)
 
 
 def to_flatbuffer(

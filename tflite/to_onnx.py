@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
@@ -15,11 +15,10 @@ from kseg.tflite.flatbuffer import CARD_ENTRY
 
 OPSET = 17
 
-# Weights of a network that is not copied before every pass over its graph.
-_LARGE = 100_000_000
 
-
-def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
+def to_onnx(
+    function: Callable[..., Any], card: Card, weights: Mapping[str, np.ndarray] | None = None
+) -> bytes:
     """An ONNX model of opset 17 with the card as JSON in ``metadata_props``.
 
     Dilated convolutions stay one operator each where height and width are static,
@@ -28,6 +27,9 @@ def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
     Args:
         function: a tf.function with an input signature.
         card: of its model.
+        weights: what inputs of the function are constants of the file, by their names. For
+            large ones: tf2onnx copies the others on every pass over the graph, 400 MB of
+            FCN's until 20 GB are full.
 
     Raises:
         KsegError: tf2onnx is not installed, or does not know an operator.
@@ -37,15 +39,15 @@ def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
         import tf2onnx
     except ImportError as error:
         raise KsegError(f"onnx: needs {error.name}; install kseg[onnx]") from None
-    weights = function.get_concrete_function().variables
-    large = sum(weight.shape.num_elements() for weight in weights) > _LARGE
-    with quiet_stderr(), _copies(not large):
+    with quiet_stderr():
         model, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
             opset=OPSET,
             custom_rewriter=[_resize_to_sizes],
         )
+    for name, value in (weights or {}).items():
+        _make_constant(model.graph, name, value)
     try:
         # tf2onnx leaves what it does not know under TensorFlow's name.
         onnx.checker.check_model(model, full_check=True)
@@ -57,23 +59,21 @@ def to_onnx(function: Callable[..., Any], card: Card) -> bytes:
     return model.SerializeToString()
 
 
-@contextlib.contextmanager
-def _copies(wanted: bool) -> Iterator[None]:
-    """Whether tf2onnx keeps a copy of the graph in case that a pass fails.
+def _make_constant(graph: Any, name: str, value: np.ndarray) -> None:
+    """An input of a graph into a constant, transposed where it was transposed."""
+    from onnx import numpy_helper
 
-    One does on a scalar that is added (MobileNetV3's activations). The copies of half a
-    gigabyte of weights (FCN) took more than 20.
-    """
-    name = "TF2ONNX_CATCH_ERRORS"
-    if wanted or name in os.environ:
-        yield
-        return
-    # tf2onnx 1.17 takes any value for "no".
-    os.environ[name] = "FALSE"
-    try:
-        yield
-    finally:
-        del os.environ[name]
+    (source,) = [entry for entry in graph.input if entry.name == name]
+    graph.input.remove(source)
+    for node in [node for node in graph.node if name in node.input]:
+        constant, array = name, value
+        if node.op_type == "Transpose":
+            (order,) = [list(a.ints) for a in node.attribute if a.name == "perm"]
+            constant, array = node.output[0], value.transpose(order)
+            graph.node.remove(node)
+        if constant not in {entry.name for entry in graph.initializer}:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(array), constant)
+            graph.initializer.append(tensor)
 
 
 def _resize_to_sizes(graph: Any, nodes: list[Any]) -> list[Any]:
