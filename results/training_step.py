@@ -61,7 +61,7 @@ def measure(
     *,
     batch_size: int = 8,
     size: tuple[int, int] = (360, 480),
-    turns: int = 5,
+    turns: int = 3,
     runtimes: Sequence[str] = RUNTIMES,
 ) -> list[dict[str, Any]]:
     """A model's rows of the table; ``turns`` steps are measured after two that are not.
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--size", nargs=2, type=int, default=(360, 480), metavar=("H", "W"))
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.step:

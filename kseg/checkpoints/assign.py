@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,23 +114,34 @@ def published(model: SegmentationModel) -> dict[str, np.ndarray]:
     return {name: entry.to_published() for name, entry in entries.items()}
 
 
+@functools.cache
+def _shapes(name: str) -> tuple[int, dict[str, tuple[int, ...]], list[str]]:
+    """The classes of a model without arguments, its published shapes, the classifier's names.
+
+    Building a model takes seconds, and one is built for its weights anyway.
+    """
+    variant = find_variant(name)
+    model = create_model(name)
+    entries = _entries(model, variant)
+    classifier = [k for k, entry in entries.items() if entry.layer.startswith(variant.classifier)]
+    return model.card.num_classes, {k: entry.shape for k, entry in entries.items()}, classifier
+
+
 def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
     """The classes of a checkpoint for the network ``name``, by its classifier's shape.
 
     Raises:
         KsegError: it has no classifier of that network.
     """
-    variant = find_variant(name)
-    model = create_model(name)
-    classes = model.card.num_classes
-    tensors = _unwrap(tensors, published_shapes(model))
-    for published, entry in _entries(model, variant).items():
+    classes, shapes, classifier = _shapes(name)
+    tensors = _unwrap(tensors, shapes)
+    for published in classifier:
         # Some layers of a classifier have a multiple of the classes, or a fraction.
-        if not entry.layer.startswith(variant.classifier) or classes not in entry.shape:
+        if classes not in shapes[published]:
             continue
         shape = np.shape(tensors.get(published))
-        if len(shape) == len(entry.shape):
-            return int(shape[entry.shape.index(classes)])
+        if len(shape) == len(shapes[published]):
+            return int(shape[shapes[published].index(classes)])
     raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
 
 
