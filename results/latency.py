@@ -15,8 +15,6 @@ all alike; networks of 30 G multiply-adds and more run fewer times. A row has
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import table
 
 import kseg
 from kseg.cost import multiply_adds
 from kseg.data.streets import draw_scene
 from kseg.environment import environment
-from kseg.files import whole
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
 from matrix import MOST, digest, like_trained
@@ -89,22 +87,13 @@ def _row(precision: str, timing: Timing, fp32: float, graph: str) -> dict[str, A
 
 def read_rows(results: Path = RESULTS) -> list[dict[str, str]]:
     """The table's rows; none where it is absent."""
-    table = results / "tflite.csv"
-    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
+    return table.read(results / "tflite.csv")
 
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """Puts a network's rows into the table, and what they were measured with beside it."""
-    names = {row["model"] for row in rows}
-    kept = [row for row in read_rows(results) if row["model"] not in names]
-    order = {name: number for number, name in enumerate(kseg.list_models())}
-    with whole(results / "tflite.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted([*kept, *rows], key=lambda row: order[row["model"]]))
-    with whole(results / "tflite.json") as path:
-        facts = {**environment(), "threads": THREADS, "size": SIZE}
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {**environment(), "threads": THREADS, "size": SIZE}
+    table.replace(results / "tflite.csv", COLUMNS, rows, facts)
 
 
 def missing() -> list[str]:

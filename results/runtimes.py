@@ -21,8 +21,6 @@ last resizing is the application's on all sides. A row has
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import sys
 import tempfile
 import time
@@ -31,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import table
 from worker import Worker, serve
 
 import kseg
 from kseg.environment import environment
-from kseg.files import whole
 from kseg.tflite.benchmark import benchmark
 from kseg.tflite.convert import convert
 from kseg.zoo import build
@@ -152,15 +150,7 @@ def torch_run(
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """Puts networks' rows into the table, and what they were measured with beside it."""
-    table = results / "runtimes.csv"
-    kept = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
-    names = {row["model"] for row in rows}
-    with whole(table) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*(row for row in kept if row["model"] not in names), *rows])
-    with whole(results / "runtimes.json") as path:
-        path.write_text(json.dumps(environment("onnxruntime", "torch"), indent=1) + "\n")
+    table.replace(results / "runtimes.csv", COLUMNS, rows, environment("onnxruntime", "torch"))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import table
 from worker import Worker, serve
 
 from kseg.environment import environment
 from kseg.errors import KsegError
-from kseg.files import whole
 
 RESULTS = Path(__file__).parent
 COLUMNS = (
@@ -107,16 +105,8 @@ def measure(
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """Puts rows into the table, where other models' stay, and what they were measured with."""
-    table = results / "training_step.csv"
-    kept = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
-    kept = [row for row in kept if row["model"] not in {row["model"] for row in rows}]
-    with whole(table) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
-    with whole(results / "training_step.json") as path:
-        facts = environment("jax", "torch")
-        path.write_text(json.dumps({**facts, "threads": THREADS}, indent=1) + "\n")
+    facts = {**environment("jax", "torch"), "threads": THREADS}
+    table.replace(results / "training_step.csv", COLUMNS, rows, facts)
 
 
 def network(name: str, **options: Any) -> Any:

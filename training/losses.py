@@ -72,8 +72,8 @@ def ohem(
     plain = cross_entropy(labels, logits, ignore_id=ignore_id)
     batch, pixels = _extent(losses)
     losses, plain = (ops.reshape(x, (batch, pixels)) for x in (losses, plain))
-    # At least one; in integers, since TensorFlow may know the size only when it runs.
-    share = Fraction(fraction).limit_denominator(256)
+    # Rounded up; in integers, since TensorFlow may know the size only when it runs.
+    share = Fraction(fraction).limit_denominator(1000)
     kept = 1 + (pixels - 1) * share.numerator // share.denominator
     hardest = ops.top_k(ops.stop_gradient(plain), kept)[0][:, -1:]
     limit = ops.minimum(hardest, -float(np.log(threshold)))
