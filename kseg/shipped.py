@@ -36,17 +36,26 @@ def facts(name: str) -> dict[str, Any]:
     Raises:
         KsegError: there are none of that name.
     """
-    weights, _, model = name.partition(":")
-    path = FOLDER / weights / f"{model}.json"
-    if not weights or not path.is_file():
-        raise KsegError(f"{name}: no such weights; kseg ships {', '.join(list_shipped())}")
-    return json.loads(path.read_text())
+    return json.loads(weights_file(name).with_suffix(".json").read_text())
 
 
 def is_name(text: str) -> bool:
     """Whether a text names shipped weights rather than a file."""
     weights, colon, _ = text.partition(":")
     return bool(colon) and (FOLDER / weights).is_dir()
+
+
+def weights_file(name: str) -> Path:
+    """The .safetensors file of a name of ``list_shipped()``.
+
+    Raises:
+        KsegError: there are no such weights.
+    """
+    weights, _, model = name.partition(":")
+    path = FOLDER / weights / f"{model}.safetensors"
+    if not weights or not path.is_file():
+        raise KsegError(f"{name}: no such weights; kseg ships {', '.join(list_shipped())}")
+    return path
 
 
 def load(name: str, **arguments: Any) -> SegmentationModel:
@@ -64,7 +73,6 @@ def load(name: str, **arguments: Any) -> SegmentationModel:
     from kseg.zoo import create_model
 
     card = Card.from_json(facts(name)["card"])
-    weights, _, model = name.partition(":")
     given = arguments.pop("num_classes", None)
     if given not in (None, card.num_classes):
         raise KsegError(
@@ -72,8 +80,7 @@ def load(name: str, **arguments: Any) -> SegmentationModel:
         )
     options = {**card.options, **arguments}
     result = create_model(card.name, num_classes=card.num_classes, **options)
-    tensors = checkpoints.read(FOLDER / weights / f"{model}.safetensors")
-    checkpoints.assign(result, tensors)
+    checkpoints.assign(result, checkpoints.read(weights_file(name)))
     result.card = card.replace(options=result.card.options, preprocessing=result.card.preprocessing)
     return result
 

@@ -20,6 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import table
 from PIL import Image
 
 from kseg import shipped
@@ -33,7 +34,7 @@ from kseg.predictor import KerasPredictor
 from kseg.report import rendered, training_curve
 
 ROOT = Path(__file__).parents[1]
-TABLE, ENVIRONMENT = ROOT / "results/camvid.csv", ROOT / "results/camvid.json"
+TABLE = ROOT / "results/camvid.csv"
 LICENCE = "CamVid (Brostow, Fauqueur, Cipolla 2009) is for research; so are weights trained on it"
 
 
@@ -113,18 +114,9 @@ def command(arguments: list[str], stage: int) -> str:
 
 def write_row(name: str, score: dict) -> None:
     """A row by model: mean IoU and IoU by class on val."""
-    rows = {}
-    if TABLE.exists():
-        with TABLE.open(newline="") as file:
-            rows = {row["model"]: row for row in csv.DictReader(file)}
     classes = {key: f"{value:.4f}" for key, value in score["class_iou"].items()}
-    rows[name] = {"model": name, "mean_iou": f"{score['mean_iou']:.4f}", **classes}
-    with whole(TABLE) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[name]))
-        writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
-    with whole(ENVIRONMENT) as temporary:
-        temporary.write_text(json.dumps(environment(), indent=1) + "\n")
+    row = {"model": name, "mean_iou": f"{score['mean_iou']:.4f}", **classes}
+    table.replace(TABLE, list(row), [row], environment())
 
 
 if __name__ == "__main__":

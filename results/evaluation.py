@@ -20,8 +20,6 @@ without the start of Python.
 from __future__ import annotations
 
 import copy
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import table
 from PIL import Image
 
 import kseg
@@ -39,7 +38,6 @@ from kseg.data import CITYSCAPES, DataSet, open_dataset
 from kseg.data.streets import write_streets
 from kseg.environment import environment
 from kseg.evaluation import LabelMaps, evaluate
-from kseg.files import whole
 
 RESULTS = Path(__file__).parent
 COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "command")
@@ -171,13 +169,8 @@ def _row(
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """The table, and what it was measured with."""
-    with whole(results / "evaluation.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with whole(results / "evaluation.json") as path:
-        facts = environment("pillow", "cityscapesscripts")
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    facts = environment("pillow", "cityscapesscripts")
+    table.write(results / "evaluation.csv", COLUMNS, rows, facts)
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ it the ways take turns, several times over. Columns, beside the way and the thre
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -31,17 +30,17 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import table
 import tensorflow as tf
 
 import kseg.training
 from kseg.data import IGNORE, DataSet, open_dataset
 from kseg.data.streets import write_streets
 from kseg.environment import environment
-from kseg.files import whole
 from kseg.training.records import prepare
 
 RESULTS = Path(__file__).parent
-TABLE, ENVIRONMENT = RESULTS / "input.csv", RESULTS / "input.json"
+TABLE = RESULTS / "input.csv"
 
 SIZE, CROP = (1024, 2048), (512, 1024)
 SCALE, JITTER, BATCH = (0.5, 2.0), 0.2, 4
@@ -141,13 +140,10 @@ def main() -> int:
             for way, values in seconds.items():
                 median = statistics.median(values)
                 row = (way, threads, 1 / median, 1 / max(values), 1 / min(values))
-                rows.append([*row[:2], *(f"{x:.1f}" for x in (*row[2:], slowest_way / median))])
-                print(*rows[-1], sep="  ", flush=True)
-    with whole(TABLE) as path, path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
-    with whole(ENVIRONMENT) as path:
-        path.write_text(json.dumps(environment(), indent=1) + "\n")
+                cells = [*row[:2], *(f"{x:.1f}" for x in (*row[2:], slowest_way / median))]
+                rows.append(dict(zip(COLUMNS, cells, strict=True)))
+                print(*cells, sep="  ", flush=True)
+    table.write(TABLE, COLUMNS, rows, environment())
     return 0
 
 

@@ -1,32 +1,37 @@
-"""Every row of the zoo in every precision, measured: ``results/zoo.csv``.
+"""Every row of the zoo, counted, run on the GPU accelerator and on ONNX Runtime.
 
-``make matrix``, or ``python results/matrix.py [MODEL...]`` for rows to be measured anew. A
-row is written when it is done, so the command can be killed and started again; a row is
-done again when its graph or the versions in ``results/zoo.json`` change, and a group of
-columns that a row lacks is measured alone. It needs a Vulkan driver, see ``kseg check-gpu
---help``.
+``make matrix``, or ``python results/matrix.py [MODEL...]`` for models to be measured anew.
+Rows are written model by model, so the command can be killed and started again; a model is
+measured again when its graph or the versions beside a table change. It needs a Vulkan
+driver, see ``kseg check-gpu --help``. Every row has the digest of the model's layers, their
+names, shapes and connections, as ``graph``.
+
+``results/zoo.csv``, a row a model:
+
+    parameters, multiply_adds   counted here, at the published classes and ``size``
+    published_*                 of the row in kseg.zoo
+
+``results/gpu.csv``, a row a model and precision, made for images of ``size``:
+
+    bytes       of the .tflite file
+    keras       CPU against Keras: largest difference by the logits' range
+    gpu         GPU accelerator against CPU: the same; decibels: signal to noise
+    same_class  share of pixels that have the same class on both
+    operators   kinds, of fp32's file
+    note        why a file does not belong on the GPU, or may seem not to
+
+``results/onnx.csv``, a row a model:
+
+    bytes       of the .onnx file
+    keras       ONNX Runtime against Keras
+    note        why there is no file
 
 Weights are random with a set seed; BatchNorm has the statistics of drawn streets, moved a
 little, so that activations are of a trained network's size and no layer is the identity.
-Columns, beside the names:
-
-    parameters, multiply_adds   counted here, at the published classes and size
-    published_*                 of the row in kseg.zoo
-    operators                   kinds in the fp32 file
-    P_bytes                     size of the file in precision P
-    P_keras                     CPU against Keras: largest difference by the logits' range
-    P_gpu, P_gpu_db             GPU accelerator against CPU: the same, and signal to noise
-    P_gpu_same                  share of pixels that have the same class on both
-    onnx_bytes                  size of the .onnx file
-    onnx_keras                  ONNX Runtime against Keras, as P_keras
-    measured                    groups of columns that are: "tflite", "onnx"
-    graph                       digest of layers, their names, shapes and connections
-    note                        why a file does not belong on the GPU, or may seem not to
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -34,21 +39,21 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import table
 
 import kseg
 import kseg.tflite
 from kseg.cost import multiply_adds
 from kseg.data.streets import draw_scene
 from kseg.environment import environment
-from kseg.files import whole
 from kseg.tflite.convert import PRECISIONS, convert_each
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
@@ -56,41 +61,13 @@ from kseg.tflite.gpu_worker import REFUSED
 from kseg.zoo import VARIANTS
 
 RESULTS = Path(__file__).parent
-TABLE, ENVIRONMENT = RESULTS / "zoo.csv", RESULTS / "zoo.json"
 
 # Small, since a software GPU is slow; odd, since borders are where runtimes differ. LiteRT
 # waits 120 s for a result: networks with more multiply-adds than that allows get the smaller.
 SIZE, SMALL_SIZE = (129, 257), (65, 129)
 MOST = 30e9
 
-COLUMNS = (
-    "model",
-    "classes",
-    "parameters",
-    "published_parameters",
-    "size",
-    "multiply_adds",
-    "published_multiply_adds",
-    "file_size",
-    "operators",
-    *(
-        f"{precision}_{figure}"
-        for precision in PRECISIONS
-        for figure in ("bytes", "keras", "gpu", "gpu_db", "gpu_same")
-    ),
-    "onnx_bytes",
-    "onnx_keras",
-    "measured",
-    "graph",
-    "note",
-)
-
-# By group of columns: the packages that its figures depend on. All others are of "tflite".
-GROUPS = {
-    "tflite": ("ai-edge-litert", "litert-quantizer"),
-    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
-}
-COMMON_PACKAGES = ("kseg", "python", "keras", "tensorflow", "numpy")
+Row = dict[str, Any]
 
 # Of layers: values that do not change what is computed in inference.
 _INCIDENTAL = ("initializer", "regularizer", "constraint", "dtype", "trainable", "momentum")
@@ -114,61 +91,6 @@ def digest(model: keras.Model) -> str:
 def graph_of(name: str) -> str:
     """The digest of a row without arguments."""
     return digest(kseg.create_model(name))
-
-
-def read_rows() -> dict[str, dict[str, str]]:
-    """The rows of ``results/zoo.csv`` by model; none where it is absent."""
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="") as file:
-        rows = {row["model"]: row for row in csv.DictReader(file)}
-    for row in rows.values():
-        # Tables of before there were groups.
-        row.setdefault("measured", "tflite")
-    return rows
-
-
-def rows_of_these_versions() -> dict[str, dict[str, str]]:
-    """``read_rows`` without what other versions have measured."""
-    if not ENVIRONMENT.exists():
-        return {}
-    there, here = json.loads(ENVIRONMENT.read_text())["versions"], _environment()["versions"]
-    current = {
-        group
-        for group, packages in GROUPS.items()
-        if all(there.get(name) == here.get(name) for name in (*COMMON_PACKAGES, *packages))
-    }
-    rows = read_rows()
-    for row in rows.values():
-        row["measured"] = " ".join(x for x in row["measured"].split() if x in current)
-    # A group that is measured alone goes beside the .tflite files' columns.
-    return {name: row for name, row in rows.items() if "tflite" in row["measured"]}
-
-
-def write_rows(rows: dict[str, dict[str, Any]]) -> None:
-    """Writes the rows that the zoo still has, by name, and what they were measured with."""
-    with whole(TABLE) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in kseg.list_models() if name in rows)
-    with whole(ENVIRONMENT) as path:
-        path.write_text(json.dumps(_environment(), indent=1) + "\n")
-
-
-def _environment() -> dict[str, Any]:
-    return environment(*GROUPS["onnx"])
-
-
-def missing(row: dict[str, Any] | None, graph: str) -> list[str]:
-    """The groups of columns to measure for a model whose digest is ``graph`` now.
-
-    Args:
-        row: of the model, None where there is none.
-        graph: digest of the model.
-    """
-    if row is None or row["graph"] != graph:
-        return list(GROUPS)
-    return [group for group in GROUPS if group not in row["measured"].split()]
 
 
 def file_size(name: str) -> tuple[int, int]:
@@ -207,120 +129,114 @@ def photograph(size: tuple[int, int]) -> np.ndarray:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-def measure(
-    name: str, groups: Sequence[str] = tuple(GROUPS), row: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """A row of the table.
+class Subject(NamedTuple):
+    """A model to be measured, and what it makes of an image.
 
-    Args:
-        name: of the model.
-        groups: of columns, to be measured.
-        row: has the other groups' columns.
+    Attributes:
+        model: of a fixed input size.
+        image: (H, W, 3) uint8.
+        want: (H, W, classes), Keras' logits of the image.
+    """
+
+    model: keras.Model
+    image: np.ndarray
+    want: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[:2]
+
+    def cost(self, got: np.ndarray) -> float:
+        """Largest difference of logits by their range."""
+        return float(np.abs(got - self.want).max() / np.ptp(self.want))
+
+
+def subject(name: str) -> Subject:
+    """The model of a row with weights that are the same for every table."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1)
+    size = file_size(name)
+    model = kseg.create_model(name, num_classes=VARIANTS[name].num_classes, input_shape=(*size, 3))
+    like_trained(model)
+    image = photograph(size)
+    want = model.predict_on_batch(image[None].astype(np.float32))[0]
+    return Subject(model, image, want)
+
+
+def count(name: str) -> list[Row]:
+    """The row of ``zoo.csv``."""
+    variant = VARIANTS[name]
+    size, published = next(iter(variant.multiply_adds.items()), (file_size(name), 0))
+    classes = variant.num_classes
+    model = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
+    row = {
+        "classes": classes,
+        "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
+        "published_parameters": variant.parameters,
+        "size": "{}x{}".format(*size),
+        "multiply_adds": multiply_adds(model),
+        "published_multiply_adds": f"{published:.4g}",
+    }
+    return [row]
+
+
+def run_on_gpu(name: str) -> list[Row]:
+    """The rows of ``gpu.csv``.
 
     Raises:
         NoAccelerator: nothing can be said of the GPU here.
-        KsegError: the accelerator fails, of which a quieter machine may know better.
+        KsegError: a file cannot be made, or the accelerator fails, of which a quieter
+            machine may know better.
     """
-    variant = VARIANTS[name]
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(1)
-    frame = file_size(name)
-    size, published = next(iter(variant.multiply_adds.items()), (frame, 0))
-    classes = variant.num_classes
-    counted = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
-    row = dict(row or {})
-    # The note on the .onnx file is the last.
-    on_tflite, _, on_onnx = row.get("note", "").partition("onnx: ")
-    notes = {"tflite": on_tflite.removesuffix("; "), "onnx": on_onnx and f"onnx: {on_onnx}"}
-    kept = {*row.get("measured", "").split(), *groups}
-    row |= {
-        "model": name,
-        "classes": classes,
-        "parameters": sum(math.prod(w.shape) for w in counted.trainable_weights),
-        "published_parameters": variant.parameters,
-        "size": "{}x{}".format(*size),
-        "multiply_adds": multiply_adds(counted),
-        "published_multiply_adds": f"{published:.4g}",
-        "file_size": "{}x{}".format(*frame),
-        "measured": " ".join(group for group in GROUPS if group in kept),
-        "graph": graph_of(name),
-    }
-    # FCN's weights take half a gigabyte a copy.
-    del counted
-    # Also for a group alone made after the other, so that the weights are the same.
-    model = kseg.create_model(name, num_classes=classes, input_shape=(*frame, 3))
-    like_trained(model)
-    image = photograph(frame)
-    want = model.predict_on_batch(image[None].astype(np.float32))[0]
+    given = subject(name)
+    scenes = [draw_scene(seed, *given.size).image for seed in range(20, 24)]
     with tempfile.TemporaryDirectory() as folder:
-        measures = {"tflite": _measure_tflite, "onnx": _measure_onnx}
-        for group in groups:
-            notes[group] = measures[group](row, model, Path(folder), image, want)
-    row["note"] = "; ".join(filter(None, notes.values()))
-    return row
+        files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
+        convert_each(given.model, files, input_size=given.size, calibration=scenes)
+        return [_run_file(given, precision, file) for precision, file in files.items()]
 
 
-def _measure_tflite(
-    row: dict[str, Any], model: keras.Model, folder: Path, image: np.ndarray, want: np.ndarray
-) -> str:
-    """Fills in the columns of every precision, ``want`` being Keras' logits; gives a note."""
-    files = {precision: folder / f"{precision}.tflite" for precision in PRECISIONS}
-    notes = []
-    try:
-        convert_each(
-            model,
-            files,
-            input_size=image.shape[:2],
-            calibration=[draw_scene(seed, *image.shape[:2]).image for seed in range(20, 24)],
-        )
-    except kseg.KsegError as error:
-        notes.append(f"does not convert: {error}")
-    for precision, file in files.items():
-        if file.exists():
-            notes += _measure_file(row, precision, file, image, want)
-    return "; ".join(notes)
-
-
-def _measure_onnx(
-    row: dict[str, Any], model: keras.Model, folder: Path, image: np.ndarray, want: np.ndarray
-) -> str:
-    """Fills in the columns of the .onnx file; gives a note where there is none."""
-    file = folder / "x.onnx"
-    try:
-        kseg.tflite.convert(model, file, input_size=want.shape[:2])
-    except kseg.KsegError as error:
-        row["onnx_bytes"] = row["onnx_keras"] = ""
-        return f"onnx: {str(error).removeprefix(f'{file}: ')}"
-    row["onnx_bytes"] = file.stat().st_size
-    row["onnx_keras"] = f"{_cost(kseg.tflite.OnnxPredictor(file)(image), want):.2g}"
-    return ""
-
-
-def _cost(got: np.ndarray, want: np.ndarray) -> float:
-    """Largest difference by the logits' range."""
-    return float(np.abs(got - want).max() / np.ptp(want))
-
-
-def _measure_file(
-    row: dict[str, Any], precision: str, file: Path, image: np.ndarray, want: np.ndarray
-) -> list[str]:
-    """Fills in what a file's columns are, ``want`` being Keras' logits; gives a note on it."""
-    row[f"{precision}_bytes"] = file.stat().st_size
+def _run_file(given: Subject, precision: str, file: Path) -> Row:
+    cost = given.cost(kseg.tflite.TFLitePredictor(file)(given.image))
+    row = {
+        "precision": precision,
+        "size": "{}x{}".format(*given.size),
+        "bytes": file.stat().st_size,
+        "keras": f"{cost:.2g}",
+    }
     if precision == "fp32":
         row["operators"] = " ".join(sorted(operators(file.read_bytes())))
-    got = kseg.tflite.TFLitePredictor(file)(image)
-    cost = _cost(got, want)
-    row[f"{precision}_keras"] = f"{cost:.2g}"
     try:
-        result = compare(file, [image])
+        result = compare(file, [given.image])
     except kseg.KsegError as error:
         if REFUSED not in str(error):
             raise
-        return [f"{precision}: {REFUSED}"]
-    row[f"{precision}_gpu"] = f"{result.difference:.2g}"
-    row[f"{precision}_gpu_db"] = f"{result.decibels:.1f}"
-    row[f"{precision}_gpu_same"] = f"{result.same_class:.4f}"
-    return [] if result.agrees else [f"{precision}: {_reason(result, cost)}"]
+        return {**row, "note": REFUSED}
+    return {
+        **row,
+        "gpu": f"{result.difference:.2g}",
+        "decibels": f"{result.decibels:.1f}",
+        "same_class": f"{result.same_class:.4f}",
+        "note": "" if result.agrees else _reason(result, cost),
+    }
+
+
+def run_on_onnx(name: str) -> list[Row]:
+    """The row of ``onnx.csv``."""
+    given = subject(name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.onnx"
+        try:
+            kseg.tflite.convert(given.model, file, input_size=given.size)
+        except kseg.KsegError as error:
+            return [{"note": str(error).removeprefix(f"{file}: ")}]
+        cost = given.cost(kseg.tflite.OnnxPredictor(file)(given.image))
+        row = {
+            "size": "{}x{}".format(*given.size),
+            "bytes": file.stat().st_size,
+            "keras": f"{cost:.2g}",
+        }
+    return [row]
 
 
 def _reason(result: Agreement, cost: float) -> str:
@@ -343,34 +259,82 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
             raise kseg.KsegError("its process was killed, as where memory ends") from None
 
 
+class Table(NamedTuple):
+    """One of the tables.
+
+    Attributes:
+        measure: gives a model's rows, without model and graph.
+        columns: besides ``model`` and ``graph``.
+        packages: that matter besides those of every table.
+    """
+
+    measure: Callable[[str], list[Row]]
+    columns: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+    def all_columns(self) -> tuple[str, ...]:
+        return "model", *self.columns, "graph"
+
+    def environment(self) -> dict[str, Any]:
+        return environment(*self.packages)
+
+
+TABLES = {
+    "zoo": Table(
+        count,
+        (
+            *("classes", "parameters", "published_parameters"),
+            *("size", "multiply_adds", "published_multiply_adds"),
+        ),
+    ),
+    "gpu": Table(
+        run_on_gpu,
+        (
+            *("precision", "size", "bytes", "keras", "gpu", "decibels", "same_class"),
+            *("operators", "note"),
+        ),
+    ),
+    "onnx": Table(
+        run_on_onnx, ("size", "bytes", "keras", "note"), ("onnx", "onnxruntime", "tf2onnx")
+    ),
+}
+
+
+def measured(name: str, graph: str) -> list[str]:
+    """The tables that have a model with this digest, by the versions that are here."""
+    found = []
+    for title, kind in TABLES.items():
+        rows = table.read_current(RESULTS / f"{title}.csv", kind.environment())
+        if any((row["model"], row["graph"]) == (name, graph) for row in rows):
+            found.append(title)
+    return found
+
+
 def main(names: list[str]) -> int:
-    """Measures what is missing, or all of the rows that are named; 1 if some could not be."""
-    rows = rows_of_these_versions()
-    lacking = {name: list(GROUPS) for name in names} or {
-        name: missing(rows.get(name), graph_of(name)) for name in kseg.list_models()
-    }
-    todo = {name: groups for name, groups in lacking.items() if groups}
+    """Measures what is missing, or all of the models that are named; 1 if some could not be."""
     failed = 0
-    for number, (name, groups) in enumerate(todo.items(), 1):
-        begin = time.monotonic()
-        try:
-            row = rows.get(name) if groups != list(GROUPS) else None
-            for group in groups:
-                rows[name] = row = apart(measure, name, [group], row)
-                write_rows(rows)
-        except NoAccelerator as error:
-            print(f"matrix: {error}", file=sys.stderr)
-            return 1
-        except kseg.KsegError as error:
-            print(f"matrix: {name}: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        seconds = time.monotonic() - begin
-        note = rows[name]["note"] or "agrees in every precision"
-        print(
-            f"{number}/{len(todo)} {name} ({', '.join(groups)}): {seconds:.0f} s; {note}",
-            flush=True,
-        )
+    for name in names or kseg.list_models():
+        graph = graph_of(name)
+        there = [] if names else measured(name, graph)
+        for title, kind in TABLES.items():
+            if title in there:
+                continue
+            begin = time.monotonic()
+            try:
+                rows = apart(kind.measure, name)
+            except NoAccelerator as error:
+                print(f"matrix: {error}", file=sys.stderr)
+                return 1
+            except kseg.KsegError as error:
+                print(f"matrix: {title}: {name}: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            rows = [{"model": name, "graph": graph, **row} for row in rows]
+            path = RESULTS / f"{title}.csv"
+            table.replace(path, kind.all_columns(), rows, kind.environment())
+            seconds = time.monotonic() - begin
+            notes = "; ".join(row["note"] for row in rows if row.get("note"))
+            print(f"{title}: {name}: {seconds:.0f} s; {notes or 'nothing to note'}", flush=True)
     return 1 if failed else 0
 
 

@@ -14,9 +14,7 @@ written row by row, and what it has of the shipped weights is not measured anew.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import shlex
 import sys
 import tempfile
@@ -24,16 +22,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import table
+
 from kseg import shipped
 from kseg.cli import main as kseg
 from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import evaluate
-from kseg.files import whole
 from kseg.tflite import TFLitePredictor
 
 RESULTS = Path(__file__).parent
-TABLE, ENVIRONMENT = RESULTS / "quantisation.csv", RESULTS / "quantisation.json"
+TABLE = RESULTS / "quantisation.csv"
 COLUMNS = ("model", "file", "mean_iou", "points", "bytes", "packed", "weights", "command")
 
 _CALIBRATION = "--calibration-dataset camvid --calibration-dir $CAMVID --calibration-count 100"
@@ -86,16 +85,13 @@ def measure(name: str, file: str, camvid: Path, folder: Path) -> dict[str, Any]:
 
 def weights_of(name: str) -> str:
     """What tells the shipped weights of a model from others."""
-    path = shipped.FOLDER / "camvid-train" / f"{name}.safetensors"
+    path = shipped.weights_file(f"camvid-train:{name}")
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def read_rows() -> dict[tuple[str, str], dict[str, Any]]:
     """The rows of the shipped weights by model and file."""
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="") as file:
-        rows = {(row["model"], row["file"]): row for row in csv.DictReader(file)}
+    rows = {(row["model"], row["file"]): row for row in table.read(TABLE)}
     return {key: row for key, row in rows.items() if row["weights"] == weights_of(key[0])}
 
 
@@ -104,13 +100,8 @@ def write_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     for (name, _), row in rows.items():
         points = float(row["mean_iou"]) - float(rows[name, "fp32"]["mean_iou"])
         row["points"] = f"{points:+.2f}"
-    with whole(TABLE) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-    with whole(ENVIRONMENT) as path:
-        facts = environment("tensorflow-model-optimization", "tf_keras")
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    facts = environment("tensorflow-model-optimization", "tf_keras")
+    table.write(TABLE, COLUMNS, list(rows.values()), facts)
 
 
 def main(camvid: Path) -> None:

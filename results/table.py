@@ -1,4 +1,7 @@
-"""Tables under ``results/`` that are written model by model."""
+"""Tables under ``results/`` that are written model by model.
+
+Beside ``x.csv`` lies ``x.json`` with what it was measured with, of ``kseg.environment``.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,26 @@ from typing import Any
 import kseg
 from kseg.files import whole
 
+Row = dict[str, Any]
 
-def read(table: Path) -> list[dict[str, str]]:
+
+def read(table: Path) -> list[Row]:
     """The rows; none where there is no table."""
     return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
-def replace(
-    table: Path, columns: Sequence[str], rows: list[dict[str, Any]], facts: dict[str, Any]
-) -> None:
+def read_current(table: Path, facts: dict[str, Any]) -> list[Row]:
+    """The rows, if ``facts`` has the versions that they were measured with."""
+    beside = table.with_suffix(".json")
+    if not beside.exists() or json.loads(beside.read_text())["versions"] != facts["versions"]:
+        return []
+    return read(table)
+
+
+def replace(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:
     """Puts models' rows in place of those there, beside other models' rows, as the zoo orders them.
+
+    Rows that other versions have measured go, and those of models that the zoo has no more.
 
     Args:
         table: the .csv file; the .json file beside it gets ``facts``.
@@ -29,11 +42,16 @@ def replace(
         facts: what the rows were measured with.
     """
     names = {row["model"] for row in rows}
-    kept = [row for row in read(table) if row["model"] not in names]
     order = {name: number for number, name in enumerate(kseg.list_models())}
+    kept = [row for row in read_current(table, facts) if row["model"] in order.keys() - names]
+    write(table, columns, sorted([*kept, *rows], key=lambda row: order[row["model"]]), facts)
+
+
+def write(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:
+    """The whole table, and ``facts`` beside it."""
     with whole(table) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted([*kept, *rows], key=lambda row: order[row["model"]]))
+        writer.writerows(rows)
     with whole(table.with_suffix(".json")) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")

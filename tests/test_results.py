@@ -10,113 +10,129 @@ import keras
 import latency
 import pytest
 import quantisation
+import table
 
 import evaluation
 import kseg
 import matrix
 from kseg.zoo import VARIANTS
-from matrix import COLUMNS, ENVIRONMENT, GROUPS, PRECISIONS, digest, graph_of, read_rows
+from matrix import PRECISIONS, digest, graph_of
 from support import ROOT
 
-ROWS = read_rows()
+TABLES = {title: table.read(ROOT / f"results/{title}.csv") for title in matrix.TABLES}
+COUNTED = {row["model"]: row for row in TABLES["zoo"]}
 
 
-def test_every_row_is_measured():
-    assert set(ROWS) == set(kseg.list_models()), "run `make matrix`"
-    unfinished = {name for name, row in ROWS.items() if row["measured"].split() != [*GROUPS]}
-    assert not unfinished, "run `make matrix`"
+@pytest.mark.parametrize("title", TABLES)
+def test_every_row_is_measured(title):
+    rows = [row["model"] for row in TABLES[title]]
+    each = PRECISIONS if title == "gpu" else [None]
+    assert rows == [name for name in kseg.list_models() for _ in each], "run `make matrix`"
+    if title == "gpu":
+        assert [row["precision"] for row in TABLES[title]] == [*PRECISIONS] * len(COUNTED)
 
 
-def test_columns_and_versions():
-    with (ROOT / "results/zoo.csv").open() as file:
-        assert next(csv.reader(file)) == [*COLUMNS]
-    assert set(json.loads(ENVIRONMENT.read_text())) == {"versions", "machine"}
+@pytest.mark.parametrize("title", TABLES)
+def test_columns_and_versions(title):
+    kind = matrix.TABLES[title]
+    assert [*TABLES[title][0]] == [*kind.all_columns()]
+    facts = json.loads((ROOT / f"results/{title}.json").read_text())
+    assert facts.keys() == {"versions", "machine"}
+    assert facts["versions"].keys() >= {"kseg", "keras", *kind.packages}
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", COUNTED)
 def test_the_graph_is_the_one_measured(name):
-    assert ROWS[name]["graph"] == graph_of(name), "run `make matrix`"
+    graphs = {row["graph"] for rows in TABLES.values() for row in rows if row["model"] == name}
+    assert graphs == {graph_of(name)}, "run `make matrix`"
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_figures(name):
-    row = ROWS[name]
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts(name):
+    row = COUNTED[name]
     if VARIANTS[name].parameters:
         assert row["parameters"] == row["published_parameters"]
     if VARIANTS[name].multiply_adds:
         # Published to two decimals of a billion, and kept to four digits.
         published = float(row["published_multiply_adds"])
         assert abs(int(row["multiply_adds"]) - published) < max(5.1e6, 5e-4 * published)
-    for precision in PRECISIONS:
-        if f"{precision}:" in row["note"] or "does not convert" in row["note"]:
-            continue
-        assert int(row[f"{precision}_bytes"]) > 0
-        if precision == "int8":
-            assert float(row["int8_gpu_same"]) >= 0.99
-        else:
-            assert float(row[f"{precision}_gpu"]) <= 1e-3
-    # float32 sums in another order
-    assert float(row["fp32_keras"]) < 1e-4
-    if "onnx" in row["measured"] and "onnx:" not in row["note"]:
-        assert int(row["onnx_bytes"]) > 0
-        assert float(row["onnx_keras"]) < 1e-4
 
 
-def test_a_group_that_is_missing_is_measured_alone(tmp_path, monkeypatch, capsys):
-    """A table of before there were groups, a row that changed, one that is new."""
-    table, environment = tmp_path / "zoo.csv", tmp_path / "zoo.json"
-    versions = json.loads(json.dumps(matrix._environment()))
-    for package in matrix.GROUPS["onnx"]:
-        versions["versions"].pop(package, None)
-    environment.write_text(json.dumps(versions))
-    table.write_text("model,fp32_bytes,graph,note\nenet,1,g,fp32: x; y\nunet,2,old,\n")
+@pytest.mark.parametrize("row", TABLES["gpu"], ids=lambda row: f"{row['model']}-{row['precision']}")
+def test_files(row):
+    assert int(row["bytes"]) > 0
+    if row["precision"] == "fp32":
+        # float32 sums in another order
+        assert float(row["keras"]) < 1e-4
+        assert row["operators"]
+    if row["note"]:
+        return
+    if row["precision"] == "int8":
+        assert float(row["same_class"]) >= 0.99
+    else:
+        assert float(row["gpu"]) <= 1e-3
+
+
+@pytest.mark.parametrize("row", TABLES["onnx"], ids=lambda row: row["model"])
+def test_onnx_files(row):
+    if not row["note"]:
+        assert int(row["bytes"]) > 0
+        assert float(row["keras"]) < 1e-4
+
+
+def test_what_is_missing_is_measured(tmp_path, monkeypatch, capsys):
+    """A model that is not in every table, one that changed, one that is new."""
     calls = []
+    failing = []
 
-    def measure(name, groups, row):
-        row = row or {}
-        calls.append((name, groups, row.get("fp32_bytes")))
-        measured = " ".join(sorted({*row.get("measured", "").split(), *groups}, reverse=True))
-        return {**row, "model": name, "graph": "g", "measured": measured, "note": ""}
+    def measures(title: str) -> matrix.Table:
+        def measure(name):
+            calls.append((title, name))
+            if name in failing:
+                raise kseg.KsegError("x.tflite: the accelerator fails (lost)")
+            return [{"value": str(len(calls))}]
 
-    monkeypatch.setattr(matrix, "TABLE", table)
-    monkeypatch.setattr(matrix, "ENVIRONMENT", environment)
-    monkeypatch.setattr(matrix, "measure", measure)
+        return matrix.Table(measure, ("value",), matrix.TABLES[title].packages)
+
+    kinds = {title: measures(title) for title in matrix.TABLES}
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path)
+    monkeypatch.setattr(matrix, "TABLES", kinds)
     monkeypatch.setattr(matrix, "apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(matrix, "graph_of", lambda _name: "g")
     monkeypatch.setattr(kseg, "list_models", lambda: ["enet", "erfnet", "unet"])
-    assert matrix.main([]) == 0
-    assert calls == [
-        ("enet", ["onnx"], "1"),
-        *(("erfnet", ["tflite"], None), ("erfnet", ["onnx"], None)),
-        *(("unet", ["tflite"], None), ("unet", ["onnx"], None)),
-    ]
-    assert read_rows()["enet"]["fp32_bytes"] == "1"
-    assert matrix.main([]) == 0
-    assert len(calls) == 5
+    for title, kind in kinds.items():
+        rows = [{"model": "unet", "value": "a", "graph": "old"}]
+        if title != "onnx":
+            rows.insert(0, {"model": "enet", "value": "b", "graph": "g"})
+        table.write(tmp_path / f"{title}.csv", kind.all_columns(), rows, kind.environment())
 
-    def fails(name, *_):
-        calls.append(name)
-        if name == "enet":
-            raise kseg.KsegError("x.tflite: the accelerator fails (lost)")
-        return measure(name, ["tflite", "onnx"], None)
+    def values(title: str) -> dict[str, str]:
+        return {row["model"]: row["value"] for row in table.read(tmp_path / f"{title}.csv")}
 
+    assert matrix.main([]) == 0
+    new = [(title, name) for name in ("erfnet", "unet") for title in kinds]
+    assert calls == [("onnx", "enet"), *new]
+    assert [*values("gpu")] == ["enet", "erfnet", "unet"]
+    assert values("gpu")["enet"] == "b"
+    assert matrix.main([]) == 0
+    assert len(calls) == 7
     # What fails keeps its row, is said, and does not keep others from being measured.
-    with monkeypatch.context() as patch:
-        patch.setattr(matrix, "measure", fails)
-        assert matrix.main(["enet", "unet"]) == 1
-    assert "enet: x.tflite: the accelerator fails (lost)" in capsys.readouterr().err
-    assert read_rows()["enet"]["fp32_bytes"] == "1"
-    # Of another ONNX Runtime only that group is measured anew; of another LiteRT all is.
-    for package, groups in (
-        ("onnxruntime", [["onnx"]]),
-        ("ai-edge-litert", [["tflite"], ["onnx"]]),
-    ):
+    failing.append("enet")
+    assert matrix.main(["enet", "unet"]) == 1
+    assert "gpu: enet: x.tflite: the accelerator fails (lost)" in capsys.readouterr().err
+    assert values("gpu")["enet"] == "b"
+    assert values("gpu")["unet"] == "12"
+    # Of another ONNX Runtime only its table is measured anew; of another LiteRT all are.
+    failing.clear()
+    for package, titles in (("onnxruntime", ["onnx"]), ("ai-edge-litert", [*kinds])):
         calls.clear()
-        versions = json.loads(environment.read_text())
-        versions["versions"][package] = "0"
-        environment.write_text(json.dumps(versions))
+        for title in kinds:
+            facts = json.loads((tmp_path / f"{title}.json").read_text())
+            if package in facts["versions"]:
+                facts["versions"][package] = "0"
+            (tmp_path / f"{title}.json").write_text(json.dumps(facts))
         assert matrix.main([]) == 0
-        assert [call[1] for call in calls] == groups * 3
+        assert calls == [(title, name) for name in kseg.list_models() for title in titles]
 
 
 def test_what_scoring_costs(tmp_path, monkeypatch):
@@ -138,7 +154,6 @@ def test_what_scoring_costs(tmp_path, monkeypatch):
 def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):
     """Rows by row, commands in turn, and what is there is not measured again."""
     monkeypatch.setattr(quantisation, "TABLE", tmp_path / "quantisation.csv")
-    monkeypatch.setattr(quantisation, "ENVIRONMENT", tmp_path / "quantisation.json")
     calibration = "--calibration-dataset camvid --calibration-dir $CAMVID --calibration-count 2"
     files = {
         "fp32": ["convert MODEL x.tflite --input-size 48 64"],

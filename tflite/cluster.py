@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
@@ -68,7 +67,6 @@ def cluster(
         )
         return wrappers[layer.name]
 
-    keras.utils.set_random_seed(0)
     bridge = to_tf_keras(result, wrap)
     bridge.fit(batches, loss, steps, learning_rate, progress)
     for wrapper in wrappers.values():

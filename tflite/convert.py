@@ -343,13 +343,8 @@ def _serving(graph: Any, apart: Mapping[str, keras.Variable] | None = None) -> C
         apart: variables, of Keras 3 only, that are inputs of the function by these names.
     """
     (source,) = graph.inputs
+    apart = apart or {}
     signature = [tf.TensorSpec(source.shape, source.dtype, name="image")]
-    if not apart:
-        return tf.function(
-            lambda image: {"output_0": graph(image, training=False)},
-            input_signature=signature,
-            autograph=False,
-        )
     signature += [tf.TensorSpec(v.shape, v.dtype, name=name) for name, v in apart.items()]
 
     def serve(image: tf.Tensor, *weights: tf.Tensor) -> dict[str, tf.Tensor]:

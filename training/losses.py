@@ -94,22 +94,39 @@ def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
 
 
 def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
-    """(N,): Lovász-softmax over the image's classes (arXiv:1705.08790, Equation 9)."""
-    truth, probabilities = _one_hot(labels, logits, ignore_id)
-    # Ignored pixels have no error, so that they come last and change no difference.
-    errors = ops.transpose(ops.abs(truth - probabilities), (0, 2, 1))
-    truth = ops.transpose(truth, (0, 2, 1))
-    order = ops.stop_gradient(ops.argsort(-errors, axis=-1))
-    errors = ops.take_along_axis(errors, order, axis=-1)
-    sorted_truth = ops.take_along_axis(truth, order, axis=-1)
-    positives = ops.sum(sorted_truth, axis=-1, keepdims=True)
-    intersection = positives - ops.cumsum(sorted_truth, axis=-1)
-    union = positives + ops.cumsum(1 - sorted_truth, axis=-1)
-    jaccard = 1 - intersection / ops.maximum(union, 1e-6)
-    steps = jaccard - ops.pad(jaccard[..., :-1], ((0, 0), (0, 0), (1, 0)))
-    losses = ops.sum(errors * ops.stop_gradient(steps), axis=-1)
-    return _mean_present(losses, ops.transpose(truth, (0, 2, 1)))
+    """(N,): Lovász-softmax over the image's classes (arXiv:1705.08790, Equation 9).
 
+    The errors are sorted by counting them in 2^14 bins, which on a CPU takes a third of a
+    sort's time; within a bin the label's own pixels come first.
+    """
+    truth, probabilities = _one_hot(labels, logits, ignore_id)
+    errors = ops.abs(truth - probabilities)
+    batch, pixels, classes = ops.shape(errors)
+    # The largest errors first; those of ignored pixels are zero and are not counted.
+    bins = ops.cast((1 - ops.stop_gradient(errors)) * _BINS, "int32")
+    bins = ops.minimum(bins, _BINS - 1)
+    lists = ops.reshape(ops.arange(batch * classes), (batch, 1, classes))
+    cells = ((lists * _BINS) + bins) * 2 + ops.cast(truth, "int32")
+    valid = ops.not_equal(ops.reshape(labels, (batch, pixels, 1)), ignore_id)
+    counted = ops.broadcast_to(ops.cast(valid, "float32"), ops.shape(errors))
+    counts = ops.segment_sum(
+        ops.reshape(counted, (-1,)), ops.reshape(cells, (-1,)), batch * classes * _BINS * 2
+    )
+    sums = ops.cumsum(ops.reshape(counts, (batch * classes, _BINS, 2)), axis=1)
+    false, true = sums[..., 0], sums[..., 1]
+    positives = true[:, -1:]
+    before = ops.pad(false[:, :-1], ((0, 0), (1, 0)))
+    # What a pixel adds to 1 - (positives - true) / (positives + false), by its truth.
+    unions = ops.maximum(positives + before, 1)
+    of_true = 1 / unions
+    of_false = (positives - true) / (unions * ops.maximum(positives + false, 1))
+    steps = ops.reshape(ops.stack([of_false, of_true], axis=-1), (-1,))
+    losses = ops.sum(errors * ops.stop_gradient(ops.take(steps, cells)), axis=1)
+    return _mean_present(losses, truth)
+
+
+# Of errors between 0 and 1: the loss is within their width of a sort's.
+_BINS = 2**14
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,

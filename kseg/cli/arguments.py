@@ -117,13 +117,16 @@ def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> No
         metavar="R",
         help=f"at the start ({learning_rate:g})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of order and augmentation (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
 
 
 def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str, Any]:
     """What ``add_fine_tuning`` parsed, as kseg.tflite takes it."""
+    import keras
+
     from kseg.training.fine_tune import fine_tuning
 
+    keras.utils.set_random_seed(args.seed)
     batches, loss, steps = fine_tuning(
         model.card,
         args.dataset,

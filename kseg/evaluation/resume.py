@@ -24,8 +24,8 @@ class SavedScores:
 
     Args:
         path: of the file; need not exist.
-        scored: the model file or folder whose content must be the same, None where
-            nothing but its card can tell.
+        scored: the model file, shipped weights or folder whose content must be the same,
+            None where nothing but its card can tell.
     """
 
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
@@ -103,13 +103,10 @@ class SavedScores:
         self._path.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> str | None:
-    """A digest of a file, or of a folder's names, sizes and times of change.
-
-    None for shipped weights, which the report names.
-    """
+def _content(path: Path) -> str:
+    """A digest of a file or shipped weights, or of a folder's names, sizes and times of change."""
     if shipped.is_name(str(path)):
-        return None
+        path = shipped.weights_file(str(path))
     if path.is_dir():
         files = sorted(path.rglob("*.png"))
         stats = [(str(file.relative_to(path)), file.stat()) for file in files]

@@ -1,7 +1,9 @@
 """Weights that come with the package, and how they are put there."""
 
 import json
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,9 @@ from PIL import Image
 import kseg
 from kseg import checkpoints, shipped
 from kseg.cli import main
+from kseg.data import open_dataset
+from kseg.evaluation import SavedScores
+from kseg.evaluation.scores import Scores
 from kseg.model import load_model
 
 
@@ -63,3 +68,22 @@ def test_the_command_takes_the_name(folder, tiny_camvid, tmp_path, capsys):
     assert "tiny:vnet: no such weights; kseg ships tiny:cgnet_m3n21" in capsys.readouterr().err
     assert main(["predict", "other:enet", str(image), "--out", str(tmp_path / "out")]) == 1
     assert "other:enet: is neither .keras nor" in capsys.readouterr().err
+
+
+def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
+    """The name is the same, what it stands for is not."""
+    data = open_dataset("camvid", tiny_camvid, "val")
+
+    def load():
+        saved = SavedScores(folder / "state", Path("tiny:cgnet_m3n21"))
+        saved.load({}, data, Scores(data.classes, instances=False, boundaries=False))
+
+    load()
+    load()
+    weights = [2 * weight for weight in tiny_model.get_weights()]
+    other = keras.models.clone_model(tiny_model)
+    other.set_weights(weights)
+    other.card = tiny_model.card
+    shipped.ship(other, "tiny", {})
+    with pytest.raises(kseg.KsegError, match="is of another score: content"):
+        load()

@@ -113,6 +113,51 @@ def test_lovasz_between():
     np.testing.assert_allclose(LOSSES["lovasz"](LABELS, LOGITS), want, rtol=1e-5)
 
 
+def test_lovasz_of_many_pixels():
+    """By a sort, the loss and its gradient: bins of 2^-14 change neither but in the last digits."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, (1, 60, 80))
+    labels[rng.random(labels.shape) < 0.1] = 255
+    logits = tf.constant(2 * rng.standard_normal((1, 60, 80, 3)), "float32")
+
+    def by_sorting() -> tf.Tensor:
+        total = 0.0
+        valid = labels.ravel() != 255
+        p = tf.boolean_mask(tf.reshape(tf.nn.softmax(logits), (-1, 3)), valid)
+        for c in range(3):
+            truth = labels.ravel()[valid] == c
+            errors = tf.abs(truth.astype("float32") - p[:, c])
+            order = np.argsort(-errors.numpy())
+            missed, wrong = truth[order].cumsum(), (~truth[order]).cumsum()
+            jaccard = 1 - (truth.sum() - missed) / (truth.sum() + wrong)
+            steps = np.diff(jaccard, prepend=0).astype("float32")
+            total += tf.reduce_sum(tf.gather(errors, order) * steps) / 3
+        return total
+
+    results = []
+    for function in (lambda: tf.reduce_sum(LOSSES["lovasz"](labels, logits)), by_sorting):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = function()
+        results.append((value.numpy(), tape.gradient(value, logits).numpy()))
+    (got, gradient), (want, sorted_gradient) = results
+    assert got == pytest.approx(want, abs=2**-14)
+    # Pixels of one bin have the step of the bin, which is near each one's own.
+    difference = np.linalg.norm(gradient - sorted_gradient)
+    assert difference < 1e-3 * np.linalg.norm(sorted_gradient)
+
+
+def test_ohem_takes_its_least_share():
+    """Of 1000 pixels that are all easy, the hardest thousandth is one, a five hundredth two."""
+    margins = np.linspace(5, 9, 1000, dtype="float32")
+    logits = np.stack([margins, np.zeros_like(margins)], axis=-1).reshape(1, 25, 40, 2)
+    labels = np.zeros((1, 25, 40), "uint8")
+    losses = np.log1p(np.exp(-margins.astype("float64")))
+    for fraction, kept in ((1 / 1000, 1), (1 / 500, 2), (1 / 16, 63)):
+        got = LOSSES["ohem"](labels, logits, fraction=fraction)
+        np.testing.assert_allclose(got, losses[:kept].mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", LOSSES)
 def test_sizes_that_are_not_known_before(kind):
     """As of validation images, which are whole and of several sizes."""
