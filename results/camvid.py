@@ -1,7 +1,8 @@
 """What a run on CamVid reached, into the package and into ``results/``.
 
-``python results/camvid.py RUN CAMVID``: scores ``RUN/model.keras`` on val where the run has
-not trained on it, puts its weights into ``kseg/weights`` and writes
+``python results/camvid.py RUN CAMVID``: of a run on train alone takes the state that was
+best on val, of one on train and val the last, puts its weights into ``kseg/weights`` and of
+the first writes
 
     results/camvid.csv     IoU by class of every shipped model, a column a class
     results/camvid.json    versions and machine
@@ -35,6 +36,8 @@ from kseg.report import rendered, training_curve
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results/camvid.csv"
+# Of a stage, by its number, in commands.
+FINAL = "runs/camvid-{}/model.keras"
 LICENCE = "CamVid (Brostow, Fauqueur, Cipolla 2009) is for research; so are weights trained on it"
 
 
@@ -42,9 +45,11 @@ def ship_run(run: Path, folder: Path) -> None:
     """Scores a complete run, ships its weights and writes its row and its curve."""
     records = [json.loads((stage / "config.json").read_text()) for stage in stages(run)]
     configs = [record["config"] for record in records]
-    model = load_model(run / "model.keras")
-    splits = {config["split"] for config in configs}
+    for stage, config in enumerate(configs[1:], 1):
+        config["init"] = FINAL.format(stage)
+    splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
+    model = load_model(run / ("checkpoints/best.keras" if held_out else "model.keras"))
     score = None
     if held_out:
         score = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
@@ -56,6 +61,7 @@ def ship_run(run: Path, folder: Path) -> None:
             "scored_on": "camvid val" if score else None,
             "mean_iou": score and score["mean_iou"],
             "class_iou": score and score["class_iou"],
+            "state": "best on val of those scored" if held_out else "last",
             "recipe": configs,
             "versions": records[-1]["versions"],
             "licence": LICENCE,
@@ -104,7 +110,7 @@ def command(arguments: list[str], stage: int) -> str:
     folders = {
         "--data-dir": "$CAMVID",
         "--run-dir": f"runs/camvid-{stage}",
-        "--init": f"runs/camvid-{stage - 1}/model.keras",
+        "--init": FINAL.format(stage - 1),
     }
     for flag, value in folders.items():
         if flag in words:

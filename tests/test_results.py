@@ -8,6 +8,8 @@ import os
 import camvid as camvid_results
 import keras
 import latency
+import numpy as np
+import plot
 import pytest
 import quantisation
 import table
@@ -228,6 +230,27 @@ def test_the_graphs_are_those_timed():
     measured = {(row["model"], row["graph"]) for row in latency.read_rows()}
     for name, graph in measured:
         assert graph == graph_of(name), f"run `python results/latency.py {name}`"
+
+
+def test_the_plot(tmp_path):
+    """What both tables have: a file that is not timed, and another form of output, are not in."""
+    timed = [("logits", "fp32", "90.0"), ("logits", "int8", "50.0"), ("argmax", "int8", "70.0")]
+    scores = {"fp32": "66.00", "int8": "65.70", "int8, quantisation-aware": "65.90", "pruned": "1"}
+    keys = ("output", "precision", "run_ms")
+    rows = [{"model": "enet", **dict(zip(keys, row, strict=True))} for row in timed]
+    table.write(tmp_path / "tflite.csv", ("model", *keys), rows, {"versions": {}})
+    rows = [{"model": "enet", "file": file, "mean_iou": iou} for file, iou in scores.items()]
+    table.write(tmp_path / "quantisation.csv", [*rows[0]], rows, {"versions": {}})
+    found = plot.points(tmp_path)
+    assert found == {
+        "enet": {
+            "fp32": (90.0, 66.0),
+            "int8": (50.0, 65.7),
+            "int8, quantisation-aware": (50.0, 65.9),
+        }
+    }
+    (axes,) = plot.draw(found).axes
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [(50, 65.7), (50, 65.9), (90, 66)])
 
 
 def test_stages_of_a_run(tmp_path):

@@ -1,0 +1,73 @@
+"""Accuracy by latency of the shipped weights: ``docs/latency.png``.
+
+``python results/plot.py``, from ``results/quantisation.csv`` (mean IoU on CamVid's val) and
+``results/tflite.csv`` (milliseconds at 512x1024 on two threads, logits at full size, which
+hardly depend on the classes). A line a network, a point a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import table
+from matplotlib.figure import Figure
+
+from kseg.files import whole
+from kseg.report import rendered
+
+RESULTS = Path(__file__).parent
+
+# The files of quantisation.csv that tflite.csv has too, and their precision there.
+FILES = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "w8": "w8",
+    "int8": "int8",
+    "int8, quantisation-aware": "int8",
+}
+
+
+def points(results: Path = RESULTS) -> dict[str, dict[str, tuple[float, float]]]:
+    """By model, then by file: milliseconds and mean IoU in per cent."""
+    latencies = {
+        (row["model"], row["precision"]): float(row["run_ms"])
+        for row in table.read(results / "tflite.csv")
+        if row["output"] == "logits"
+    }
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in table.read(results / "quantisation.csv"):
+        key = row["model"], FILES.get(row["file"])
+        if key in latencies:
+            point = latencies[key], float(row["mean_iou"])
+            found.setdefault(row["model"], {})[row["file"]] = point
+    return found
+
+
+def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
+    """The figure of ``points``."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot(
+        xlabel="ms at 512x1024, two CPU threads", ylabel="mean IoU on CamVid val, %"
+    )
+    for model, files in found.items():
+        # What lies together is named together.
+        names: dict[tuple[float, float], list[str]] = {}
+        for file, place in files.items():
+            names.setdefault(place, []).append(file)
+        axes.plot(*zip(*sorted(names), strict=True), marker="o", linestyle=":", label=model)
+        for place, together in names.items():
+            text = " / ".join(together)
+            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.margins(0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Draws the figure."""
+    with whole(RESULTS.parent / "docs/latency.png") as path:
+        rendered(draw(points())).save(path)
+
+
+if __name__ == "__main__":
+    main()
