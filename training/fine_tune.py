@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from keras import ops
 
 from kseg.data import open_dataset
 from kseg.errors import KsegError
-from kseg.model import Card
+from kseg.model import SegmentationModel
 from kseg.training.losses import class_weights, cross_entropy
 from kseg.training.pipeline import augmented, steps_per_epoch
 from kseg.training.run import default_crop
+from kseg.zoo import build
+
+TEACHERS = ("model", "labels")
 
 
 def fine_tuning(
-    card: Card,
+    model: SegmentationModel,
     name: str,
     dir: str | Path | None,
     *,
@@ -27,26 +31,32 @@ def fine_tuning(
     crop: tuple[int, int] | None = None,
     batch_size: int = 8,
     seed: int = 0,
+    learn_from: str = "model",
 ) -> tuple[tf.data.Dataset, Callable[[Any, Any], Any], int]:
-    """Batches as `kseg train` makes them, its loss by pixel, and the number of steps.
+    """Batches as `kseg train` makes them, a loss by pixel, and the number of steps.
 
     Args:
-        card: of the model.
+        model: finished; it stays as it is.
         name, dir: as for ``kseg.data.open_dataset``; the split is "train".
         steps: None takes ``epochs`` times the data.
         crop: (H, W), None as for `kseg train`.
         batch_size: images at once.
         seed: of order and augmentation.
+        learn_from: of ``TEACHERS``. "model": the batches have its probabilities in place of
+            labels, so that what is trained keeps to what it does (arXiv:1503.02531, Section
+            2, at temperature 1); "labels": cross-entropy with CGNet's class weights.
 
     Raises:
         KsegError: what ``open_dataset`` raises, a value out of range, or classes that are
             not the model's.
     """
+    if learn_from not in TEACHERS:
+        raise KsegError(f"learn from is {learn_from!r}; it must be one of {', '.join(TEACHERS)}")
+    card = model.card
     data = open_dataset(name, dir, "train")
     classes = data.classes.num_classes
     if card.num_classes - len(card.void_channels) != classes:
         raise KsegError(f"{data.name} has {classes} classes, {card.name} {card.num_classes}")
-    weights = class_weights(data.class_pixels()) + [1.0] * len(card.void_channels)
     examples = augmented(
         data,
         crop=crop or default_crop(data),
@@ -58,7 +68,16 @@ def fine_tuning(
         seed=seed,
         start_step=0,
     )
-    batches = examples.batch(batch_size, drop_remainder=True).prefetch(2)
+    batches = examples.batch(batch_size, drop_remainder=True)
+    if learn_from == "model":
+        teacher = build(card.for_inference(), weights_of=model)
+        batches = batches.map(
+            lambda images, _: (images, ops.softmax(teacher(images, training=False)))
+        )
+        loss = functools.partial(ops.categorical_crossentropy, from_logits=True)
+    else:
+        weights = class_weights(data.class_pixels()) + [1.0] * len(card.void_channels)
+        loss = functools.partial(cross_entropy, class_weights=weights)
     if steps is None:
         steps = epochs * steps_per_epoch(data, batch_size)
-    return batches, functools.partial(cross_entropy, class_weights=weights), steps
+    return batches.prefetch(2), loss, steps

@@ -118,6 +118,12 @@ def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> No
         help=f"at the start ({learning_rate:g})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument(
+        "--learn-from",
+        default="model",
+        metavar="TEACHER",
+        help="model (what the file gives now) or labels (model)",
+    )
 
 
 def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
 
     keras.utils.set_random_seed(args.seed)
     batches, loss, steps = fine_tuning(
-        model.card,
+        model,
         args.dataset,
         args.data_dir,
         steps=args.steps,
@@ -136,6 +142,7 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
         crop=size(args.crop),
         batch_size=args.batch_size,
         seed=args.seed,
+        learn_from=args.learn_from,
     )
     return {
         "batches": batches,

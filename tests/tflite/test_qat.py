@@ -79,6 +79,7 @@ def test_training_lowers_the_loss_of_the_file(tiny_keras, tiny_camvid, calibrate
     out = tmp_path / "x.tflite"
     args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--steps", 30, "--batch-size", 2]
     args += ["--learning-rate", 3e-3, "--crop", *SIZE, "--input", "uint8"]
+    args += ["--learn-from", "labels"]
     assert main(["qat", *map(str, [tiny_keras, out, *args])]) == 0
     (details,) = TFLitePredictor(out)._interpreter.get_input_details()
     assert details["dtype"] == np.uint8
@@ -90,6 +91,12 @@ def test_training_lowers_the_loss_of_the_file(tiny_keras, tiny_camvid, calibrate
         return float(np.mean([cross_entropy(y[None], predictor(x)[None]) for x, y in pairs]))
 
     assert loss(out) < 0.8 * loss(calibrated)
+
+
+def test_a_teacher_that_is_unknown(tiny_keras, tiny_camvid, tmp_path, capsys):
+    args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--learn-from", "books"]
+    assert main(["qat", *map(str, [tiny_keras, tmp_path / "x.tflite", *args])]) == 1
+    assert "learn from is 'books'; it must be one of model, labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What a finished model trains further on."""
+
+import numpy as np
+import pytest
+
+from kseg.data import open_dataset
+from kseg.training.fine_tune import fine_tuning
+from kseg.training.losses import class_weights
+
+WAY = dict(batch_size=2, crop=(48, 64))
+
+
+def test_from_the_model_itself(tiny_model, tiny_camvid):
+    """Its own answer costs the entropy, which no other answer is below; labels have no part."""
+    batches, loss, steps = fine_tuning(tiny_model, "camvid", tiny_camvid, **WAY)
+    assert steps == 3
+    images, targets = next(iter(batches))
+    p = targets.numpy().astype("float64")
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
+    logits = tiny_model(images)
+    entropy = -(p * np.log(p)).sum(-1)
+    # float32 of logarithms of about 2
+    np.testing.assert_allclose(loss(targets, logits), entropy, atol=1e-5)
+    other = logits + np.random.default_rng(0).standard_normal(logits.shape).astype("float32")
+    assert (np.asarray(loss(targets, other)) > entropy).all()
+
+
+def test_from_labels(tiny_model, tiny_camvid):
+    """Cross-entropy by its definition, weighted by the shares of the classes."""
+    batches, loss, _ = fine_tuning(tiny_model, "camvid", tiny_camvid, learn_from="labels", **WAY)
+    images, labels = next(iter(batches))
+    labels = labels.numpy()
+    logits = np.asarray(tiny_model(images), "float64")
+    valid = labels != 255
+    weights = class_weights(open_dataset("camvid", tiny_camvid, "train").class_pixels())
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    truth = np.where(valid, labels, 0)[..., None]
+    want = -np.log(np.take_along_axis(chances, truth, -1)[..., 0]) * np.take(weights, truth[..., 0])
+    np.testing.assert_allclose(loss(labels, logits), want * valid, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [2, None])
+def test_the_number_of_steps(tiny_model, tiny_camvid, steps):
+    found = fine_tuning(tiny_model, "camvid", tiny_camvid, steps=steps, epochs=2, **WAY)[2]
+    assert found == (steps or 6)
