@@ -67,8 +67,6 @@ RESULTS = Path(__file__).parent
 SIZE, SMALL_SIZE = (129, 257), (65, 129)
 MOST = 30e9
 
-Row = dict[str, Any]
-
 # Of layers: values that do not change what is computed in inference.
 _INCIDENTAL = ("initializer", "regularizer", "constraint", "dtype", "trainable", "momentum")
 
@@ -163,10 +161,11 @@ def subject(name: str) -> Subject:
     return Subject(model, image, want)
 
 
-def count(name: str) -> list[Row]:
+def count(name: str) -> list[table.Row]:
     """The row of ``zoo.csv``."""
     variant = VARIANTS[name]
-    size, published = next(iter(variant.multiply_adds.items()), (file_size(name), 0))
+    # The size of the files takes building a network.
+    size, published = next(iter(variant.multiply_adds.items()), None) or (file_size(name), 0)
     classes = variant.num_classes
     model = kseg.create_model(name, num_classes=classes, input_shape=(*size, 3))
     row = {
@@ -180,7 +179,7 @@ def count(name: str) -> list[Row]:
     return [row]
 
 
-def run_on_gpu(name: str) -> list[Row]:
+def run_on_gpu(name: str) -> list[table.Row]:
     """The rows of ``gpu.csv``.
 
     Raises:
@@ -196,7 +195,7 @@ def run_on_gpu(name: str) -> list[Row]:
         return [_run_file(given, precision, file) for precision, file in files.items()]
 
 
-def _run_file(given: Subject, precision: str, file: Path) -> Row:
+def _run_file(given: Subject, precision: str, file: Path) -> table.Row:
     cost = given.cost(kseg.tflite.TFLitePredictor(file)(given.image))
     row = {
         "precision": precision,
@@ -221,7 +220,7 @@ def _run_file(given: Subject, precision: str, file: Path) -> Row:
     }
 
 
-def run_on_onnx(name: str) -> list[Row]:
+def run_on_onnx(name: str) -> list[table.Row]:
     """The row of ``onnx.csv``."""
     given = subject(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -268,7 +267,7 @@ class Table(NamedTuple):
         packages: that matter besides those of every table.
     """
 
-    measure: Callable[[str], list[Row]]
+    measure: Callable[[str], list[table.Row]]
     columns: tuple[str, ...]
     packages: tuple[str, ...] = ()
 

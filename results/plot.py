@@ -42,14 +42,10 @@ def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
         xlabel="ms at 512x1024, two CPU threads", ylabel="mean IoU on CamVid val, %"
     )
     for model, files in found.items():
-        # What lies together is named together.
-        names: dict[tuple[float, float], list[str]] = {}
+        line = sorted(files.values())
+        axes.plot(*zip(*line, strict=True), marker="o", linestyle=":", label=model)
         for file, place in files.items():
-            names.setdefault(place, []).append(file)
-        axes.plot(*zip(*sorted(names), strict=True), marker="o", linestyle=":", label=model)
-        for place, together in names.items():
-            text = " / ".join(together)
-            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(file, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.margins(0.25)
     axes.legend(frameon=False)
     return figure

@@ -93,6 +93,10 @@ def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     return _mean_present(1 - overlap / ops.maximum(total, 1e-6), truth)
 
 
+# Of errors between 0 and 1: the loss is within their width of a sort's.
+_BINS = 2**14
+
+
 def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     """(N,): Lovász-softmax over the image's classes (arXiv:1705.08790, Equation 9).
 
@@ -101,14 +105,14 @@ def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     """
     truth, probabilities = _one_hot(labels, logits, ignore_id)
     errors = ops.abs(truth - probabilities)
-    batch, pixels, classes = ops.shape(errors)
+    batch, _, classes = ops.shape(errors)
     # The largest errors first; those of ignored pixels are zero and are not counted.
     bins = ops.cast((1 - ops.stop_gradient(errors)) * _BINS, "int32")
     bins = ops.minimum(bins, _BINS - 1)
     lists = ops.reshape(ops.arange(batch * classes), (batch, 1, classes))
     cells = ((lists * _BINS) + bins) * 2 + ops.cast(truth, "int32")
-    valid = ops.not_equal(ops.reshape(labels, (batch, pixels, 1)), ignore_id)
-    counted = ops.broadcast_to(ops.cast(valid, "float32"), ops.shape(errors))
+    # One for a pixel that has a label.
+    counted = ops.broadcast_to(ops.sum(truth, axis=-1, keepdims=True), ops.shape(errors))
     counts = ops.segment_sum(
         ops.reshape(counted, (-1,)), ops.reshape(cells, (-1,)), batch * classes * _BINS * 2
     )
@@ -124,9 +128,6 @@ def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     losses = ops.sum(errors * ops.stop_gradient(ops.take(steps, cells)), axis=1)
     return _mean_present(losses, truth)
 
-
-# Of errors between 0 and 1: the loss is within their width of a sort's.
-_BINS = 2**14
 
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,
