@@ -148,9 +148,21 @@ class PaddedAveragePooling(keras.layers.Layer):
     def call(self, x: KerasTensor) -> KerasTensor:
         # A constant: the converter would leave ops.full's BROADCAST_TO in the file.
         kernel = ops.convert_to_tensor(np.full((3, 3, x.shape[-1], 1), 1 / 9), dtype=x.dtype)
-        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = ops.pad(x, ((0, 0), *self.padding(x.shape), (0, 0)))
         return ops.depthwise_conv(
             x, kernel, strides=self.strides, padding="valid", data_format="channels_last"
+        )
+
+    def padding(self, input_shape: tuple) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros above and below, left and right, that a window reaches.
+
+        At stride 2 none reaches below an even height. A row there would make the padding
+        the same as that of a convolution beside the pooling, which the converter shares
+        then; a shared one is computed on its own, and takes longer than the pooling.
+        """
+        return tuple(
+            (1, int(extent is None or (extent - 1) % self.strides == 0))
+            for extent in input_shape[1:3]
         )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:

@@ -40,22 +40,40 @@ COLUMNS = (
 )
 
 
-def measure(name: str, size: tuple[int, int] = SIZE) -> list[dict[str, Any]]:
-    """A network's rows; without stride logits where it computes all of them at full size."""
+def with_random_weights(name: str) -> kseg.SegmentationModel:
+    """The network, its statistics like those of a trained one."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    graph = digest(kseg.create_model(name))
     model = kseg.create_model(name, input_shape=(64, 128, 3))
     like_trained(model)
+    return model
+
+
+def write_files(
+    model: kseg.SegmentationModel,
+    folder: Path,
+    output: str,
+    size: tuple[int, int],
+    precisions: Sequence[str],
+) -> dict[str, Path]:
+    """The model's .tflite file of each precision, calibrated with a drawn street."""
+    files = {precision: folder / f"{precision}.tflite" for precision in precisions}
+    scenes = [draw_scene(20, *size).image]
+    convert_each(model, files, output=output, input_size=size, calibration=scenes)
+    return files
+
+
+def measure(name: str, size: tuple[int, int] = SIZE) -> list[dict[str, Any]]:
+    """A network's rows; without stride logits where it computes all of them at full size."""
+    graph = digest(kseg.create_model(name))
+    model = with_random_weights(name)
     work = multiply_adds(kseg.create_model(name, input_shape=(*size, 3)))
     runs = 10 if work < MOST else 3
     rows = []
     for output in OUTPUTS:
         with tempfile.TemporaryDirectory() as folder:
-            files = {p: Path(folder) / f"{p}.tflite" for p in PRECISIONS}
-            scenes = [draw_scene(20, *size).image]
             try:
-                convert_each(model, files, output=output, input_size=size, calibration=scenes)
+                files = write_files(model, Path(folder), output, size, PRECISIONS)
             except kseg.KsegError as error:
                 if "no low-resolution logits" not in str(error):
                     raise

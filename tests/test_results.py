@@ -17,6 +17,7 @@ import table
 import evaluation
 import kseg
 import matrix
+import operators
 from kseg.zoo import VARIANTS
 from matrix import PRECISIONS, digest, graph_of
 from support import ROOT
@@ -224,6 +225,17 @@ def test_latency(tmp_path, monkeypatch):
     assert all(float(row["run_ms"]) > 0 for row in written)
     assert float(written[0]["times"]) == 1
     assert int(written[1]["bytes"]) < int(written[0]["bytes"])
+
+
+def test_operators(monkeypatch):
+    """The table has what XNNPACK says of a file; shares add up to all of it."""
+    monkeypatch.setattr(operators, "OUTPUTS", ("stride-logits",))
+    rows = operators.measure("cgnet_m3n15", size=(64, 96), runs=2)
+    for precision, prelu in (("fp32", 42), ("int8", 42)):
+        own = {row["operator"]: row for row in rows if row["precision"] == precision}
+        # Three of stage 1, two of the joints, one of each block between and two of the others.
+        assert own["PReLU (ND)"]["count"] == prelu
+        assert sum(float(row["share"]) for row in own.values()) == pytest.approx(1, abs=0.01)
 
 
 def test_the_graphs_are_those_timed():

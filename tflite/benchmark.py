@@ -97,9 +97,7 @@ def benchmark(
         NoAccelerator: no Vulkan driver that LiteRT takes.
         KsegError: a value out of range, or a file that is missing, damaged or fails.
     """
-    for name, value, least in (("runs", runs, 1), ("warm-up", warm_up, 0), ("threads", threads, 1)):
-        if value is not None and value < least:
-            raise KsegError(f"{name} is {value}; it must be at least {least}")
+    check_counts(threads, runs, warm_up)
     paths = [Path(file) for file in files]
     for path in paths:
         _check(path, runtime)
@@ -139,6 +137,13 @@ def benchmark(
             )
         )
     return timings
+
+
+def check_counts(threads: int | None, runs: int, warm_up: int) -> None:
+    """Raises KsegError where one is too small."""
+    for name, value, least in (("runs", runs, 1), ("warm-up", warm_up, 0), ("threads", threads, 1)):
+        if value is not None and value < least:
+            raise KsegError(f"{name} is {value}; it must be at least {least}")
 
 
 def _answer(message: bytes) -> dict[str, Any]:

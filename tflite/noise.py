@@ -41,7 +41,7 @@ def quantisation_noise(
     images: Iterable[np.ndarray],
     *,
     input_size: tuple[int, int] | None = None,
-    calibration_method: str = "moving-average",
+    calibration_method: str = "percentile",
     keep_float: Collection[str] = (),
 ) -> list[LayerNoise]:
     """The noise of every operator, worst first.

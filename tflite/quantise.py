@@ -50,7 +50,7 @@ def quantise_int8(
     images: Iterable[np.ndarray],
     input_size: tuple[int, int],
     *,
-    calibration: str = "moving-average",
+    calibration: str = "percentile",
     keep_float: Collection[str] = (),
 ) -> bytes:
     """int8 weights and activations; int8 input (scale 1, zero point -128) and output.

@@ -147,7 +147,7 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
         if isinstance(layer, Normalize):
             return _normalisation(layer, Pixels(name="pixels")(x))
         if isinstance(layer, PaddedAveragePooling):
-            x = kl.ZeroPadding2D(1, name=f"{layer.name}.pad")(x)
+            x = kl.ZeroPadding2D(layer.padding(x.shape), name=f"{layer.name}.pad")(x)
             pool = kl.DepthwiseConv2D(
                 3, strides=layer.strides, use_bias=False, trainable=False, name=layer.name
             )

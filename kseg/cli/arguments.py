@@ -78,9 +78,9 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
     parser.add_argument(
         "--calibration",
-        default="moving-average",
+        default="percentile",
         metavar="HOW",
-        help="ranges in int8: min-max, moving-average (default) or percentile",
+        help="ranges in int8: percentile (default), moving-average or min-max",
     )
     parser.add_argument(
         "--keep-float",

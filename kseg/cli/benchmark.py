@@ -3,7 +3,8 @@
 Every file runs in a process of its own. Copy is from RGB bytes into the input tensor and
 out of the output tensor (a .keras file copies within its run, an .onnx file not at all);
 argmax is the host's, on logits at their own size, those at a stride then enlarged to the
-input's. Of the peak memory, "added" came after the libraries were loaded.
+input's. Of the peak memory, "added" came after the libraries were loaded. --profile adds
+what kinds of operators the time of .tflite files on the CPU goes to.
 """
 
 from __future__ import annotations
@@ -29,13 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")
     parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="images before (3)")
     arguments.add_size(parser, "--input-size", "of a .keras file (the data set's, else 512 1024)")
+    parser.add_argument(
+        "--profile", action="store_true", help="the time by operators, of .tflite files on the CPU"
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="the figures as a file")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON."""
     from kseg.tflite.benchmark import benchmark, format_timings
+    from kseg.tflite.profile import format_profiles, operator_profile
 
+    profiles = [
+        operator_profile(file, threads=args.threads, runs=args.runs, warm_up=args.warm_up)
+        for file in (args.files if args.profile else ())
+    ]
     timings = benchmark(
         args.files,
         threads=args.threads,
@@ -46,7 +55,13 @@ def run(args: argparse.Namespace) -> None:
         progress=Countdown("rounds"),
     )
     print(format_timings(timings))
+    if profiles:
+        print(format_profiles(profiles))
     if args.json:
-        report = {**environment(), "files": [dataclasses.asdict(timing) for timing in timings]}
+        report = {
+            **environment(),
+            "files": [dataclasses.asdict(timing) for timing in timings],
+            "profiles": [dataclasses.asdict(profile) for profile in profiles],
+        }
         with whole(args.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n")

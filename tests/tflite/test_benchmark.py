@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import kseg.tflite
 from kseg.cli import main
 from kseg.tflite.benchmark import Spread
 from kseg.tflite.benchmark_worker import start, time_round
+from kseg.tflite.flatbuffer import operator_outputs
 from kseg.tflite.predictors import TFLitePredictor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -138,6 +140,28 @@ def test_command(tiny_model, tiny_keras, tmp_path, capsys):
     assert report["files"][1]["runtime"].endswith("cpu, 1 threads")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_profile(precision, tiny_model, tmp_path, capsys):
+    """The kernels by the interpreter's list of operators, their time by the clock around."""
+    file = tmp_path / "x.tflite"
+    calibration = [IMAGE] if precision == "int8" else None
+    kseg.tflite.convert(tiny_model, file, precision=precision, calibration=calibration)
+    options = ["--profile", "--threads", "1", "--runs", "5", "--warm-up", "1"]
+    assert main(["benchmark", str(file), *options, "--json", str(tmp_path / "o.json")]) == 0
+    (profile,) = json.loads((tmp_path / "o.json").read_text())["profiles"]
+    assert profile["file"] == str(file)
+    kinds = {operator["kind"]: operator for operator in profile["operators"]}
+    assert sum(kind["seconds"] for kind in kinds.values()) <= profile["seconds"]
+    found = Counter(name for name, _ in operator_outputs(file.read_bytes()).values())
+    for name, kernel in (("PRELU", "PReLU"), ("DEPTHWISE_CONV_2D", "DWConv")):
+        (count,) = [kind["count"] for label, kind in kinds.items() if kernel in label]
+        assert count == found[name]
+    assert any("QC8" in kind for kind in kinds) == (precision == "int8")
+    table = capsys.readouterr().out.splitlines()[2:]
+    assert table[0].startswith(f"{file}: ")
+    assert [line.split(" x ")[1] for line in table[1:]] == list(kinds)
+
+
 def test_refusals(tiny_keras, tmp_path, capsys):
     (tmp_path / "x.tflite").write_bytes(b"nothing")
     cases = {
@@ -147,6 +171,8 @@ def test_refusals(tiny_keras, tmp_path, capsys):
         (str(tiny_keras), "--runtime", "litert-gpu"): "runtime is 'litert-gpu'",
         (str(tiny_keras), "--runs", "0"): "runs is 0; it must be at least 1",
         (str(tiny_keras), "--threads", "0"): "threads is 0",
+        (str(tiny_keras), "--profile"): "tiny.keras: only .tflite files have a profile",
+        (str(tmp_path / "x.tflite"), "--profile", "--runs", "0"): "runs is 0",
     }
     for args, message in cases.items():
         assert main(["benchmark", *args]) == 1

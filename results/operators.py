@@ -1,0 +1,69 @@
+"""Which operators a network's time on a CPU goes to: ``results/operators.csv``.
+
+``python results/operators.py [MODEL ...]``: files as ``results/latency.py`` makes them, in
+fp32 and int8 with logits at full size and at a stride, each by the profiler of LiteRT's CPU
+runtime on two threads. A row has
+
+    operator    kernel of XNNPACK: F32 computes in float32, QS8 and QC8 in int8
+    count       how many of them there are
+    run_ms      all of them together, mean
+    share       of the sum over the file's operators
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import table
+from latency import SIZE, THREADS, with_random_weights, write_files
+from runtimes import MODELS
+
+from kseg.environment import environment
+from kseg.tflite.profile import operator_profile
+
+RESULTS = Path(__file__).parent
+OUTPUTS, PRECISIONS = ("stride-logits", "logits"), ("fp32", "int8")
+COLUMNS = ("model", "output", "precision", "operator", "count", "run_ms", "share")
+
+
+def measure(name: str, size: tuple[int, int] = SIZE, runs: int = 10) -> list[dict[str, Any]]:
+    """A network's rows."""
+    model = with_random_weights(name)
+    rows = []
+    for output in OUTPUTS:
+        with tempfile.TemporaryDirectory() as folder:
+            files = write_files(model, Path(folder), output, size, PRECISIONS)
+            for precision, file in files.items():
+                profile = operator_profile(file, threads=THREADS, runs=runs)
+                total = sum(operator.seconds for operator in profile.operators)
+                rows += [
+                    {
+                        "model": name,
+                        "output": output,
+                        "precision": precision,
+                        "operator": operator.kind,
+                        "count": operator.count,
+                        "run_ms": f"{1e3 * operator.seconds:.2f}",
+                        "share": f"{operator.seconds / total:.3f}",
+                    }
+                    for operator in profile.operators
+                ]
+    return rows
+
+
+def main(names: Sequence[str]) -> None:
+    """Measures and shows a line a kind of operator."""
+    for name in names or MODELS:
+        rows = measure(name)
+        facts = {**environment(), "threads": THREADS, "size": SIZE}
+        table.replace(RESULTS / "operators.csv", COLUMNS, rows, facts)
+        for row in rows:
+            print("{model} {output} {precision} {run_ms} ms {share} {operator}".format(**row))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
