@@ -9,6 +9,7 @@ import camvid as camvid_results
 import keras
 import latency
 import numpy as np
+import operators
 import plot
 import pytest
 import quantisation
@@ -17,7 +18,6 @@ import table
 import evaluation
 import kseg
 import matrix
-import operators
 from kseg.zoo import VARIANTS
 from matrix import PRECISIONS, digest, graph_of
 from support import ROOT
