@@ -10,6 +10,7 @@ import keras
 import latency
 import numpy as np
 import operators
+import page
 import plot
 import pytest
 import quantisation
@@ -208,11 +209,12 @@ def test_digest():
         assert digest(small(**options)) != same
 
 
-def test_latency(tmp_path, monkeypatch):
+def test_latency(tiny_model, tmp_path, monkeypatch):
     """Files of a small network; the table keeps other networks' rows."""
     monkeypatch.setattr(latency, "OUTPUTS", ("stride-logits",))
     monkeypatch.setattr(latency, "PRECISIONS", ("fp32", "int8"))
-    rows = latency.measure("cgnet_m3n15", size=(64, 96))
+    monkeypatch.setattr(latency, "with_random_weights", lambda _name: tiny_model)
+    rows = latency.measure("cgnet_m3n21", size=(48, 64))
     assert [(row["output"], row["precision"]) for row in rows] == [
         ("stride-logits", "fp32"),
         ("stride-logits", "int8"),
@@ -221,20 +223,23 @@ def test_latency(tmp_path, monkeypatch):
     latency.write([{**row, "model": "enet"} for row in rows], tmp_path)
     latency.write(rows, tmp_path)
     written = latency.read_rows(tmp_path)
-    assert [row["model"] for row in written] == ["cgnet_m3n15"] * 2 + ["enet"] * 2
+    assert [row["model"] for row in written] == ["cgnet_m3n21"] * 2 + ["enet"] * 2
     assert all(float(row["run_ms"]) > 0 for row in written)
     assert float(written[0]["times"]) == 1
     assert int(written[1]["bytes"]) < int(written[0]["bytes"])
 
 
-def test_operators(monkeypatch):
-    """The table has what XNNPACK says of a file; shares add up to all of it."""
+def test_operators(tiny_model, monkeypatch):
+    """Of the small CGNet's files, what XNNPACK says; shares add up to all of it."""
     monkeypatch.setattr(operators, "OUTPUTS", ("stride-logits",))
-    rows = operators.measure("cgnet_m3n15", size=(64, 96), runs=2)
-    for precision, prelu in (("fp32", 42), ("int8", 42)):
+    monkeypatch.setattr(operators, "with_random_weights", lambda _name: tiny_model)
+    rows = operators.measure("cgnet_m3n21", size=(48, 64), runs=2)
+    for precision in ("fp32", "int8"):
         own = {row["operator"]: row for row in rows if row["precision"] == precision}
-        # Three of stage 1, two of the joints, one of each block between and two of the others.
-        assert own["PReLU (ND)"]["count"] == prelu
+        assert own["PReLU (ND)"]["count"] == len(
+            [layer for layer in tiny_model.layers if isinstance(layer, keras.layers.PReLU)]
+        )
+        # Each is rounded to a thousandth.
         assert sum(float(row["share"]) for row in own.values()) == pytest.approx(1, abs=0.01)
 
 
@@ -242,6 +247,14 @@ def test_the_graphs_are_those_timed():
     measured = {(row["model"], row["graph"]) for row in latency.read_rows()}
     for name, graph in measured:
         assert graph == graph_of(name), f"run `python results/latency.py {name}`"
+
+
+def test_the_page():
+    """The tables of docs/latency.md are those of the .csv files."""
+    text = page.PAGE.read_text()
+    assert page.filled(text, page.tables()) == text, "run `python results/page.py`"
+    with pytest.raises(ValueError, match="no place for latency"):
+        page.filled(text.replace("<!-- latency -->", ""), page.tables())
 
 
 def test_the_plot(tmp_path):

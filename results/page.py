@@ -1,0 +1,126 @@
+"""The tables of ``docs/latency.md``, from the .csv files beside this: ``python results/page.py``.
+
+Each stands between two comments with its name; what is around them is written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import table
+
+from kseg.files import whole
+
+RESULTS = Path(__file__).parent
+PAGE = RESULTS.parent / "docs/latency.md"
+
+# Kinds of operators that a table names: the others are one column.
+_OPERATORS = {
+    "depthwise": r"DWConv",
+    "convolutions": r"[Cc]onvolution|GEMM",
+    "PReLU": r"PReLU",
+    "copies": r"Copy|CONCATENATION",
+    "conversions": r"Convert",
+    "resizing": r"Resize",
+}
+
+
+def tables(results: Path = RESULTS) -> dict[str, str]:
+    """Every table by its name."""
+    return {
+        "latency": _latency(table.read(results / "tflite.csv")),
+        "runtimes": _runtimes(table.read(results / "runtimes.csv")),
+        "operators": _operators(table.read(results / "operators.csv")),
+        "quantisation": _quantisation(table.read(results / "quantisation.csv")),
+    }
+
+
+def _latency(rows: list[table.Row]) -> str:
+    by_model: dict[str, dict[tuple[str, str], table.Row]] = defaultdict(dict)
+    for row in rows:
+        by_model[row["model"]][row["output"], row["precision"]] = row
+    lines = []
+    for model, files in by_model.items():
+        cells = [model]
+        for output in ("logits", "stride-logits"):
+            if (output, "fp32") not in files:
+                cells += ["-"] * 3
+                continue
+            whole_row, small = files[output, "fp32"], files[output, "int8"]
+            cells += [_round(whole_row["run_ms"]), _round(small["run_ms"]), small["times"]]
+        cells += [f"{int(files['logits', p]['bytes']) / 1e6:.1f}" for p in ("fp32", "fp16", "int8")]
+        lines.append(cells)
+    head = ["network", "logits: fp32, ms", "int8, ms", "times"]
+    head += ["stride logits: fp32, ms", "int8, ms", "times", "fp32, MB", "fp16, MB", "int8, MB"]
+    return _markdown(head, lines)
+
+
+def _runtimes(rows: list[table.Row]) -> str:
+    by_form: dict[tuple[str, ...], dict[str, table.Row]] = defaultdict(dict)
+    for row in rows:
+        if row["size"] == "512x1024":
+            by_form[row["model"], row["output"], row["threads"]][row["runtime"]] = row
+    names = ("litert", "onnxruntime", "torch", "tensorflow")
+    lines = []
+    for form, by_name in by_form.items():
+        times = [_round(by_name[name]["run_ms"]) if name in by_name else "-" for name in names]
+        litert = by_name["litert"]
+        lines.append([*form, *times, litert["of_best"], litert["of_smaller"]])
+    head = ["network", "output", "threads", "LiteRT, ms", "ONNX Runtime, ms", "PyTorch, ms"]
+    head += ["TensorFlow, ms", "LiteRT by the faster of ONNX Runtime and PyTorch"]
+    return _markdown([*head, "LiteRT by itself at 256x512"], lines)
+
+
+def _operators(rows: list[table.Row]) -> str:
+    by_file: dict[tuple[str, ...], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for row in rows:
+        kind = next((k for k, p in _OPERATORS.items() if re.search(p, row["operator"])), "others")
+        by_file[row["model"], row["output"], row["precision"]][kind] += float(row["run_ms"])
+    kinds = [*_OPERATORS, "others"]
+    lines = [
+        [*file, *(f"{by_kind[kind]:.1f}" for kind in kinds)] for file, by_kind in by_file.items()
+    ]
+    return _markdown(["network", "output", "file", *kinds], lines)
+
+
+def _quantisation(rows: list[table.Row]) -> str:
+    lines = []
+    for row in rows:
+        sizes = (f"{int(row[size]) / 1e3:.0f}" for size in ("bytes", "packed"))
+        lines.append([row["model"], row["file"], row["mean_iou"], row["points"], *sizes])
+    return _markdown(["network", "file", "mean IoU, %", "points", "kB", "kB in a package"], lines)
+
+
+def _round(milliseconds: str) -> str:
+    return f"{float(milliseconds):.0f}"
+
+
+def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [[*head], *rows]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def filled(page: str, contents: dict[str, str]) -> str:
+    """The page with each table in its place."""
+    for name, text in contents.items():
+        before, begin, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"\n<!-- /{name} -->")
+        if not begin or not end:
+            raise ValueError(f"the page has no place for {name}")
+        page = before + begin + text + end + after
+    return page
+
+
+def main() -> None:
+    """Writes the page."""
+    text = filled(PAGE.read_text(), tables())
+    with whole(PAGE) as path:
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
