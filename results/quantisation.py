@@ -101,7 +101,9 @@ def write_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
         points = float(row["mean_iou"]) - float(rows[name, "fp32"]["mean_iou"])
         row["points"] = f"{points:+.2f}"
     facts = environment("tensorflow-model-optimization", "tf_keras")
-    table.write(TABLE, COLUMNS, list(rows.values()), facts)
+    order = list(FILES)
+    ordered = sorted(rows.values(), key=lambda row: (row["model"], order.index(row["file"])))
+    table.write(TABLE, COLUMNS, ordered, facts)
 
 
 def main(camvid: Path) -> None:
