@@ -83,7 +83,7 @@ def quantise_int8(
             # every phone's CPU, from running the file.
             if (
                 np.size(values["max"]) == 1
-                and np.max(values["max"]) - np.min(values["min"]) < _NONE
+                and float(np.max(values["max"])) - float(np.min(values["min"])) < _NONE
             ):
                 values["max"] = np.full_like(values["max"], 1.0)
         limits = {
@@ -130,7 +130,8 @@ def _set_percentiles(
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for values in activations(content, images):
         for name, value in values:
-            if name in names:
+            # Comparisons have truth values, and no range.
+            if name in names and value.dtype != bool:
                 # A large tensor's tails are known from every n-th value.
                 flat = value.reshape(-1)
                 found[name].append(np.percentile(flat[:: -(-flat.size // _SAMPLE)], _TAILS))

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -9,8 +10,10 @@ import kseg
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert, quantisation_noise
-from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
+from kseg.tflite.convert import to_flatbuffer
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, operators
 from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.quantise import CALIBRATIONS, quantise_int8
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,19 @@ def test_calibration_methods(tiny_model, images, tmp_path):
         assert (127 - io.zero_point) * io.scale == pytest.approx(high, abs=io.scale)
     with pytest.raises(kseg.KsegError, match="calibration is 'mean'"):
         quantisation_noise(tiny_model, images, calibration_method="mean")
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_comparisons_have_no_range(calibration):
+    """As in ENet's unpooling: what is compared becomes int8, the truth value stays one."""
+    x = keras.Input((8, 8, 3), batch_size=1)
+    y = keras.layers.Conv2D(3, 1)(x)
+    kept = keras.ops.where(keras.ops.greater_equal(y, x), y, x)
+    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(kept)))
+    assert "GREATER_EQUAL" in operators(content)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    rounded = quantise_int8(content, [image], (8, 8), calibration=calibration)
+    assert all(low < high for low, high in int8_ranges(rounded).values())
 
 
 def test_noise_of_each_layer(tiny_model, images, tmp_path):
