@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import table
 
 import kseg
@@ -31,23 +30,16 @@ from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
-from matrix import MOST, digest, like_trained
+from matrix import MOST, digest, with_random_weights
 
 RESULTS = Path(__file__).parent
 SIZE, THREADS = (512, 1024), 2
+# Of the models whose weights go into the files, quick to build.
+SMALL = (64, 128, 3)
 COLUMNS = (
     *("model", "output", "precision", "bytes", "run_ms", "p90_ms", "copy_ms", "argmax_ms"),
     *("times", "runs", "graph"),
 )
-
-
-def with_random_weights(name: str) -> kseg.SegmentationModel:
-    """The network, its statistics like those of a trained one."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(1)
-    model = kseg.create_model(name, input_shape=(64, 128, 3))
-    like_trained(model)
-    return model
 
 
 def write_files(
@@ -74,7 +66,7 @@ def write_files(
 def measure(name: str, size: tuple[int, int] = SIZE) -> list[dict[str, Any]]:
     """A network's rows; without stride logits where it computes all of them at full size."""
     graph = digest(kseg.create_model(name))
-    model = with_random_weights(name)
+    model = with_random_weights(name, input_shape=SMALL)
     # In proportion to the area, but for pooled pyramids' few.
     work = multiply_adds(model) * math.prod(size) / math.prod(model.input_shape[1:3])
     runs = 10 if work < MOST else 3
@@ -112,6 +104,11 @@ def _row(precision: str, timing: Timing, fp32: float, graph: str) -> dict[str, A
     }
 
 
+def facts() -> dict[str, Any]:
+    """What the rows are measured with."""
+    return {**environment(), "threads": THREADS, "size": SIZE}
+
+
 def read_rows(results: Path = RESULTS) -> list[dict[str, str]]:
     """The table's rows; none where it is absent."""
     return table.read(results / "tflite.csv")
@@ -119,8 +116,7 @@ def read_rows(results: Path = RESULTS) -> list[dict[str, str]]:
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """Puts a network's rows into the table, and what they were measured with beside it."""
-    facts = {**environment(), "threads": THREADS, "size": SIZE}
-    table.replace(results / "tflite.csv", COLUMNS, rows, facts)
+    table.replace(results / "tflite.csv", COLUMNS, rows, facts())
 
 
 def missing() -> list[str]:

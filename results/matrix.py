@@ -149,13 +149,20 @@ class Subject(NamedTuple):
         return float(np.abs(got - self.want).max() / np.ptp(self.want))
 
 
-def subject(name: str) -> Subject:
-    """The model of a row with weights that are the same for every table."""
+def with_random_weights(name: str, **options: Any) -> kseg.SegmentationModel:
+    """A network, always with the same weights, its statistics like those of a trained one."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    size = file_size(name)
-    model = kseg.create_model(name, num_classes=VARIANTS[name].num_classes, input_shape=(*size, 3))
+    model = kseg.create_model(name, **options)
     like_trained(model)
+    return model
+
+
+def subject(name: str) -> Subject:
+    """The model of a row with weights that are the same for every table."""
+    size = file_size(name)
+    classes = VARIANTS[name].num_classes
+    model = with_random_weights(name, num_classes=classes, input_shape=(*size, 3))
     image = photograph(size)
     want = model.predict_on_batch(image[None].astype(np.float32))[0]
     return Subject(model, image, want)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import table
-from latency import SIZE, THREADS, with_random_weights, write_files
+from latency import SIZE, SMALL, THREADS, facts, write_files
 from runtimes import MODELS
 
-from kseg.environment import environment
 from kseg.tflite.profile import operator_profile
+from matrix import with_random_weights
 
 RESULTS = Path(__file__).parent
 OUTPUTS, PRECISIONS = ("stride-logits", "logits"), ("fp32", "int8")
@@ -32,7 +32,7 @@ COLUMNS = ("model", "output", "precision", "operator", "count", "run_ms", "share
 
 def measure(name: str, size: tuple[int, int] = SIZE, runs: int = 10) -> list[dict[str, Any]]:
     """A network's rows."""
-    model = with_random_weights(name)
+    model = with_random_weights(name, input_shape=SMALL)
     rows = []
     for output in OUTPUTS:
         with tempfile.TemporaryDirectory() as folder:
@@ -59,8 +59,7 @@ def main(names: Sequence[str]) -> None:
     """Measures and shows a line a kind of operator."""
     for name in names or MODELS:
         rows = measure(name)
-        facts = {**environment(), "threads": THREADS, "size": SIZE}
-        table.replace(RESULTS / "operators.csv", COLUMNS, rows, facts)
+        table.replace(RESULTS / "operators.csv", COLUMNS, rows, facts())
         for row in rows:
             print("{model} {output} {precision} {run_ms} ms {share} {operator}".format(**row))
 

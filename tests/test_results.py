@@ -214,7 +214,7 @@ def test_latency(tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "OUTPUTS", ("stride-logits",))
     monkeypatch.setattr(latency, "PRECISIONS", ("fp32", "int8"))
     model = kseg.create_model("cgnet_m3n21", m=2, n=2, input_shape=(48, 64, 3))
-    monkeypatch.setattr(latency, "with_random_weights", lambda _name: model)
+    monkeypatch.setattr(latency, "with_random_weights", lambda _name, **_: model)
     rows = latency.measure("cgnet_m3n21", size=(48, 64))
     assert [(row["output"], row["precision"]) for row in rows] == [
         ("stride-logits", "fp32"),
@@ -233,7 +233,7 @@ def test_latency(tmp_path, monkeypatch):
 def test_operators(tiny_model, monkeypatch):
     """Of the small CGNet's files, what XNNPACK says; shares add up to all of it."""
     monkeypatch.setattr(operators, "OUTPUTS", ("stride-logits",))
-    monkeypatch.setattr(operators, "with_random_weights", lambda _name: tiny_model)
+    monkeypatch.setattr(operators, "with_random_weights", lambda _name, **_: tiny_model)
     rows = operators.measure("cgnet_m3n21", size=(48, 64), runs=2)
     for precision in ("fp32", "int8"):
         own = {row["operator"]: row for row in rows if row["precision"] == precision}

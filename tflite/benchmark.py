@@ -110,10 +110,10 @@ def benchmark(
             )
             for path in paths
         ]
-        facts = [_answer(child.receive()) for child in children]
+        facts = [answer_of(child.receive()) for child in children]
         rounds = []
         for number in range(warm_up + runs):
-            rounds.append([_answer(child.ask(b"")) for child in children])
+            rounds.append([answer_of(child.ask(b"")) for child in children])
             if progress:
                 progress(number + 1, warm_up + runs)
     timings = []
@@ -146,7 +146,7 @@ def check_counts(threads: int | None, runs: int, warm_up: int) -> None:
             raise KsegError(f"{name} is {value}; it must be at least {least}")
 
 
-def _answer(message: bytes) -> dict[str, Any]:
+def answer_of(message: bytes) -> dict[str, Any]:
     """What a child says, unless it says that it failed."""
     answer = json.loads(message)
     if "error" in answer:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from kseg.errors import KsegError
-from kseg.tflite.benchmark import check_counts
+from kseg.tflite.benchmark import answer_of, check_counts
 from kseg.tflite.child import Child
 from kseg.tflite.predictors import TFLitePredictor
 
@@ -77,9 +76,7 @@ def operator_profile(
     TFLitePredictor(path)
     numbers = (str(n) for n in (threads or os.cpu_count() or 1, runs, warm_up))
     with Child("kseg.tflite.profile_worker", path, *numbers, timeout=timeout) as child:
-        answer = json.loads(child.receive())
-    if "error" in answer:
-        raise KsegError(answer["error"])
+        answer = answer_of(child.receive())
     _, _, summary = answer["summary"].partition("Summary by node type")
     operators = [
         OperatorTime(
