@@ -11,7 +11,7 @@ import runtimes
 
 
 def test_rows(tmp_path):
-    rows = runtimes.measure("cgnet_m3n15", "logits", 2, (32, 64), runs=1)
+    rows = runtimes.measure("skipnet_mobilenet", "logits", 2, (32, 64), runs=1)
     milliseconds = {row["runtime"]: float(row["run_ms"]) for row in rows}
     assert list(milliseconds) == ["litert", "onnxruntime", "tensorflow", "torch"]
     best = min(milliseconds["torch"], milliseconds["onnxruntime"])

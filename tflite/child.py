@@ -32,7 +32,7 @@ class Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, str(path), *arguments, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
-                env=_environment(),
+                env=_environment(path),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -82,9 +82,12 @@ class Child:
         self.close()
 
 
-def _environment() -> dict[str, str]:
+def _environment(path: str | Path) -> dict[str, str]:
     """The child's: SwiftShader where no other Vulkan driver is named."""
     environment = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
+    if Path(path).suffix != ".keras":
+        # TensorFlow, which no other file needs, takes seconds to load and 500 MB.
+        environment["KERAS_BACKEND"] = "numpy"
     if "VK_ICD_FILENAMES" not in environment and _SWIFTSHADER.exists():
         environment["VK_ICD_FILENAMES"] = str(_SWIFTSHADER)
         # The Vulkan loader lies beside its driver there.

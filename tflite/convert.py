@@ -9,11 +9,10 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
@@ -30,6 +29,10 @@ from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.tflite.rewrite import fold_batch_norms, split_wide_convolutions
 from kseg.tflite.to_onnx import to_onnx
 from kseg.zoo import build
+
+if TYPE_CHECKING:
+    # Imported where it converts: a process that only runs a file goes without.
+    import tensorflow as tf
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
 OUTPUTS = ("logits", "stride-logits", "argmax")
@@ -329,6 +332,8 @@ class ArgMax(keras.layers.Layer):
     """(N, H, W, C) to (N, H, W) uint8; keras.ops.argmax brings operators no GPU runs."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
         return tf.cast(tf.argmax(x, -1, output_type=tf.int32), tf.uint8)
 
     def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
@@ -342,6 +347,8 @@ def _serving(graph: Any, apart: Mapping[str, keras.Variable] | None = None) -> C
         graph: of Keras 3, or of tf_keras.
         apart: variables, of Keras 3 only, that are inputs of the function by these names.
     """
+    import tensorflow as tf
+
     (source,) = graph.inputs
     apart = apart or {}
     signature = [tf.TensorSpec(source.shape, source.dtype, name="image")]
@@ -365,6 +372,8 @@ def to_flatbuffer(
         sparse: kernels of mostly zeros without them.
         quantised: the graph rounds its tensors; input and output become int8.
     """
+    import tensorflow as tf
+
     # Through a saved model, as from_keras_model goes, it takes two to three times as long.
     function = _serving(graph).get_concrete_function()
     # Both report on both streams; only a failure is worth reading.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers as kl
 
 from kseg.layers import Normalize, PaddedAveragePooling
+
+if TYPE_CHECKING:
+    # Imported where it converts: a process that only runs a file goes without.
+    import tensorflow as tf
 
 
 class Calls:
@@ -176,6 +179,8 @@ class Pixels(kl.Layer):
     """0..255 rounded to whole numbers, as an int8 input of scale 1 does it."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
         return tf.quantization.fake_quant_with_min_max_vars(x, 0.0, 255.0)
 
     def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
