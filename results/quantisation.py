@@ -1,14 +1,15 @@
 """What quantisation costs trained weights: ``results/quantisation.csv``.
 
-``python results/quantisation.py CAMVID``: each shipped model of ``camvid-train`` as .tflite
-files, scored on val. With training about half an hour on two idle cores a model; the table is
-written row by row, and what it has of the shipped weights is not measured anew. A row has
+``python results/quantisation.py CAMVID [espnet_camvid=CHECKPOINT]``: each shipped model of
+``camvid-train`` as .tflite files, scored on val, and networks with checkpoints published for
+CamVid. With training about half an hour on two idle cores a model; the table is written row
+by row, and what it has of the same weights is not measured anew. A row has
 
     file            of FILES below
     mean_iou        on val, per cent
     points          what it has above fp32, in points of mean IoU
     bytes, packed   of the file, and of the file compressed by zlib as in an app's package
-    weights         the first 16 digits of the SHA-256 of the shipped weights
+    weights         the first 16 digits of the SHA-256 of the weights' file
     command         what made the file; $CAMVID is the data set's folder
 """
 
@@ -19,6 +20,7 @@ import shlex
 import sys
 import tempfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +59,33 @@ FILES = {
 }
 
 
-def measure(name: str, file: str, camvid: Path, folder: Path) -> dict[str, Any]:
-    """A row of the shipped model ``camvid-train:NAME``, without its points.
+def commands_of(name: str, file: str, checkpoint: Path | None) -> list[str]:
+    """What is run for a file of the shipped ``camvid-train:NAME``, or of a checkpoint."""
+    if checkpoint is None:
+        return [command.replace("MODEL", f"camvid-train:{name}") for command in FILES[file]]
+    # What is imported does not know the size of its training's images.
+    size = " --input-size 360 480"
+    return [f"import {name} {checkpoint.name} m.keras"] + [
+        command.replace("MODEL", "m.keras") + size * command.startswith(("convert", "qat"))
+        for command in FILES[file]
+    ]
+
+
+def measure(
+    name: str, file: str, camvid: Path, folder: Path, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """A row without its points.
 
     Raises:
         RuntimeError: a command failed.
     """
-    given = {"MODEL": f"camvid-train:{name}", "$CAMVID": str(camvid)}
-    given |= {x: str(folder / x) for x in ("x.keras", "x.tflite")}
-    for command in FILES[file]:
-        if kseg([given.get(word, word) for word in command.split()]):
+    given = {"$CAMVID": str(camvid)}
+    given |= {x: str(folder / x) for x in ("m.keras", "x.keras", "x.tflite")}
+    if checkpoint is not None:
+        given[checkpoint.name] = str(checkpoint)
+    commands = commands_of(name, file, checkpoint)
+    for command in commands:
+        if kseg([given.get(word, word) for word in shlex.split(command)]):
             raise RuntimeError(f"{name}, {file}: kseg {command} failed")
     content = (folder / "x.tflite").read_bytes()
     score = evaluate(TFLitePredictor(folder / "x.tflite"), open_dataset("camvid", camvid, "val"))
@@ -76,23 +95,24 @@ def measure(name: str, file: str, camvid: Path, folder: Path) -> dict[str, Any]:
         "mean_iou": f"{100 * score['mean_iou']:.2f}",
         "bytes": len(content),
         "packed": len(zlib.compress(content)),
-        "weights": weights_of(name),
-        "command": " && ".join(f"kseg {x}" for x in FILES[file]).replace(
-            "MODEL", shlex.quote(given["MODEL"])
-        ),
+        "weights": digest(checkpoint or shipped.weights_file(f"camvid-train:{name}")),
+        "command": " && ".join(f"kseg {command}" for command in commands),
     }
 
 
-def weights_of(name: str) -> str:
-    """What tells the shipped weights of a model from others."""
-    path = shipped.weights_file(f"camvid-train:{name}")
+def digest(path: Path) -> str:
+    """What tells weights from others."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def read_rows() -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of the shipped weights by model and file."""
-    rows = {(row["model"], row["file"]): row for row in table.read(TABLE)}
-    return {key: row for key, row in rows.items() if row["weights"] == weights_of(key[0])}
+def read_rows(files: Mapping[str, Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows by model and file, but those of other weights than these."""
+    digests = {name: digest(path) for name, path in files.items()}
+    return {
+        (row["model"], row["file"]): row
+        for row in table.read(TABLE)
+        if digests.get(row["model"], row["weights"]) == row["weights"]
+    }
 
 
 def write_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
@@ -106,20 +126,24 @@ def write_rows(rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     table.write(TABLE, COLUMNS, ordered, facts)
 
 
-def main(camvid: Path) -> None:
+def main(camvid: Path, checkpoints: Mapping[str, Path]) -> None:
     """Measures what is missing and shows each row."""
-    names = [name.partition(":")[2] for name in shipped.list_shipped() if "-train:" in name]
-    rows = read_rows()
-    for name in names:
+    names = [name for name in shipped.list_shipped() if name.startswith("camvid-train:")]
+    files = {name.partition(":")[2]: shipped.weights_file(name) for name in names}
+    files |= checkpoints
+    rows = read_rows(files)
+    for name in files:
         for file in FILES:
             if (name, file) in rows:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                rows[name, file] = measure(name, file, camvid, Path(folder))
+                checkpoint = checkpoints.get(name)
+                rows[name, file] = measure(name, file, camvid, Path(folder), checkpoint)
             write_rows(rows)
             row = rows[name, file]
             print(f"{name}, {file}: {row['mean_iou']} % ({row['points']}), {row['bytes']} bytes")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    pairs = [text.split("=", 1) for text in sys.argv[2:]]
+    main(Path(sys.argv[1]), {name: Path(path) for name, path in pairs})

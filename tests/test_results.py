@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import os
+from pathlib import Path
 
 import camvid as camvid_results
 import keras
@@ -162,13 +163,13 @@ def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):
     files = {
         "fp32": ["convert MODEL x.tflite --input-size 48 64"],
         "twice": [
-            "convert MODEL x.tflite --input-size 48 64",
+            "models",
             f"convert MODEL x.tflite --input-size 48 64 --precision int8 {calibration}",
         ],
     }
     monkeypatch.setattr(quantisation, "FILES", files)
-    quantisation.main(tiny_camvid)
-    rows = quantisation.read_rows()
+    quantisation.main(tiny_camvid, {})
+    rows = quantisation.read_rows({})
     assert list(rows) == [("cgnet_m3n21", "fp32"), ("cgnet_m3n21", "twice")]
     whole, small = rows.values()
     assert (whole["points"], small["command"].count(" && ")) == ("+0.00", 1)
@@ -179,10 +180,20 @@ def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):
     assert "$CAMVID" in small["command"]
     assert "camvid-train:cgnet_m3n21 x.tflite" in small["command"]
     monkeypatch.setattr(quantisation, "measure", None)
-    quantisation.main(tiny_camvid)
+    quantisation.main(tiny_camvid, {})
     # Of other weights all is measured.
-    monkeypatch.setattr(quantisation, "weights_of", lambda _name: "0" * 16)
-    assert not quantisation.read_rows()
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"other")
+    assert not quantisation.read_rows({"cgnet_m3n21": other})
+    assert quantisation.read_rows({"espnet_camvid": other}) == rows
+
+
+def test_commands_of_a_published_checkpoint():
+    """Imported first, and at the size of CamVid's images, which its file does not tell."""
+    assert quantisation.commands_of("espnet_camvid", "fp16", Path("e.pth")) == [
+        "import espnet_camvid e.pth m.keras",
+        "convert m.keras x.tflite --precision fp16 --input-size 360 480",
+    ]
 
 
 def test_turns():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 
 import flatbuffers
 import numpy as np
@@ -20,6 +20,7 @@ _OPERATOR_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
 
+_PRODUCTS = {"CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"}
 
 # The axis of the output channels in the kernel.
 _OUTPUT_CHANNELS = {
@@ -55,6 +56,50 @@ def operator_outputs(content: bytes) -> dict[int, tuple[str, str]]:
             index = operator.Outputs(j)
             outputs[index] = names[operator.OpcodeIndex()], graph.Tensors(index).Name().decode()
     return outputs
+
+
+def between(content: bytes, kinds: Collection[str]) -> list[str]:
+    """Tensor names of what only moves or scales values for operators of these kinds.
+
+    Operators without sums of products (concatenations, a lone BatchNorm's 1x1 depthwise
+    convolution) that only such kinds read, and of which they make at least one source;
+    other such operators count as well. Means may be read by any, since they are small.
+    """
+    model = schema.Model.GetRootAs(content)
+    names = _opcode_names(model)
+    graph = model.Subgraphs(0)
+    makers: dict[int, int] = {}
+    readers: dict[int, set[int]] = defaultdict(set)
+    inside, candidates, means = set(), set(), set()
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        kind, inputs = names[operator.OpcodeIndex()], operator.InputsAsNumpy()
+        makers |= dict.fromkeys(operator.OutputsAsNumpy().tolist(), i)
+        for tensor in inputs.tolist():
+            readers[tensor].add(i)
+        if kind in kinds:
+            inside.add(i)
+        elif kind not in _PRODUCTS and not (
+            kind == "DEPTHWISE_CONV_2D" and any(graph.Tensors(inputs[1]).ShapeAsNumpy()[1:3] > 1)
+        ):
+            candidates.add(i)
+        if kind == "MEAN":
+            means.add(i)
+
+    def belongs(i: int) -> bool:
+        operator = graph.Operators(i)
+        sources = {makers[tensor] for tensor in operator.InputsAsNumpy() if tensor in makers}
+        results = operator.OutputsAsNumpy().tolist()
+        read = set().union(*(readers[tensor] for tensor in results))
+        # The model's own outputs have no reader.
+        return bool(sources & (inside | candidates)) and (
+            i in means or (bool(read) and read <= inside | candidates)
+        )
+
+    while lost := {i for i in candidates if not belongs(i)}:
+        candidates -= lost
+    outputs = [graph.Operators(i).Outputs(0) for i in sorted(candidates)]
+    return [graph.Tensors(tensor).Name().decode() for tensor in outputs]
 
 
 def int8_ranges(content: bytes) -> dict[str, tuple[float, float]]:
@@ -127,8 +172,7 @@ def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, fl
         if source.name.decode() not in ranges or weights is None or shifts is None:
             continue
         low, high = ranges[source.name.decode()]
-        # The largest weight is 127 steps, the input's range 255.
-        least = np.abs(shifts) * 127 * 255 / (max(high - low, 1e-30) * 2**30)
+        least = least_weights(shifts, low, high)
         channels = np.moveaxis(weights.copy(), axis, 0)
         dead = np.abs(channels).max((1, 2, 3)) < least
         channels[dead, 0, 0, 0] = least[dead]
@@ -136,6 +180,17 @@ def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, fl
             kernel.buffer = len(model.buffers)
             model.buffers.append(_buffer(np.moveaxis(channels, 0, axis).tobytes()))
     return _pack(model, len(content))
+
+
+def least_weights(biases: np.ndarray, low: float, high: float) -> np.ndarray:
+    """What a channel's largest weight must be, that its bias fits into 32 bits.
+
+    Args:
+        biases: of the channels.
+        low, high: range of the input.
+    """
+    # The largest weight is 127 steps, the input's range 255.
+    return np.abs(biases) * 127 * 255 / (max(high - low, 1e-30) * 2**30)
 
 
 def with_input_type(content: bytes, dtype: str) -> bytes:

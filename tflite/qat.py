@@ -23,7 +23,7 @@ from kseg.files import whole
 from kseg.model import SegmentationModel, copy_weights
 from kseg.tflite.bridge import Channels, to_tf_keras
 from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
-from kseg.tflite.flatbuffer import with_input_type
+from kseg.tflite.flatbuffer import least_weights, with_input_type
 from kseg.tflite.rewrite import readers_of, split_for_quantisation
 
 _quantizers = tfmot.quantization.keras.quantizers
@@ -42,6 +42,10 @@ _SAME_SCALE = (
 _SAME_SCALE_OF_KSEG = ("ChannelShuffle", "MatchSize", "PadChannels", "Pixels", "Resize")
 # Their operators have a ReLU of their own.
 _WITH_RELU = (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Add)
+
+
+_SWAPPED = (keras.layers.DepthwiseConv2D, keras.layers.Conv2DTranspose)
+_KERNELS = (keras.layers.Conv2D, *_SWAPPED)
 
 
 def train_quantised(
@@ -89,6 +93,7 @@ def train_quantised(
     )
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))
+    ranges.raise_dead_channels(graph)
     bridge = to_tf_keras(graph, ranges.trained)
     if steps:
         bridge.fit(batches, loss, steps, learning_rate, progress)
@@ -145,6 +150,26 @@ class _Ranges:
             # Zero is exact in every range, and no range is empty.
             self._limits[layer.name] = (min(float(low), 0.0), max(float(high), 1e-6))
 
+    def raise_dead_channels(self, graph: keras.Model) -> None:
+        """Raises a weight of channels that weight decay has left with a bias alone.
+
+        The scale of such a kernel (1e-40 in a published ESPNet) is no number in training,
+        and its bias, in steps of input and kernel, none of the file's 32 bits.
+        """
+        for layer in graph.layers:
+            if isinstance(layer, _KERNELS) and layer.use_bias:
+                source = _first_source(layer)
+                while source.name not in self._limits and not _is_image(source):
+                    source = _first_source(source)
+                low, high = self._limits.get(source.name, (0.0, 255.0))
+                kernel, bias = layer.get_weights()
+                swapped = isinstance(layer, _SWAPPED)
+                channels = np.moveaxis(kernel.copy(), 2 if swapped else 3, 0)
+                least = least_weights(bias, low, high)
+                dead = np.abs(channels).max((1, 2, 3)) < least
+                channels[dead, 0, 0, 0] = least[dead]
+                layer.set_weights([np.moveaxis(channels, 0, 2 if swapped else 3), bias])
+
     def trained(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         """Rounds kernel and output in training."""
         kernel = None
@@ -181,6 +206,15 @@ class _Ranges:
         if isinstance(layer, tf_keras.layers.Conv2DTranspose):
             return True
         return not (layer.name in self._before_relu and isinstance(layer, _WITH_RELU))
+
+
+def _first_source(layer: keras.Layer) -> keras.Layer:
+    """What made a layer's input; the first, of which others only give the size."""
+    return keras.tree.flatten(layer.input)[0]._keras_history.operation
+
+
+def _is_image(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.InputLayer) or type(layer).__name__ == "Pixels"
 
 
 def _is_relu(layer: keras.Layer) -> bool:

@@ -23,6 +23,7 @@ from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
 from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import (
+    between,
     input_name,
     operator_outputs,
     operators,
@@ -181,18 +182,21 @@ def _int8_recipe(content: bytes, keep_float: Collection[str]) -> Any:
 
     PReLU stays float in the tool. Rounding on the way from there to the sum of a residual
     block and again behind it costs time and piles up over the blocks: a CGNet loses half
-    a decibel to it, and CPU and GPU, which round apart, 2 dB of their agreement.
+    a decibel to it, and CPU and GPU, which round apart, 2 dB of their agreement. The same
+    holds for what lies between such float operators: ESPNet's blocks have a BatchNorm
+    between the sum and PReLU.
     """
     if "PRELU" not in operators(content) and not keep_float:
         return recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     manager.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
-    floats = [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
-    if "PRELU" not in operators(content):
-        floats = []
+    floats, names = [], [*keep_float]
+    if "PRELU" in operators(content):
+        floats += [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
+        names += between(content, ("PRELU", "ADD", "MUL"))
     # The tool's scope of an operator is the names of its outputs, each with a semicolon.
-    floats += [(f"^{re.escape(name)};$", everything) for name in keep_float]
+    floats += [(f"^{re.escape(name)};$", everything) for name in names]
     for scope, name in floats:
         manager.add_quantization_config(scope, name, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()

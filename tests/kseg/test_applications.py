@@ -32,18 +32,21 @@ def unmodified(name: str, size: tuple[int, int]) -> keras.Model:
     return model
 
 
-def encoder(name: str, output_stride: int, source: keras.Model) -> keras.Model:
-    """From RGB to the features, for any size, with the weights of the unmodified network."""
+def encoder(name: str, output_stride: int) -> keras.Model:
+    """From RGB to the features, for any size."""
     image = keras.Input((None, None, 3))
     features = application(
         normalize(image, applications.normalization(name)), name=name, output_stride=output_stride
     )
-    model = keras.Model(image, [features.output, features.low_level])
+    return keras.Model(image, [features.output, features.low_level])
+
+
+def copy_weights(source: keras.Model, model: keras.Model) -> None:
+    """Of the unmodified network into the encoder."""
     for operation, layer in applications._operations(source):
         normalizes = isinstance(operation, keras.layers.Normalization)
         if not normalizes and getattr(operation, "weights", None):
             model.get_layer(layer).set_weights(operation.get_weights())
-    return model
 
 
 @pytest.mark.parametrize("name", ADAPTED)
@@ -54,12 +57,14 @@ def test_features_are_those_of_keras_at_every_stride(name: str):
     """
     preprocess = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
     rng = np.random.default_rng(0)
-    for size, strides in (((64, 96), (32,)), ((65, 97), (32, 16, 8))):
+    models = {output_stride: encoder(name, output_stride) for output_stride in (32, 16, 8)}
+    for size, strides in (((64, 96), (32,)), ((65, 97), tuple(models))):
         image = rng.uniform(0, 255, (1, *size, 3)).astype("float32")
         source = unmodified(name, size)
         want = np.asarray(source(preprocess(image.copy()), training=False))
         for output_stride in strides:
-            model = encoder(name, output_stride, source)
+            model = models[output_stride]
+            copy_weights(source, model)
             output, low_level = (np.asarray(x) for x in model(image, training=False))
             assert low_level.shape[1:3] == (-(-size[0] // 4), -(-size[1] // 4))
             got = output if output_stride == 32 else output[:, ::2, ::2]

@@ -1,6 +1,7 @@
 """Files against the Keras model they come from, and what is inside them."""
 
 import sys
+from collections import defaultdict
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import kseg
 import kseg.tflite
-from kseg.tflite.flatbuffer import operators, read_card
+from kseg.tflite.flatbuffer import between, operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.quantise import quantise_weights
 
@@ -171,17 +172,42 @@ def test_kernels_above_32_mib():
     assert (np.abs(got - np.asarray(model(x))) <= np.abs(x).sum() * step / 2).all()
 
 
-def test_int8_leaves_sums_beside_prelu_float(tiny_model, tmp_path):
-    """Every ADD and MUL has float32 inputs; convolutions have int8 ones."""
+def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
+    """Sums, products, means, and concatenations of float32; convolutions are int8."""
     path = tmp_path / "x.tflite"
     kseg.tflite.convert(tiny_model, path, precision="int8", calibration=[IMAGE])
     interpreter = TFLitePredictor(path)._interpreter
     types = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
-    kinds = {"ADD": set(), "MUL": set(), "CONV_2D": set()}
+    names = {t["index"]: t["name"] for t in interpreter.get_tensor_details()}
+    kinds = defaultdict(set)
+    concatenations = {}
     for operator in interpreter._get_ops_details():
-        if operator["op_name"] in kinds:
-            kinds[operator["op_name"]].add(types[operator["inputs"][0]])
-    assert kinds == {"ADD": {np.float32}, "MUL": {np.float32}, "CONV_2D": {np.int8}}
+        kinds[operator["op_name"]].add(types[operator["inputs"][0]])
+        if operator["op_name"] == "CONCATENATION":
+            name = names[operator["outputs"][0]].split("/")[1]
+            concatenations[name] = types[operator["outputs"][0]]
+    for kind in ("ADD", "MUL", "PRELU"):
+        assert kinds[kind] == {np.float32}
+    # Those of the two blocks that end in a convolution are int8.
+    assert kinds["MEAN"] == {np.float32, np.int8}
+    assert kinds["CONV_2D"] == {np.int8}
+    # Those of two convolutions are of int8, those of features that are float are not.
+    floats = {name for name, dtype in concatenations.items() if dtype == np.float32}
+    assert floats == {"b1.concat_1", "bn_prelu_2.concat_1", "bn_prelu_3.concat_1"}
+
+
+def test_what_lies_between():
+    """A lone BatchNorm and a concatenation before PReLU; not the one that a convolution reads."""
+    x = keras.Input((8, 8, 4), batch_size=1)
+    added = keras.layers.Add(name="added")([x, keras.layers.PReLU(shared_axes=(1, 2))(x)])
+    lone = keras.layers.DepthwiseConv2D(1, name="lone")(added)
+    joined = keras.layers.Concatenate(name="joined")([lone, keras.layers.Conv2D(4, 1)(x)])
+    active = keras.layers.PReLU(shared_axes=(1, 2))(joined)
+    other = keras.layers.Concatenate(name="other")([active, added])
+    model = keras.Model(x, keras.layers.Conv2D(2, 3, name="last")(other))
+    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    names = between(content, ("ADD", "MUL", "PRELU"))
+    assert [name.split("/")[1].split("_")[0] for name in names] == ["lone", "joined"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,24 @@ def test_calibrated_is_as_good_as_post_training(tiny_model, images, calibrated, 
     assert decibels(calibrated, tiny_model, images) > plain - 1
 
 
+def test_dead_channels(tiny_model, images, tmp_path):
+    """Kernels beside biases as weight decay leaves them: of scales whose inverse is infinite."""
+    model = kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2)
+    model.card = tiny_model.card
+    model.set_weights(tiny_model.get_weights())
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, *statistics = layer.get_weights()
+            gamma[:4], beta[:4] = (1e-36, 3e-37, 1e-37, 3e-38), 0.3
+            layer.set_weights([gamma, beta, *statistics])
+    labels = np.zeros((2, *SIZE), np.uint8)
+    batches = tf.data.Dataset.from_tensors((images[:2].astype("float32"), labels))
+    path = tmp_path / "x.tflite"
+    train_quantised(model, path, batches=batches, loss=cross_entropy, steps=1, learning_rate=1e-9)
+    # About 33 here, 36 without dead channels.
+    assert decibels(path, model, images) > 28
+
+
 def test_training_lowers_the_loss_of_the_file(tiny_keras, tiny_camvid, calibrated, tmp_path):
     """By the command; a fifth less was far from being reached without training."""
     out = tmp_path / "x.tflite"
