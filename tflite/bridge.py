@@ -62,15 +62,24 @@ class Bridge:
             learning_rate: of the first step.
             progress: told steps done and in all.
             callbacks: of the optimisation library.
+
+        Raises:
+            KsegError: the loss became infinite or no number.
         """
         rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self.model.compile(tf_keras.optimizers.Adam(rate), loss=loss)
         report = tf_keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda step, logs: progress(step + 1, steps)
         )
-        self.model.fit(
+        history = self.model.fit(
             batches.repeat(), steps_per_epoch=steps, verbose=0, callbacks=[*callbacks, report]
         )
+        (value,) = history.history["loss"]
+        if not np.isfinite(value):
+            raise KsegError(
+                f"the loss is {value}, mean of {steps} steps; "
+                f"try a learning rate below {learning_rate:g}"
+            )
 
     def copy_to(self, target: keras.Model) -> None:
         """Copies the weights into the Keras 3 model that this was made of."""

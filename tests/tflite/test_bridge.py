@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 
 import kseg
@@ -45,6 +46,20 @@ def test_weights_come_back():
     bridge.copy_to(model)
     for got, w in zip(model.get_weights(), want, strict=True):
         np.testing.assert_array_equal(got, w)
+
+
+def test_a_loss_that_is_no_number():
+    x = keras.Input((8, 8, 3))
+    bridge = to_tf_keras(keras.Model(x, kl.Conv2D(2, 1, name="conv")(x)))
+    batches = tf.data.Dataset.from_tensors((image((8, 8)), np.zeros((1, 8, 8), np.int32)))
+    with pytest.raises(kseg.KsegError, match=r"the loss is nan, .* learning rate below 0.01"):
+        bridge.fit(
+            batches,
+            lambda _labels, logits: tf.math.log(-tf.square(logits) - 1),
+            steps=2,
+            learning_rate=0.01,
+            progress=lambda *_: None,
+        )
 
 
 def test_options_that_tf_keras_lacks_are_refused():
