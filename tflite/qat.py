@@ -44,6 +44,9 @@ _SAME_SCALE_OF_KSEG = ("ChannelShuffle", "MatchSize", "PadChannels", "Pixels", "
 _WITH_RELU = (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Add)
 
 
+# Of a channel's largest weight, by the kernel's: far below a step of the output.
+_LEAST = 2.0**-16
+
 _SWAPPED = (keras.layers.DepthwiseConv2D, keras.layers.Conv2DTranspose)
 _KERNELS = (keras.layers.Conv2D, *_SWAPPED)
 
@@ -151,10 +154,10 @@ class _Ranges:
             self._limits[layer.name] = (min(float(low), 0.0), max(float(high), 1e-6))
 
     def raise_dead_channels(self, graph: keras.Model) -> None:
-        """Raises a weight of channels that weight decay has left with a bias alone.
+        """Raises a weight of channels that weight decay has left with a bias alone, or nothing.
 
-        The scale of such a kernel (1e-40 in a published ESPNet) is no number in training,
-        and its bias, in steps of input and kernel, none of the file's 32 bits.
+        The inverse scale of such a kernel (1e-38 in a published ESPNet) is infinite, and its
+        bias, in steps of input and kernel, no number of 32 bits.
         """
         for layer in graph.layers:
             if isinstance(layer, _KERNELS) and layer.use_bias:
@@ -165,8 +168,10 @@ class _Ranges:
                 kernel, bias = layer.get_weights()
                 swapped = isinstance(layer, _SWAPPED)
                 channels = np.moveaxis(kernel.copy(), 2 if swapped else 3, 0)
+                largest = np.abs(channels).max((1, 2, 3))
                 least = least_weights(bias, low, high)
-                dead = np.abs(channels).max((1, 2, 3)) < least
+                least[largest > 0] = np.maximum(least, _LEAST * largest.max())[largest > 0]
+                dead = largest < least
                 channels[dead, 0, 0, 0] = least[dead]
                 layer.set_weights([np.moveaxis(channels, 0, 2 if swapped else 3), bias])
 

@@ -82,7 +82,7 @@ def test_dead_channels(tiny_model, images, tmp_path):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             gamma, beta, *statistics = layer.get_weights()
-            gamma[:4], beta[:4] = (1e-36, 3e-37, 1e-37, 3e-38), 0.3
+            gamma[:8], beta[:8] = 2 * (1e-36, 3e-37, 1e-37, 3e-38), 4 * (0.3,) + 4 * (0.0,)
             layer.set_weights([gamma, beta, *statistics])
     labels = np.zeros((2, *SIZE), np.uint8)
     batches = tf.data.Dataset.from_tensors((images[:2].astype("float32"), labels))
