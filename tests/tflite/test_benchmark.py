@@ -154,8 +154,8 @@ def test_profile(precision, tiny_model, tmp_path, capsys):
     assert sum(kind["seconds"] for kind in kinds.values()) <= profile["seconds"]
     found = Counter(name for name, _ in operator_outputs(file.read_bytes()).values())
     for name, kernel in (("PRELU", "PReLU"), ("DEPTHWISE_CONV_2D", "DWConv")):
-        (count,) = [kind["count"] for label, kind in kinds.items() if kernel in label]
-        assert count == found[name]
+        # In an int8 file a lone BatchNorm beside PReLU is float and so a kind of its own.
+        assert sum(kind["count"] for label, kind in kinds.items() if kernel in label) == found[name]
     assert any("QC8" in kind for kind in kinds) == (precision == "int8")
     table = capsys.readouterr().out.splitlines()[2:]
     assert table[0].startswith(f"{file}: ")
