@@ -172,13 +172,10 @@ def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, fl
         if source.name.decode() not in ranges or weights is None or shifts is None:
             continue
         low, high = ranges[source.name.decode()]
-        least = least_weights(shifts, low, high)
-        channels = np.moveaxis(weights.copy(), axis, 0)
-        dead = np.abs(channels).max((1, 2, 3)) < least
-        channels[dead, 0, 0, 0] = least[dead]
-        if dead.any():
+        raised = with_least_weights(weights, axis, least_weights(shifts, low, high))
+        if not np.array_equal(raised, weights):
             kernel.buffer = len(model.buffers)
-            model.buffers.append(_buffer(np.moveaxis(channels, 0, axis).tobytes()))
+            model.buffers.append(_buffer(raised.tobytes()))
     return _pack(model, len(content))
 
 
@@ -191,6 +188,20 @@ def least_weights(biases: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     # The largest weight is 127 steps, the input's range 255.
     return np.abs(biases) * 127 * 255 / (max(high - low, 1e-30) * 2**30)
+
+
+def with_least_weights(kernel: np.ndarray, axis: int, least: np.ndarray) -> np.ndarray:
+    """The kernel, one weight raised of each channel whose weights are all below its least.
+
+    Args:
+        kernel: of four dimensions.
+        axis: of the channels.
+        least: by channel.
+    """
+    channels = np.moveaxis(kernel.copy(), axis, 0)
+    dead = np.abs(channels).max((1, 2, 3)) < least
+    channels[dead, 0, 0, 0] = least[dead]
+    return np.moveaxis(channels, 0, axis)
 
 
 def with_input_type(content: bytes, dtype: str) -> bytes:

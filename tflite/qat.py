@@ -23,7 +23,7 @@ from kseg.files import whole
 from kseg.model import SegmentationModel, copy_weights
 from kseg.tflite.bridge import Channels, to_tf_keras
 from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
-from kseg.tflite.flatbuffer import least_weights, with_input_type
+from kseg.tflite.flatbuffer import least_weights, with_input_type, with_least_weights
 from kseg.tflite.rewrite import readers_of, split_for_quantisation
 
 _quantizers = tfmot.quantization.keras.quantizers
@@ -166,14 +166,12 @@ class _Ranges:
                     source = _first_source(source)
                 low, high = self._limits.get(source.name, (0.0, 255.0))
                 kernel, bias = layer.get_weights()
-                swapped = isinstance(layer, _SWAPPED)
-                channels = np.moveaxis(kernel.copy(), 2 if swapped else 3, 0)
-                largest = np.abs(channels).max((1, 2, 3))
-                least = least_weights(bias, low, high)
-                least[largest > 0] = np.maximum(least, _LEAST * largest.max())[largest > 0]
-                dead = largest < least
-                channels[dead, 0, 0, 0] = least[dead]
-                layer.set_weights([np.moveaxis(channels, 0, 2 if swapped else 3), bias])
+                axis = 2 if isinstance(layer, _SWAPPED) else 3
+                largest = np.abs(np.moveaxis(kernel, axis, 0)).max((1, 2, 3))
+                # Channels of zeros, as of a pruned model, stay so where they have no bias.
+                floor = np.where(largest > 0, _LEAST * largest.max(), 0)
+                least = np.maximum(least_weights(bias, low, high), floor)
+                layer.set_weights([with_least_weights(kernel, axis, least), bias])
 
     def trained(self, layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         """Rounds kernel and output in training."""

@@ -186,13 +186,14 @@ def _int8_recipe(content: bytes, keep_float: Collection[str]) -> Any:
     holds for what lies between such float operators: ESPNet's blocks have a BatchNorm
     between the sum and PReLU.
     """
-    if "PRELU" not in operators(content) and not keep_float:
+    prelu = "PRELU" in operators(content)
+    if not prelu and not keep_float:
         return recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     manager.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
     floats, names = [], [*keep_float]
-    if "PRELU" in operators(content):
+    if prelu:
         floats += [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
         names += between(content, ("PRELU", "ADD", "MUL"))
     # The tool's scope of an operator is the names of its outputs, each with a semicolon.
