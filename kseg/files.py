@@ -53,6 +53,22 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_output(path: str | Path, suffix: str) -> None:
+    """Says at once what ``whole`` would say after long work.
+
+    Raises:
+        KsegError: another suffix, or a folder that is missing or read-only.
+    """
+    path = Path(path)
+    if path.suffix != suffix:
+        raise KsegError(f"{path}: the file's name must end in {suffix}")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def make_folder(path: str | Path) -> Path:
     """Makes ``path`` and its parents; the folder must be writable.
 

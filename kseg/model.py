@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from kseg.errors import KsegError
 from kseg.layers import Normalize
+
+if TYPE_CHECKING:
+    from kseg.data import DataSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,17 @@ class Card:
     def replace(self, **changes) -> Card:
         return dataclasses.replace(self, **changes)
 
+    def trained_on(self, data: DataSet) -> Card:
+        """With a data set's name, classes, colours and size, for a model that is trained on it."""
+        return self.replace(
+            dataset=data.name,
+            class_names=data.classes.names,
+            colors=data.classes.colors,
+            void_channels=(),
+            input_size=data.size,
+            weights=f"trained by kseg on {data.name} {data.split}",
+        )
+
 
 def _tuples(value: Any) -> Any:
     """JSON has no tuples: lists back to tuples, so that a card equals its copy."""
@@ -132,6 +146,13 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     for layer in target.layers:
         if layer.weights:
             layer.set_weights(source.get_layer(layer.name).get_weights())
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether ``load_model`` is for it, by its name."""
+    from kseg import shipped  # it builds models
+
+    return Path(path).suffix == ".keras" or shipped.is_name(str(path))
 
 
 def load_model(path: str | Path) -> SegmentationModel:

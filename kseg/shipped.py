@@ -58,6 +58,15 @@ def weights_file(name: str) -> Path:
     return path
 
 
+def file_of(path: Path) -> Path:
+    """The file of weights where a path is a name of ``list_shipped()``, else the path.
+
+    Raises:
+        KsegError: there are no such weights.
+    """
+    return weights_file(str(path)) if is_name(str(path)) else path
+
+
 def load(name: str, **arguments: Any) -> SegmentationModel:
     """A model with shipped weights.
 

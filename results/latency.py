@@ -1,16 +1,17 @@
 """What .tflite files take on a CPU: ``results/tflite.csv``, written network by network.
 
 ``python results/latency.py [MODEL ...]``: of the models that are named, or of every row of the
-zoo that is missing, those of the least arithmetic first. Each is made in four precisions and
-every output form at 512x1024 with random weights, which the time does not depend on. The
-precisions of a form run by turns on two threads, one at a time, so that a busy machine slows
-all alike; networks of 30 G multiply-adds and more run fewer times. A row has
+zoo that is missing for this CPU, those of the least arithmetic first. Each is made in four
+precisions and every output form at 512x1024 with random weights, which the time does not
+depend on. The precisions of a form run by turns on two threads, one at a time, so that a busy
+machine slows all alike; networks of 30 G multiply-adds and more run fewer times. A row has
 
     bytes       of the file
     run_ms      the network, median; copy_ms what goes in and out, argmax_ms the host's decision
     p90_ms      of the run
     times       the median of fp32's run by its own: how many times faster than fp32
     graph       digest of the network, as in results/zoo.csv
+    cpu         its instructions, as table.py names them; rows of several CPUs stand together
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import table
 import kseg
 from kseg.cost import multiply_adds
 from kseg.data.streets import draw_scene
-from kseg.environment import environment
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
 from matrix import MOST, digest, with_random_weights
@@ -38,7 +38,7 @@ SIZE, THREADS = (512, 1024), 2
 SMALL = (64, 128, 3)
 COLUMNS = (
     *("model", "output", "precision", "bytes", "run_ms", "p90_ms", "copy_ms", "argmax_ms"),
-    *("times", "runs", "graph"),
+    *("times", "runs", "graph", "cpu"),
 )
 
 
@@ -101,12 +101,13 @@ def _row(precision: str, timing: Timing, fp32: float, graph: str) -> dict[str, A
         "times": f"{fp32 / timing.run.median:.2f}",
         "runs": timing.runs,
         "graph": graph,
+        "cpu": table.cpu(),
     }
 
 
 def facts() -> dict[str, Any]:
     """What the rows are measured with."""
-    return {**environment(), "threads": THREADS, "size": SIZE}
+    return {**table.facts_but_cpu(), "threads": THREADS, "size": SIZE}
 
 
 def read_rows(results: Path = RESULTS) -> list[dict[str, str]]:
@@ -120,8 +121,9 @@ def write(rows: list[dict[str, Any]], results: Path) -> None:
 
 
 def missing() -> list[str]:
-    """Models without rows of the graph that zoo.csv has, those of the least arithmetic first."""
-    measured = {(row["model"], row["graph"]) for row in read_rows()}
+    """Models without rows of the graph that zoo.csv has on this CPU, the least arithmetic first."""
+    here = table.cpu()
+    measured = {(row["model"], row["graph"]) for row in read_rows() if row["cpu"] == here}
     rows = [
         row
         for row in table.read(RESULTS / "zoo.csv")

@@ -8,6 +8,7 @@ runtime on two threads. A row has
     count       how many of them there are
     run_ms      all of them together, mean
     share       of the sum over the file's operators
+    cpu         as in results/tflite.csv
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from matrix import with_random_weights
 
 RESULTS = Path(__file__).parent
 OUTPUTS, PRECISIONS = ("stride-logits", "logits"), ("fp32", "int8")
-COLUMNS = ("model", "output", "precision", "operator", "count", "run_ms", "share")
+COLUMNS = ("model", "output", "precision", "operator", "count", "run_ms", "share", "cpu")
 
 
 def measure(name: str, size: tuple[int, int] = SIZE, runs: int = 10) -> list[dict[str, Any]]:
@@ -49,6 +50,7 @@ def measure(name: str, size: tuple[int, int] = SIZE, runs: int = 10) -> list[dic
                         "count": operator.count,
                         "run_ms": f"{1e3 * operator.seconds:.2f}",
                         "share": f"{operator.seconds / total:.3f}",
+                        "cpu": table.cpu(),
                     }
                     for operator in profile.operators
                 ]

@@ -39,38 +39,44 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
 
 
 def _latency(rows: list[table.Row]) -> str:
-    by_model: dict[str, dict[tuple[str, str], table.Row]] = defaultdict(dict)
+    cpus = sorted({row["cpu"] for row in rows}, reverse=True)
+    by_model: dict[str, dict[tuple[str, ...], table.Row]] = defaultdict(dict)
     for row in rows:
+        by_model[row["model"]][row["cpu"], row["output"], row["precision"]] = row
         by_model[row["model"]][row["output"], row["precision"]] = row
     lines = []
     for model, files in by_model.items():
         cells = [model]
-        for output in ("logits", "stride-logits"):
-            if (output, "fp32") not in files:
-                cells += ["-"] * 3
-                continue
-            whole_row, small = files[output, "fp32"], files[output, "int8"]
-            cells += [_round(whole_row["run_ms"]), _round(small["run_ms"]), small["times"]]
+        for cpu in cpus:
+            for output in ("logits", "stride-logits"):
+                if (cpu, output, "fp32") not in files:
+                    cells += ["-"] * 3
+                    continue
+                whole_row, small = files[cpu, output, "fp32"], files[cpu, output, "int8"]
+                cells += [_round(whole_row["run_ms"]), _round(small["run_ms"]), small["times"]]
         cells += [f"{int(files['logits', p]['bytes']) / 1e6:.1f}" for p in ("fp32", "fp16", "int8")]
         lines.append(cells)
-    head = ["network", "logits: fp32, ms", "int8, ms", "times"]
-    head += ["stride logits: fp32, ms", "int8, ms", "times", "fp32, MB", "fp16, MB", "int8, MB"]
-    return _markdown(head, lines)
+    head = ["network"]
+    for cpu in cpus:
+        for output in ("logits", "stride logits"):
+            head += [f"{cpu}, {output}: fp32, ms", "int8, ms", "times"]
+    return _markdown([*head, "fp32, MB", "fp16, MB", "int8, MB"], lines)
 
 
 def _runtimes(rows: list[table.Row]) -> str:
     by_form: dict[tuple[str, ...], dict[str, table.Row]] = defaultdict(dict)
     for row in rows:
         if row["size"] == "512x1024":
-            by_form[row["model"], row["output"], row["threads"]][row["runtime"]] = row
+            form = row["model"], row["cpu"], row["output"], row["threads"]
+            by_form[form][row["runtime"]] = row
     names = ("litert", "onnxruntime", "torch", "tensorflow")
     lines = []
     for form, by_name in by_form.items():
         times = [_round(by_name[name]["run_ms"]) if name in by_name else "-" for name in names]
         litert = by_name["litert"]
         lines.append([*form, *times, litert["of_best"], litert["of_smaller"]])
-    head = ["network", "output", "threads", "LiteRT, ms", "ONNX Runtime, ms", "PyTorch, ms"]
-    head += ["TensorFlow, ms", "LiteRT by the faster of ONNX Runtime and PyTorch"]
+    head = ["network", "CPU", "output", "threads", "LiteRT, ms", "ONNX Runtime, ms"]
+    head += ["PyTorch, ms", "TensorFlow, ms", "LiteRT by the faster of ONNX Runtime and PyTorch"]
     return _markdown([*head, "LiteRT by itself at 256x512"], lines)
 
 
@@ -78,12 +84,13 @@ def _operators(rows: list[table.Row]) -> str:
     by_file: dict[tuple[str, ...], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
         kind = next((k for k, p in _OPERATORS.items() if re.search(p, row["operator"])), "others")
-        by_file[row["model"], row["output"], row["precision"]][kind] += float(row["run_ms"])
+        file = row["model"], row["cpu"], row["output"], row["precision"]
+        by_file[file][kind] += float(row["run_ms"])
     kinds = [*_OPERATORS, "others"]
     lines = [
         [*file, *(f"{by_kind[kind]:.1f}" for kind in kinds)] for file, by_kind in by_file.items()
     ]
-    return _markdown(["network", "output", "file", *kinds], lines)
+    return _markdown(["network", "CPU", "output", "file", *kinds], lines)
 
 
 def _quantisation(rows: list[table.Row]) -> str:

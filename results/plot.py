@@ -2,7 +2,7 @@
 
 ``python results/plot.py``, from ``results/quantisation.csv`` (mean IoU on CamVid's val) and
 ``results/tflite.csv`` (milliseconds at 512x1024 on two threads, logits at full size, which
-hardly depend on the classes). A line a network, a point a file.
+hardly depend on the classes). A line a network and CPU, a point a file.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ RESULTS = Path(__file__).parent
 
 
 def points(results: Path = RESULTS) -> dict[str, dict[str, tuple[float, float]]]:
-    """By model, then by file: milliseconds and mean IoU in per cent."""
-    latencies = {
-        (row["model"], row["precision"]): float(row["run_ms"])
-        for row in table.read(results / "tflite.csv")
-        if row["output"] == "logits"
+    """By model and CPU, then by file: milliseconds and mean IoU in per cent."""
+    scores = {
+        (row["model"], row["file"]): float(row["mean_iou"])
+        for row in table.read(results / "quantisation.csv")
     }
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for row in table.read(results / "quantisation.csv"):
+    for row in table.read(results / "tflite.csv"):
         # Files of quantisation-aware training have other operators; they are not timed.
-        key = row["model"], row["file"]
-        if key in latencies:
-            point = latencies[key], float(row["mean_iou"])
-            found.setdefault(row["model"], {})[row["file"]] = point
+        key = row["model"], row["precision"]
+        if row["output"] == "logits" and key in scores:
+            line = found.setdefault(f"{row['model']}, {row['cpu']}", {})
+            line[row["precision"]] = float(row["run_ms"]), scores[key]
     return found
 
 
@@ -41,9 +40,9 @@ def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
     axes = figure.add_subplot(
         xlabel="ms at 512x1024, two CPU threads", ylabel="mean IoU on CamVid val, %"
     )
-    for model, files in found.items():
+    for label, files in found.items():
         line = sorted(files.values())
-        axes.plot(*zip(*line, strict=True), marker="o", linestyle=":", label=model)
+        axes.plot(*zip(*line, strict=True), marker="o", linestyle=":", label=label)
         for file, place in files.items():
             axes.annotate(file, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.margins(0.25)

@@ -16,6 +16,7 @@ last resizing is the application's on all sides. A row has
     of_best         litert's median by the faster one's of torch and onnxruntime
     of_smaller      the median by the same runtime's at half the height and width: 4 would be
                     time in proportion to the area
+    cpu             as in results/tflite.csv
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ import table
 from worker import Worker, serve
 
 import kseg
-from kseg.environment import environment
 from kseg.tflite.benchmark import benchmark
 from kseg.tflite.convert import convert
 from kseg.zoo import build
@@ -45,7 +45,7 @@ THREADS = (2, 1)
 RUNS, WARM_UP = 10, 2
 COLUMNS = (
     *("model", "output", "runtime", "threads", "size", "run_ms", "p90_ms"),
-    *("of_best", "of_smaller", "runs", "command"),
+    *("of_best", "of_smaller", "runs", "command", "cpu"),
 )
 
 
@@ -94,6 +94,7 @@ def measure(
             "of_best": f"{median / best:.2f}" if runtime == "litert" else "",
             "runs": runs,
             "command": f"python results/runtimes.py {name}",
+            "cpu": table.cpu(),
         }
         for runtime, (median, p90) in spreads.items()
     ]
@@ -150,7 +151,9 @@ def torch_run(
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
     """Puts networks' rows into the table, and what they were measured with beside it."""
-    table.replace(results / "runtimes.csv", COLUMNS, rows, environment("onnxruntime", "torch"))
+    table.replace(
+        results / "runtimes.csv", COLUMNS, rows, table.facts_but_cpu("onnxruntime", "torch")
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

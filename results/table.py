@@ -12,9 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import kseg
+from kseg.environment import environment
 from kseg.files import whole
 
 Row = dict[str, Any]
+
+
+def cpu() -> str:
+    """What rows of milliseconds say of the CPU: the last of its instructions that matter.
+
+    That is "avx512_vnni" where int8 has instructions of its own, and "avx2" without them.
+    """
+    machine = environment()["machine"]
+    return [machine["kind"], *machine["instructions"]][-1]
+
+
+def facts_but_cpu(*packages: str) -> dict[str, Any]:
+    """``kseg.environment``'s, for tables whose rows have a column "cpu" of their own."""
+    facts = environment(*packages)
+    del facts["machine"]["instructions"]
+    return facts
 
 
 def read(table: Path) -> list[Row]:
@@ -33,7 +50,8 @@ def read_current(table: Path, facts: dict[str, Any]) -> list[Row]:
 def replace(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:
     """Puts models' rows in place of those there, beside other models' rows, as the zoo orders them.
 
-    Rows that other versions have measured go, and those of models that the zoo has no more.
+    Where rows have a column "cpu", those of other CPUs stay beside them too. Rows that other
+    versions have measured go, and those of models that the zoo has no more.
 
     Args:
         table: the .csv file; the .json file beside it gets ``facts``.
@@ -41,10 +59,15 @@ def replace(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[st
         rows: with a column "model".
         facts: what the rows were measured with.
     """
-    names = {row["model"] for row in rows}
+    new = {(row["model"], row.get("cpu")) for row in rows}
     order = {name: number for number, name in enumerate(kseg.list_models())}
-    kept = [row for row in read_current(table, facts) if row["model"] in order.keys() - names]
-    write(table, columns, sorted([*kept, *rows], key=lambda row: order[row["model"]]), facts)
+    kept = [
+        row
+        for row in read_current(table, facts)
+        if row["model"] in order and (row["model"], row.get("cpu")) not in new
+    ]
+    every = sorted([*kept, *rows], key=lambda row: (order[row["model"]], row.get("cpu", "")))
+    write(table, columns, every, facts)
 
 
 def write(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:

@@ -221,21 +221,28 @@ def test_digest():
 
 
 def test_latency(tmp_path, monkeypatch):
-    """Files of a small network; the table keeps other networks' rows."""
+    """Files of a small network; the table keeps other networks' rows, and other CPUs'."""
     monkeypatch.setattr(latency, "OUTPUTS", ("stride-logits",))
     monkeypatch.setattr(latency, "PRECISIONS", ("fp32", "int8"))
     model = kseg.create_model("cgnet_m3n21", m=2, n=2, input_shape=(48, 64, 3))
     monkeypatch.setattr(latency, "with_random_weights", lambda _name, **_: model)
     rows = latency.measure("cgnet_m3n21", size=(48, 64))
-    assert [(row["output"], row["precision"]) for row in rows] == [
-        ("stride-logits", "fp32"),
-        ("stride-logits", "int8"),
+    assert [(row["output"], row["precision"], row["cpu"]) for row in rows] == [
+        ("stride-logits", "fp32", table.cpu()),
+        ("stride-logits", "int8", table.cpu()),
     ]
+    rows = [{**row, "cpu": "avx2"} for row in rows]
     latency.write(rows, tmp_path)
     latency.write([{**row, "model": "enet"} for row in rows], tmp_path)
+    latency.write([{**row, "cpu": "amx_int8"} for row in rows], tmp_path)
     latency.write(rows, tmp_path)
     written = latency.read_rows(tmp_path)
-    assert [row["model"] for row in written] == ["cgnet_m3n21"] * 2 + ["enet"] * 2
+    assert [(row["model"], row["cpu"]) for row in written[::2]] == [
+        ("cgnet_m3n21", "amx_int8"),
+        ("cgnet_m3n21", "avx2"),
+        ("enet", "avx2"),
+    ]
+    assert len(written) == 6
     assert all(float(row["run_ms"]) > 0 for row in written)
     assert float(written[0]["times"]) == 1
     assert int(written[1]["bytes"]) < int(written[0]["bytes"])
@@ -275,12 +282,16 @@ def test_the_plot(tmp_path):
     timed = [("logits", "fp32", "90.0"), ("logits", "int8", "50.0"), ("argmax", "int8", "70.0")]
     scores = {"fp32": "66.00", "int8": "65.70", "int8, quantisation-aware": "65.90", "pruned": "1"}
     keys = ("output", "precision", "run_ms")
-    rows = [{"model": "enet", **dict(zip(keys, row, strict=True))} for row in timed]
-    table.write(tmp_path / "tflite.csv", ("model", *keys), rows, {"versions": {}})
+    rows = [{"model": "enet", "cpu": "a", **dict(zip(keys, row, strict=True))} for row in timed]
+    rows.append({**rows[0], "cpu": "b", "run_ms": "60.0"})
+    table.write(tmp_path / "tflite.csv", [*rows[0]], rows, {"versions": {}})
     rows = [{"model": "enet", "file": file, "mean_iou": iou} for file, iou in scores.items()]
     table.write(tmp_path / "quantisation.csv", [*rows[0]], rows, {"versions": {}})
     found = plot.points(tmp_path)
-    assert found == {"enet": {"fp32": (90.0, 66.0), "int8": (50.0, 65.7)}}
+    assert found == {
+        "enet, a": {"fp32": (90.0, 66.0), "int8": (50.0, 65.7)},
+        "enet, b": {"fp32": (60.0, 66.0)},
+    }
     (axes,) = plot.draw(found).axes
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [(50, 65.7), (90, 66)])
 

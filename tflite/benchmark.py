@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from kseg import shipped
 from kseg.errors import KsegError
+from kseg.model import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import child_error
 from kseg.tflite.predictors import TFLitePredictor
@@ -85,7 +87,7 @@ def benchmark(
     Every file has a process of its own, and runs one image while the others wait.
 
     Args:
-        files: ``.keras``, ``.tflite`` and ``.onnx``.
+        files: ``.keras``, ``.tflite``, ``.onnx`` and shipped WEIGHTS:MODEL.
         threads: of the CPU, None for the runtime's choice.
         runs, warm_up: images a file, measured and before.
         runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files.
@@ -133,7 +135,7 @@ def benchmark(
                 total=Spread.of([sum(result[part] for part in _PARTS) for result in measured]),
                 peak_memory=peak,
                 added_memory=peak - fact["memory_before"],
-                file_size=path.stat().st_size,
+                file_size=shipped.file_of(path).stat().st_size,
             )
         )
     return timings
@@ -156,9 +158,9 @@ def answer_of(message: bytes) -> dict[str, Any]:
 
 def _check(path: Path, runtime: str) -> None:
     """What can be said before a process is started."""
-    if path.suffix not in (".keras", ".tflite", ".onnx"):
-        raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx")
-    if not path.is_file():
+    if path.suffix not in (".tflite", ".onnx") and not is_model(path):
+        raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx, nor shipped")
+    if not shipped.file_of(path).is_file():
         raise KsegError(f"{path}: no such file; name a .keras, .tflite or .onnx file")
     if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and path.suffix != ".tflite"):
         raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from kseg.errors import KsegError
+from kseg.model import first_line, is_model
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.tflite.flatbuffer import read_card
@@ -112,14 +113,14 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
     """The network, its input's type and the facts that the first message has.
 
     Args:
-        file: ``.keras``, ``.tflite`` or ``.onnx``.
+        file: ``.keras``, ``.tflite``, ``.onnx`` or shipped WEIGHTS:MODEL.
         options: "runtime", "threads" and "input_size", as ``benchmark`` takes them.
     """
     if file.suffix == ".onnx":
         # The only library that is not loaded yet.
         import_onnxruntime(file)
     before = peak_memory()
-    if file.suffix == ".keras":
+    if is_model(file):
         _set_keras_threads(options["threads"])
         predictor = KerasPredictor(file)
         runner, dtype, own = WholeRunner(predictor), np.dtype(np.float32), predictor.input_size
@@ -177,23 +178,19 @@ def main() -> None:
 
     try:
         runner, dtype, facts = start(Path(sys.argv[1]), json.loads(sys.argv[2]))
+        send(facts)
+        # What the pixels show does not matter to the time.
+        image = np.random.default_rng(0).integers(0, 256, (*facts["input_size"], 3), np.uint8)
+        while True:
+            connection.recv_bytes()
+            _, seconds = time_round(runner, image, dtype)
+            send({**seconds, "peak_memory": peak_memory()})
+    except EOFError:
+        return
     except KsegError as error:
         send({"error": str(error)})
-        return
-    send(facts)
-    # What the pixels show does not matter to the time.
-    image = np.random.default_rng(0).integers(0, 256, (*facts["input_size"], 3), np.uint8)
-    while True:
-        try:
-            connection.recv_bytes()
-        except EOFError:
-            return
-        try:
-            _, seconds = time_round(runner, image, dtype)
-        except KsegError as error:
-            send({"error": str(error)})
-            return
-        send({**seconds, "peak_memory": peak_memory()})
+    except Exception as error:  # every runtime raises its own
+        send({"error": f"{sys.argv[1]}: {first_line(error)}"})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from kseg.errors import KsegError
+from kseg.model import is_model
 
 _SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
 
@@ -85,7 +86,7 @@ class Child:
 def _environment(path: str | Path) -> dict[str, str]:
     """The child's: SwiftShader where no other Vulkan driver is named."""
     environment = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
-    if Path(path).suffix != ".keras":
+    if not is_model(path):
         # TensorFlow, which no other file needs, takes seconds to load and 500 MB.
         environment["KERAS_BACKEND"] = "numpy"
     if "VK_ICD_FILENAMES" not in environment and _SWIFTSHADER.exists():

@@ -43,7 +43,7 @@ def cluster(
         clusters: 3 to 256.
 
     Raises:
-        KsegError: a value out of range, or a model with training heads.
+        KsegError: a value out of range.
     """
     if not 3 <= clusters <= 256:
         raise KsegError(f"clusters are {clusters}; they must be 3 to 256")

@@ -299,6 +299,12 @@ def _unpack(content: bytes) -> schema.ModelT:
 
 
 def _pack(model: schema.ModelT, size: int) -> bytes:
+    # What nothing refers to any more would stay in the file.
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
     builder = flatbuffers.Builder(size + 4096)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())

@@ -125,7 +125,10 @@ class Comparison:
     @property
     def agreement(self) -> Agreement:
         differences, decibels, same = zip(*self._results, strict=True)
-        return Agreement(max(differences), float(min(decibels)), min(same), self._quantised)
+        # NumPy's, since Python's pass over what is no number.
+        return Agreement(
+            float(np.max(differences)), float(np.min(decibels)), min(same), self._quantised
+        )
 
     def __enter__(self) -> Comparison:
         return self

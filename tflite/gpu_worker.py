@@ -7,7 +7,9 @@ bytes of every output tensor, is empty or says what failed, and is the last then
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -33,7 +35,7 @@ class AcceleratedModel:
 
     Raises:
         KsegError: there is none (the text has ``NO_ACCELERATOR``), it refuses the file, or
-            fails when the output is read.
+            fails on an image.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,21 +56,27 @@ class AcceleratedModel:
 
     def write(self, tensor: np.ndarray) -> None:
         """Copies the input tensor in."""
-        self._inputs[0].write(tensor)
+        with self._in_words():
+            self._inputs[0].write(tensor)
 
     def run(self) -> None:
         """Computes."""
-        self._model.run_by_index(0, self._inputs, self._outputs)
+        with self._in_words():
+            self._model.run_by_index(0, self._inputs, self._outputs)
 
     def read(self) -> np.ndarray:
         """Waits for the output tensor and copies it out."""
         count = int(np.prod(self.output_shape))
-        try:
+        with self._in_words(f"; LiteRT waits {_LITERT_WAITS} s for a result"):
             values = self._outputs[0].read(count, self.output_type)
-        except RuntimeError as error:
-            reason = f"{_reason(str(error))}; LiteRT waits {_LITERT_WAITS} s for a result"
-            raise KsegError(f"{self._path}: {reason}") from None
         return np.asarray(values, self.output_type).reshape(self.output_shape)
+
+    @contextlib.contextmanager
+    def _in_words(self, more: str = "") -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise KsegError(f"{self._path}: {_reason(str(error))}{more}") from None
 
 
 def _reason(text: str) -> str:
@@ -98,9 +106,9 @@ def main() -> None:
             values = np.frombuffer(connection.recv_bytes(), model.input_type)
         except EOFError:
             return
-        model.write(values.reshape(model.input_shape))
-        model.run()
         try:
+            model.write(values.reshape(model.input_shape))
+            model.run()
             result = model.read()
         except KsegError as error:
             connection.send_bytes(str(error).encode())

@@ -78,8 +78,8 @@ class TFLitePredictor(_InSteps):
         if not 0 < size < _LIMIT:
             raise KsegError(f"{path}: not a readable .tflite file ({size} bytes); convert it again")
         threads = threads or os.cpu_count() or 1
-        content = path.read_bytes()
         try:
+            content = path.read_bytes()
             with quiet_stderr():
                 self._interpreter = Interpreter(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()

@@ -63,7 +63,7 @@ def operator_profile(
         path: of a .tflite file.
         threads: None takes all cores.
         runs, warm_up: images, measured and before.
-        timeout: seconds for all of them.
+        timeout: seconds for the start, and for an image.
 
     Raises:
         KsegError: a value out of range, a file that is missing or damaged, or a LiteRT
@@ -75,7 +75,9 @@ def operator_profile(
     # LiteRT's C interface does not say what a damaged file lacks; the interpreter does.
     TFLitePredictor(path)
     numbers = (str(n) for n in (threads or os.cpu_count() or 1, runs, warm_up))
-    with Child("kseg.tflite.profile_worker", path, *numbers, timeout=timeout) as child:
+    # There is one answer, at the end.
+    whole = timeout * (1 + warm_up + runs)
+    with Child("kseg.tflite.profile_worker", path, *numbers, timeout=whole) as child:
         answer = answer_of(child.receive())
     _, _, summary = answer["summary"].partition("Summary by node type")
     operators = [

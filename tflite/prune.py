@@ -48,7 +48,7 @@ def prune(
         progress: told steps done and in all.
 
     Raises:
-        KsegError: a value out of range, or a model with training heads.
+        KsegError: a value out of range.
     """
     if (sparsity is None) == (structure is None):
         raise KsegError("pruning takes either --sparsity or --structure")

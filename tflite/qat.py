@@ -19,7 +19,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import check_output, whole
 from kseg.model import SegmentationModel, copy_weights
 from kseg.tflite.bridge import Channels, to_tf_keras
 from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
@@ -87,10 +87,16 @@ def train_quantised(
     if input_type not in INPUTS:
         raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
     if steps < 0 or not learning_rate > 0:
-        raise KsegError(f"steps are {steps}, learning rate {learning_rate}; neither may be below 0")
+        raise KsegError(
+            f"steps are {steps}, learning rate {learning_rate}; they need 0 and more than 0"
+        )
     height, width = batches.element_spec[0].shape[1:3]
     if None in (height, width):
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
+    check_output(path, ".tflite")
+    # First, since it may refuse the form.
+    result, card = export_graph(model, output, input_size, split=False)
+    result = split_for_quantisation(result)
     graph = split_for_quantisation(
         export_graph(model, "logits", (height, width), batch_size=None, split=False)[0]
     )
@@ -101,8 +107,6 @@ def train_quantised(
     if steps:
         bridge.fit(batches, loss, steps, learning_rate, progress)
     bridge.copy_to(graph)
-    result, card = export_graph(model, output, input_size, split=False)
-    result = split_for_quantisation(result)
     copy_weights(graph, result)
     content = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
     content = with_input_type(content, "uint8" if input_type == "uint8" else "float32")

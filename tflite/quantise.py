@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 import warnings
@@ -133,12 +134,21 @@ def _set_percentiles(
         for name, value in values:
             # Comparisons have truth values, and no range.
             if name in names and value.dtype != bool:
-                # A large tensor's tails are known from every n-th value.
-                flat = value.reshape(-1)
-                found[name].append(np.percentile(flat[:: -(-flat.size // _SAMPLE)], _TAILS))
+                found[name].append(np.percentile(_sample(value), _TAILS))
     for name, limits in found.items():
         for key, value in zip(("min", "max"), np.mean(limits, 0), strict=True):
             ranges[name][key] = np.full_like(ranges[name][key], value)
+
+
+def _sample(value: np.ndarray) -> np.ndarray:
+    """Every n-th value of a large tensor, which tells its tails as well.
+
+    n has no divisor in common with any axis: else it would meet the same few channels only.
+    """
+    step = -(-value.size // _SAMPLE)
+    while math.gcd(step, value.size) > 1:
+        step += 1
+    return value.reshape(-1)[::step]
 
 
 def activations(

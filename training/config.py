@@ -60,8 +60,8 @@ class TrainingConfig:
         bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
-        init, init_part: a published checkpoint or a .keras file to start from, and what
-            of it: "all", "backbone" or "all-but-classifier".
+        init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
+            start from, and what of it: "all", "backbone" or "all-but-classifier".
     """
 
     model: str
@@ -123,6 +123,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value not in known:
                 raise KsegError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(known)}")
+        check_seed(self.seed)
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final-crop is {self.final_crop} and final-epochs {self.final_epochs}; "
@@ -141,6 +142,12 @@ class TrainingConfig:
             for key, value in mine.items()
             if _plain(value) != _plain(other[key])
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raises KsegError where NumPy takes no such seed."""
+    if not 0 <= seed < 2**32:
+        raise KsegError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
 
 
 def _flag(name: str) -> str:

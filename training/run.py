@@ -19,7 +19,7 @@ from kseg import checkpoints
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
-from kseg.model import SegmentationModel, load_model
+from kseg.model import SegmentationModel, is_model, load_model
 from kseg.training.callbacks import (
     Checkpoint,
     Faults,
@@ -157,14 +157,7 @@ def _model(config: TrainingConfig, data: DataSet | Records) -> SegmentationModel
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = config.batch_norm != "frozen"
             layer.synchronized = config.batch_norm == "sync"
-    model.card = model.card.replace(
-        dataset=data.name,
-        class_names=classes.names,
-        colors=classes.colors,
-        void_channels=(),
-        input_size=data.size,
-        weights=f"trained by kseg on {data.name} {data.split}",
-    )
+    model.card = model.card.trained_on(data)
     return model
 
 
@@ -181,7 +174,7 @@ def _precision(policy: str) -> Iterator[None]:
 def _initialise(model: SegmentationModel, init: str, part: str) -> None:
     """Weights of a file, with a new head where ``part`` leaves that out."""
     try:
-        if init.endswith(".keras"):
+        if is_model(init):
             checkpoints.copy(model, load_model(init), part=part)
         else:
             checkpoints.assign(model, checkpoints.read(init), part=part)

@@ -15,8 +15,8 @@ from kseg.crf import DenseCRF
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
-from kseg.files import whole
-from kseg.model import SegmentationModel, load_model
+from kseg.files import check_output, whole
+from kseg.model import SegmentationModel, is_model, load_model
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.progress import Countdown
 
@@ -130,8 +130,10 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
     """What ``add_fine_tuning`` parsed, as kseg.tflite takes it."""
     import keras
 
+    from kseg.training.config import check_seed
     from kseg.training.fine_tune import fine_tuning
 
+    check_seed(args.seed)
     keras.utils.set_random_seed(args.seed)
     batches, loss, steps = fine_tuning(
         model,
@@ -164,6 +166,7 @@ def save_smaller(
     args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
 ) -> None:
     """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    check_output(args.out, ".keras")
     model = load_model(args.file)
     result = make(model, **fine_tuning(args, model), **options)
     with whole(args.out) as path:
@@ -192,14 +195,18 @@ def way(args: argparse.Namespace) -> dict[str, Any]:
 
 def size(value: list[int] | None) -> tuple[int, int] | None:
     """What ``add_size`` parsed, as the library takes it."""
-    return None if value is None else (value[0], value[1])
+    if value is None:
+        return None
+    if min(value) < 1:
+        raise KsegError(f"a size is {value[0]} x {value[1]}; both sides must be at least 1")
+    return value[0], value[1]
 
 
 def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None = None) -> Predictor:
     """The Predictor for a file, by its suffix."""
     if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and file.suffix != ".tflite"):
         raise KsegError(f"{file}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
-    if file.suffix == ".keras" or shipped.is_name(str(file)):
+    if is_model(file):
         return KerasPredictor(file, output_stride=output_stride)
     if file.suffix == ".tflite":
         if output_stride is not None:

@@ -22,9 +22,7 @@ from kseg.progress import Countdown
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and how to run them."""
-    parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help=".keras, .tflite or .onnx"
-    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=arguments.FILES)
     parser.add_argument("--runtime", default="cpu", help="of .tflite files: cpu or litert-gpu")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")

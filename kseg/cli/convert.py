@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
 
     model = load_model(args.file)
     calibration = None
-    if args.precision == "int8":
+    # Without int8 the converter refuses what is given.
+    if args.precision == "int8" or args.calibration_dataset or args.calibration_dir:
         calibration = arguments.calibration(args, model)
     convert(
         model,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import check_output, whole
 from kseg.zoo import create_model
 
 
@@ -19,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Builds the network with the checkpoint's classes and saves it."""
-    if args.out.suffix != ".keras":
-        raise KsegError(f"{args.out}: the file's name must end in .keras")
+    check_output(args.out, ".keras")
     model = create_model(args.name, weights=args.checkpoint)
     with whole(args.out) as path:
         model.save(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from kseg.cli import arguments
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     arguments.add_size(parser, "--input-size", "of the network (the data set's, else 512 1024)")
     arguments.add_calibration(parser)
-    parser.add_argument("--json", type=Path, metavar="F", help="the table as a file")
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="the table as a file; null is without end"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,5 +40,9 @@ def run(args: argparse.Namespace) -> None:
     )
     print(format_noise(rows))
     if args.json:
+        table = [dataclasses.asdict(row) for row in rows]
+        for row in table:
+            # JSON has no infinity.
+            row["decibels"] = row["decibels"] if math.isfinite(row["decibels"]) else None
         with whole(args.json) as path:
-            path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+            path.write_text(json.dumps(table, indent=1) + "\n")

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("what")
     group.add_argument("--options", type=_json, metavar="JSON", help='builder options: {"m": 3}')
-    group.add_argument("--init", metavar="FILE", help="a published checkpoint or .keras to start")
+    group.add_argument(
+        "--init", metavar="FILE", help="a published checkpoint, .keras or shipped weights"
+    )
     group.add_argument("--init-part", metavar="PART", help="all, backbone or all-but-classifier")
     group.add_argument("--split", metavar="S", help="to train on (train)")
     group.add_argument("--records", metavar="DIR", help="of `kseg prepare`, to train from")

@@ -105,8 +105,7 @@ class SavedScores:
 
 def _content(path: Path) -> str:
     """A digest of a file or shipped weights, or of a folder's names, sizes and times of change."""
-    if shipped.is_name(str(path)):
-        path = shipped.weights_file(str(path))
+    path = shipped.file_of(path)
     if path.is_dir():
         files = sorted(path.rglob("*.png"))
         stats = [(str(file.relative_to(path)), file.stat()) for file in files]

@@ -105,6 +105,21 @@ def test_logits_that_are_not_finite(write, monkeypatch):
         compare(path, [image])
 
 
+def test_an_accelerator_whose_second_logits_are_not_finite(write, monkeypatch):
+    class Broken(CpuPredictor):
+        calls = 0
+
+        def __call__(self, image):
+            self.calls += 1
+            return super().__call__(image) * (np.nan if self.calls == 2 else 1)
+
+    monkeypatch.setattr(kseg.tflite.gpu, "GpuPredictor", Broken)
+    image = np.full((*SIZE, 3), 9, np.uint8)
+    path = write("sound", logits)
+    assert compare(path, [image]).agrees
+    assert not compare(path, [image] * 3).agrees
+
+
 class CpuPredictor(TFLitePredictor):
     def __init__(self, path, timeout):
         super().__init__(path)
@@ -126,6 +141,8 @@ def test_convert(tiny_keras, tiny_camvid, tmp_path, capsys):
         (int8, "int8 needs calibration images (--calibration-dataset, --calibration-dir)"),
         ((*int8, "--calibration-dir", empty), f"{empty}"),
         ((*int8, "--calibration-dir", tiny_camvid, "--calibration-count", 0), "at least 1"),
+        ((tiny_keras, out, "--calibration-dir", tiny_camvid), "fp32 takes no calibration images"),
+        ((tiny_keras, out, "--input-size", 0, 64), "a size is 0 x 64; both sides must be at least"),
     ):
         assert message in one_line(capsys, "convert", *arguments)
     assert not out.exists()

@@ -1,15 +1,19 @@
 """Times that are known, turns, and the command's table and JSON."""
 
 import json
+import socket
 import sys
 from collections import Counter
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
 
 import kseg
 import kseg.tflite
+from kseg import shipped
 from kseg.cli import main
+from kseg.tflite import benchmark_worker
 from kseg.tflite.benchmark import Spread
 from kseg.tflite.benchmark_worker import start, time_round
 from kseg.tflite.flatbuffer import operator_outputs
@@ -162,12 +166,45 @@ def test_profile(precision, tiny_model, tmp_path, capsys):
     assert [line.split(" x ")[1] for line in table[1:]] == list(kinds)
 
 
+def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
+    """By their name, as the command takes it and the process does; the size is their file's."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+    file = shipped.ship(tiny_model, "tiny", {})
+    answers = []
+
+    class Child:
+        def __init__(self, _module, path, options, *, timeout):
+            _, _, facts = start(path, json.loads(options))
+            seconds = dict(copy=1.0, run=1.0, argmax=1.0, peak_memory=2**40)
+            answers.extend([facts, seconds])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            pass
+
+        def receive(self, _message=None):
+            return json.dumps(answers.pop(0))
+
+        ask = receive
+
+    monkeypatch.setattr(sys.modules["kseg.tflite.benchmark"], "Child", Child)
+    report = tmp_path / "o.json"
+    options = ["--runs", "1", "--warm-up", "0", "--json", str(report)]
+    assert main(["benchmark", "tiny:cgnet_m3n21", *options]) == 0
+    (timing,) = json.loads(report.read_text())["files"]
+    assert (timing["file"], timing["model"]) == ("tiny:cgnet_m3n21", "cgnet_m3n21")
+    assert timing["file_size"] == file.stat().st_size
+
+
 def test_refusals(tiny_keras, tmp_path, capsys):
     (tmp_path / "x.tflite").write_bytes(b"nothing")
     cases = {
         ("none.keras",): "none.keras: no such file",
         (str(tmp_path / "x.tflite"),): "x.tflite: not a readable .tflite file",
         ("x.h5",): "x.h5: is neither .keras nor .tflite",
+        ("camvid:vnet",): "camvid:vnet: no such weights",
         (str(tiny_keras), "--runtime", "litert-gpu"): "runtime is 'litert-gpu'",
         (str(tiny_keras), "--runs", "0"): "runs is 0; it must be at least 1",
         (str(tiny_keras), "--threads", "0"): "threads is 0",
@@ -178,6 +215,20 @@ def test_refusals(tiny_keras, tmp_path, capsys):
         assert main(["benchmark", *args]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_what_a_runtime_says(monkeypatch):
+    """An error of its own, in one line with the file's name."""
+    ours, theirs = socket.socketpair()
+
+    def fails(*_args):
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(benchmark_worker, "start", fails)
+    monkeypatch.setattr(sys, "argv", ["", "x.onnx", "{}", str(theirs.detach())])
+    benchmark_worker.main()
+    with Connection(ours.detach()) as connection:
+        assert json.loads(connection.recv_bytes()) == {"error": "x.onnx: no kernel"}
 
 
 def test_a_file_of_another_size(tiny_model, tmp_path):

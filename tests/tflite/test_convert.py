@@ -11,7 +11,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 import kseg
 import kseg.tflite
-from kseg.tflite.flatbuffer import between, operators, read_card
+from kseg.tflite.convert import to_flatbuffer
+from kseg.tflite.flatbuffer import (
+    between,
+    input_name,
+    operators,
+    read_card,
+    with_quantisable_biases,
+)
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.quantise import quantise_weights
 
@@ -208,6 +215,19 @@ def test_what_lies_between():
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
     names = between(content, ("ADD", "MUL", "PRELU"))
     assert [name.split("/")[1].split("_")[0] for name in names] == ["lone", "joined"]
+
+
+def test_what_is_replaced_leaves_the_file():
+    """A kernel with a raised weight stands in it once."""
+    x = keras.Input((8, 8, 32), batch_size=1)
+    model = keras.Model(x, keras.layers.Conv2D(64, 3, bias_initializer="ones")(x))
+    kernel, bias = model.get_weights()
+    kernel[..., 5] = 1e-30
+    model.set_weights([kernel, bias])
+    content = to_flatbuffer(model)
+    raised = with_quantisable_biases(content, {input_name(content)[0]: (0.0, 255.0)})
+    assert len(raised) < len(content) + kernel.nbytes / 10
+    assert raised != content
 
 
 @pytest.mark.parametrize(

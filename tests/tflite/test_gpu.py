@@ -134,8 +134,11 @@ def test_runtime_must_fit(file, tiny_keras, tiny_camvid, capsys):
         assert f"runtime is {runtime!r}" in capsys.readouterr().err
 
 
-def test_a_result_that_does_not_come(monkeypatch):
-    """The process that serves says so; LiteRT, played here, gave up waiting."""
+@pytest.mark.parametrize(
+    ("place", "more"), [("run", ""), ("read", "; LiteRT waits 120 s for a result")]
+)
+def test_a_result_that_does_not_come(place, more, monkeypatch):
+    """The process that serves says so; LiteRT, played here, failed or gave up waiting."""
     source, serves = socket.socketpair()
     text = "code=7\n└ ERROR: [tensor_buffer.cc:1]\n└ Failed to lock custom tensor buffer."
 
@@ -146,14 +149,17 @@ def test_a_result_that_does_not_come(monkeypatch):
         def read(self, count, dtype):
             raise RuntimeError(text)
 
+    class Network:
+        def run_by_index(self, *_):
+            if place == "run":
+                raise RuntimeError(text)
+
     class Model(gpu_worker.AcceleratedModel):
         def __init__(self, path):
             self._path, self._inputs, self._outputs = path, [Buffer()], [Buffer()]
+            self._model = Network()
             self.input_shape, self.input_type = (1, 2, 2, 3), np.dtype("float32")
             self.output_shape, self.output_type = (1, 2, 2, 5), np.dtype("float32")
-
-        def run(self):
-            pass
 
     monkeypatch.setattr(gpu_worker, "AcceleratedModel", Model)
     monkeypatch.setattr(sys, "argv", ["", "x.tflite", str(serves.detach())])
@@ -163,6 +169,5 @@ def test_a_result_that_does_not_come(monkeypatch):
         assert connection.recv_bytes() == b""
         message = connection.recv_bytes().decode()
     assert message == (
-        "x.tflite: the accelerator fails (Failed to lock custom tensor buffer.); "
-        "LiteRT waits 120 s for a result"
+        f"x.tflite: the accelerator fails (Failed to lock custom tensor buffer.){more}"
     )

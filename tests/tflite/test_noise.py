@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import kseg
+import kseg.tflite
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert, quantisation_noise
 from kseg.tflite.convert import to_flatbuffer
 from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, operators
+from kseg.tflite.noise import LayerNoise
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.quantise import CALIBRATIONS, quantise_int8
 
@@ -98,6 +100,20 @@ def test_calibration_methods(tiny_model, images, tmp_path):
         quantisation_noise(tiny_model, images, calibration_method="mean")
 
 
+def test_percentiles_of_large_tensors():
+    """Of all channels, though only some values are looked at: the k-th has k times the values."""
+    x = keras.Input((512, 512, 3), batch_size=1)
+    model = keras.Model(x, keras.layers.Conv2D(16, 1, use_bias=False)(x))
+    kernel = np.outer([0.0, 0.0, 1.0], np.arange(1, 17))
+    model.set_weights([kernel.reshape(1, 1, 3, 16)])
+    image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    rounded = quantise_int8(to_flatbuffer(model), [image], (512, 512))
+    *_, limits = int8_ranges(rounded).values()
+    want = np.percentile(np.asarray(model(image[None])), 99.99)
+    # 26 of the values looked at lie above it; from one to the next there are 16 at most.
+    assert limits[1] == pytest.approx(want, abs=32)
+
+
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_comparisons_have_no_range(calibration):
     """As in ENet's unpooling: what is compared becomes int8, the truth value stays one."""
@@ -149,3 +165,13 @@ def test_report(tiny_keras, tiny_camvid, tmp_path, capsys):
     assert lines[1].split()[0] == rows[0]["layer"].split()[0]
     kept = next(row for row in rows if row["layer"] == "classifier.0.conv")
     assert (kept["operator"], kept["dtype"]) == ("CONV_2D", "float32")
+
+
+def test_a_report_of_a_layer_without_noise(tiny_keras, tiny_camvid, tmp_path, monkeypatch):
+    """JSON has no infinity."""
+    row = LayerNoise("a", "RELU", "int8", 0.0, 1.0, float("inf"))
+    monkeypatch.setattr(kseg.tflite, "quantisation_noise", lambda *_args, **_options: [row])
+    args = ["--calibration-dir", tiny_camvid, "--json", tmp_path / "r.json"]
+    assert main(["quantisation-report", *map(str, [tiny_keras, *args])]) == 0
+    (row,) = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    assert row["decibels"] is None

@@ -10,6 +10,7 @@ import kseg
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert
+from kseg.tflite.bridge import Bridge
 from kseg.tflite.flatbuffer import operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.qat import train_quantised
@@ -124,17 +125,28 @@ def test_a_teacher_that_is_unknown(tiny_keras, tiny_camvid, tmp_path, capsys):
         (dict(learning_rate=0), "learning rate 0"),
         (dict(output="labels"), "output is 'labels'"),
         (dict(input_type="int4"), "input is 'int4'"),
+        (dict(input_size=(16, 16)), "input size is 16x16"),
+        (dict(path="x.keras"), "x.keras: the file's name must end in .tflite"),
+        (dict(path="none/x.tflite"), "none/x.tflite: cannot be written"),
     ],
 )
-def test_refusals(options, message, tiny_model, tmp_path):
+def test_refusals(options, message, tiny_model, tmp_path, monkeypatch):
+    """Before any step is trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Bridge, "fit", None)
     batches = tf.data.Dataset.from_tensors(
         (np.zeros((1, *SIZE, 3), "float32"), np.zeros((1, *SIZE)))
     )
     with pytest.raises(kseg.KsegError, match=message):
         train_quantised(
             tiny_model,
-            tmp_path / "x.tflite",
-            **{"batches": batches, "loss": cross_entropy, "steps": 1, **options},
+            **{
+                "path": "x.tflite",
+                "batches": batches,
+                "loss": cross_entropy,
+                "steps": 1,
+                **options,
+            },
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -96,7 +96,7 @@ def test_values(clustered, pruned, tiny_model):
 
 
 def test_zeros_in_int8(pruned, tmp_path):
-    """After post-training quantisation and after quantisation-aware training."""
+    """After post-training quantisation."""
     convert(pruned[0], tmp_path / "x.tflite", precision="int8", calibration=[IMAGE])
     assert zeros(tmp_path / "x.tflite") > 0.74
 
@@ -147,6 +147,7 @@ def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
         (["--sparsity", 0.5, "--steps", 3], "steps are 3"),
         (["--clusters", 2], "clusters are 2"),
         (["--clusters", 8, "--steps", 0], "steps are 0"),
+        (["--clusters", 8, "--seed", -1], "seed is -1; it must be 0 to 4294967295"),
     ],
 )
 def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
@@ -156,6 +157,13 @@ def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
     assert main([command, *map(str, [tiny_keras, out, *args, *options])]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_name_that_keras_does_not_write(tiny_keras, tmp_path, capsys):
+    """Told before the training."""
+    out = tmp_path / "x.h5"
+    assert main(["prune", *map(str, [tiny_keras, out, "--dataset", "camvid"])]) == 1
+    assert f"{out}: the file's name must end in .keras" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

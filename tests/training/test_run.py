@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import kseg
-from kseg import checkpoints
+from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.model import load_model
@@ -175,13 +175,21 @@ def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatc
     assert state.name == "step-00000005.weights.h5"
 
 
-def test_init_starts_from_a_checkpoint(small_keras, tiny_camvid, tmp_path):
+@pytest.mark.parametrize("shipped_name", [None, "tiny:small"])
+def test_init_starts_from_weights(shipped_name, small_keras, tiny_camvid, tmp_path, monkeypatch):
     """A learning rate of nearly nothing leaves the imported kernels as they were."""
     from safetensors.numpy import save_file
 
-    tensors = random_tensors(load_model(small_keras))
-    save_file(tensors, tmp_path / "x.safetensors")
-    extra = ("--init", tmp_path / "x.safetensors", "--steps", 1, "--learning-rate", 1e-30)
+    model = load_model(small_keras)
+    tensors = random_tensors(model)
+    if shipped_name:
+        monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
+        checkpoints.assign(model, tensors)
+        shipped.ship(model, "tiny", {})
+    else:
+        save_file(tensors, tmp_path / "x.safetensors")
+    init = shipped_name or tmp_path / "x.safetensors"
+    extra = ("--init", init, "--steps", 1, "--learning-rate", 1e-30)
     assert main(arguments(tiny_camvid, tmp_path / "run", *extra, "--val-split", "none")) == 0
     model = keras.models.load_model(tmp_path / "run/model.keras")
     want = tensors["stem.conv.weight"].transpose(2, 3, 1, 0)
@@ -443,6 +451,7 @@ def test_default_crop(size, crop, tiny_camvid):
         (("--ema", 1), "ema is 1.0"),
         (("--epochs", 0), "epochs is 0"),
         (("--steps", -1), "steps is -1"),
+        (("--seed", -1), "seed is -1; it must be 0 to 4294967295"),
         (("--learning-rate", 0), "learning-rate is 0"),
         (("--weight-decay", -1), "weight-decay is -1"),
         (("--optimizer", "lion"), "optimizer is 'lion'; it must be one of adamw, adam, sgd"),
