@@ -342,9 +342,11 @@ class MaxUnpooling(keras.layers.Layer):
 
     def call(self, y: KerasTensor, x: KerasTensor) -> KerasTensor:
         height, width = ops.shape(y)[1:3]
-        a, b, c, d = (
-            x[:, i : 2 * height : 2, j : 2 * width : 2, :] for i in (0, 1) for j in (0, 1)
+        windows = ops.space_to_depth(
+            x[:, : 2 * height, : 2 * width], 2, data_format="channels_last"
         )
+        channels = x.shape[-1]
+        a, b, c, d = (windows[..., i * channels : (i + 1) * channels] for i in range(4))
         upper, lower = _split(y, ops.maximum(a, b) >= ops.maximum(c, d))
         positions = [*_split(upper, a >= b), *_split(lower, c >= d)]
         return ops.depth_to_space(

@@ -26,7 +26,11 @@ from kseg.tflite.flatbuffer import (
 )
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.quantise import quantise_int8, quantise_weights
-from kseg.tflite.rewrite import fold_batch_norms, split_wide_convolutions
+from kseg.tflite.rewrite import (
+    fold_batch_norms,
+    relu_into_branches,
+    split_wide_convolutions,
+)
 from kseg.tflite.to_onnx import to_onnx
 from kseg.zoo import build
 
@@ -67,6 +71,7 @@ GPU_OPERATORS = frozenset(
         "RESHAPE",
         "RESIZE_BILINEAR",
         "SELECT_V2",
+        "SPACE_TO_DEPTH",
         "STRIDED_SLICE",
         "SUB",
         "TRANSPOSE",
@@ -323,6 +328,7 @@ def export_graph(
             )
         card = card.replace(output_stride=stride)
     graph = fold_batch_norms(split_wide_convolutions(graph) if split else graph)
+    graph = relu_into_branches(graph)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card

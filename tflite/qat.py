@@ -24,7 +24,7 @@ from kseg.model import SegmentationModel, copy_weights
 from kseg.tflite.bridge import Channels, to_tf_keras
 from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
 from kseg.tflite.flatbuffer import least_weights, with_input_type, with_least_weights
-from kseg.tflite.rewrite import readers_of, split_for_quantisation
+from kseg.tflite.rewrite import is_relu, readers_of, split_for_quantisation
 
 _quantizers = tfmot.quantization.keras.quantizers
 
@@ -126,7 +126,7 @@ class _Ranges:
         self._float = to_tf_keras(graph).model
         readers = readers_of(graph)
         self._before_relu = {
-            name for name, layers in readers.items() if len(layers) == 1 and _is_relu(layers[0])
+            name for name, layers in readers.items() if len(layers) == 1 and is_relu(layers[0])
         }
         self._limits: dict[str, tuple[float, float]] = {}
         self._quantizers: dict[str, _Range] = {}
@@ -222,13 +222,6 @@ def _first_source(layer: keras.Layer) -> keras.Layer:
 
 def _is_image(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.InputLayer) or type(layer).__name__ == "Pixels"
-
-
-def _is_relu(layer: keras.Layer) -> bool:
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.ReLU):
-        return config["max_value"] in (None, 6) and not config["negative_slope"]
-    return isinstance(layer, keras.layers.Activation) and config["activation"] == "relu"
 
 
 def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:

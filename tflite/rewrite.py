@@ -127,6 +127,48 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
     return walk(graph, fold)
 
 
+def relu_into_branches(graph: keras.Model) -> keras.Model:
+    """Every ReLU behind a concatenation in its branches, where convolutions take it up.
+
+    As an operator of its own it takes time, in int8 that of the whole network: XNNPACK
+    does not run it between the scales of a concatenation and of its positive part.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function.
+    """
+    readers = readers_of(graph)
+
+    def move(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        before, joined = calls.of(args[0])
+        if (
+            not is_relu(layer)
+            or not isinstance(before, kl.Concatenate)
+            or len(readers[before.name]) > 1
+        ):
+            return layer(*args)
+        return before(
+            [
+                type(layer).from_config({**layer.get_config(), "name": f"{layer.name}.branch{i}"})(
+                    x
+                )
+                for i, x in enumerate(joined[0])
+            ]
+        )
+
+    return walk(graph, move)
+
+
+def is_relu(layer: keras.Layer) -> bool:
+    """Whether convolutions' operators have it: ReLU and ReLU6."""
+    config = layer.get_config()
+    if isinstance(layer, kl.ReLU):
+        return config["max_value"] in (None, 6) and not config["negative_slope"]
+    return isinstance(layer, kl.Activation) and config["activation"] == "relu"
+
+
 def split_for_quantisation(graph: keras.Model) -> keras.Model:
     """The graph in layers of which each is one int8 operator, for training with its noise.
 

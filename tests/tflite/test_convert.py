@@ -15,12 +15,14 @@ from kseg.tflite.convert import to_flatbuffer
 from kseg.tflite.flatbuffer import (
     between,
     input_name,
+    int8_ranges,
+    operator_outputs,
     operators,
     read_card,
     with_quantisable_biases,
 )
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.quantise import quantise_weights
+from kseg.tflite.quantise import quantise_int8, quantise_weights
 
 # float32 sums in another order, on logits of size 10
 FLOAT32 = 1e-4
@@ -201,6 +203,17 @@ def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     # Those of two convolutions are of int8, those of features that are float are not.
     floats = {name for name, dtype in concatenations.items() if dtype == np.float32}
     assert floats == {"b1.concat_1", "bn_prelu_2.concat_1", "bn_prelu_3.concat_1"}
+
+
+def test_hard_swish_stays_float():
+    """XNNPACK has none in 8 bits."""
+    x = keras.Input((8, 8, 3), batch_size=1)
+    y = keras.layers.Activation("hard_silu")(keras.layers.Conv2D(4, 1)(x))
+    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(y)))
+    rounded = quantise_int8(content, [IMAGE[:8, :8]], (8, 8))
+    names = {operator: tensor for operator, tensor in operator_outputs(rounded).values()}
+    assert names["HARD_SWISH"] not in int8_ranges(rounded)
+    assert names["CONV_2D"] in int8_ranges(rounded)
 
 
 def test_what_lies_between():

@@ -8,9 +8,15 @@ from keras import layers as kl
 import kseg
 from kseg import checkpoints
 from kseg.data import open_dataset
-from kseg.tflite.convert import convert, export_graph
+from kseg.tflite.convert import convert, export_graph, to_flatbuffer
+from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.rewrite import SlicedConv2D, fold_batch_norms, split_wide_convolutions
+from kseg.tflite.rewrite import (
+    SlicedConv2D,
+    fold_batch_norms,
+    relu_into_branches,
+    split_wide_convolutions,
+)
 from support import randomize_statistics
 
 
@@ -52,6 +58,27 @@ def test_a_concatenation_with_two_readers_stays():
     image = np.random.default_rng(5).normal(size=(1, 9, 11, 3)).astype("float32")
     # float32 on values of size 10
     np.testing.assert_allclose(folded(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("relu", [kl.ReLU(6), kl.Activation("relu")])
+def test_relu_goes_into_branches(relu):
+    """Not where another layer reads what is joined, and no leaky one."""
+    keras.utils.set_random_seed(4)
+    x = keras.Input((9, 11, 3), batch_size=1)
+    moved, shared, leaky = (kl.Concatenate()([x, kl.Conv2D(4, 1)(x)]) for _ in range(3))
+    other = kl.Rescaling(2.0)(shared)
+    model = keras.Model(
+        x, [relu(moved), kl.ReLU()(shared), other, kl.ReLU(negative_slope=0.1)(leaky)]
+    )
+    graph = relu_into_branches(model)
+    kinds = [layer._keras_history.operation for layer in graph.outputs]
+    assert [type(kind).__name__ for kind in kinds] == ["Concatenate", "ReLU", "Rescaling", "ReLU"]
+    image = np.random.default_rng(5).normal(size=(1, 9, 11, 3), scale=5).astype("float32")
+    for got, want in zip(graph(image), model(image), strict=True):
+        np.testing.assert_array_equal(got, want)
+    content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0]))
+    # The convolution's has become part of it.
+    assert operators(content)["RELU6" if isinstance(relu, kl.ReLU) else "RELU"] == 1
 
 
 def test_wide_convolutions_are_sums():
