@@ -98,8 +98,21 @@ class ReplicatedModel(SegmentationModel):
 
     It builds from one replica's batch: Keras averages the batches of all replicas, which
     fails where a last one is uneven and always with several workers. With these the logs
-    have a dimension, since Keras reduces them over axis 0.
+    have a dimension, since Keras reduces them over axis 0. In scoring it lets no batch of
+    nothing into a convolution, which gives it its input's shape on CPUs where TensorFlow
+    2.21 computes by oneDNN.
     """
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        if training:
+            return super().call(inputs, training=training, mask=mask)
+        count = tf.shape(inputs)[0]
+        # Black in its place; the result is cut off again.
+        instead = tf.zeros(
+            [tf.cast(count == 0, tf.int32), *tf.unstack(tf.shape(inputs))[1:]], inputs.dtype
+        )
+        results = super().call(tf.concat([inputs, instead], 0), training=training, mask=mask)
+        return tf.nest.map_structure(lambda result: result[:count], results)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
