@@ -164,6 +164,9 @@ def test_large_weights_go_round_tf2onnx(tiny_model, files, tmp_path, monkeypatch
     graphs = [onnx.load(path).graph for path in (files["logits"], tmp_path / "x.onnx")]
     assert [entry.name for entry in graphs[1].input] == ["image"]
     kinds = [Counter(node.op_type for node in graph.node) for graph in graphs]
+    # By the order of a set, tf2onnx leaves reshapes of pooled vectors or takes them away.
+    for kind in kinds:
+        del kind["Reshape"]
     # A BatchNorm behind them, a Mul and an Add, is not folded into them.
     assert kinds[1] - kinds[0] == Counter(
         dict.fromkeys(("Mul", "Add"), kinds[1]["Add"] - kinds[0]["Add"])
