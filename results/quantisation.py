@@ -74,7 +74,7 @@ def commands_of(name: str, file: str, checkpoint: Path | None) -> list[str]:
 def measure(
     name: str, file: str, camvid: Path, folder: Path, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """A row without its points.
+    """A row without its points and the weights' digest.
 
     Raises:
         RuntimeError: a command failed.
@@ -95,7 +95,6 @@ def measure(
         "mean_iou": f"{100 * score['mean_iou']:.2f}",
         "bytes": len(content),
         "packed": len(zlib.compress(content)),
-        "weights": digest(checkpoint or shipped.weights_file(f"camvid-train:{name}")),
         "command": " && ".join(f"kseg {command}" for command in commands),
     }
 
@@ -132,13 +131,14 @@ def main(camvid: Path, checkpoints: Mapping[str, Path]) -> None:
     files = {name.partition(":")[2]: shipped.weights_file(name) for name in names}
     files |= checkpoints
     rows = read_rows(files)
-    for name in files:
+    for name, weights in files.items():
         for file in FILES:
             if (name, file) in rows:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint = checkpoints.get(name)
-                rows[name, file] = measure(name, file, camvid, Path(folder), checkpoint)
+                measured = measure(name, file, camvid, Path(folder), checkpoint)
+            rows[name, file] = {**measured, "weights": digest(weights)}
             write_rows(rows)
             row = rows[name, file]
             print(f"{name}, {file}: {row['mean_iou']} % ({row['points']}), {row['bytes']} bytes")

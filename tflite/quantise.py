@@ -199,18 +199,17 @@ def _int8_recipe(content: bytes, keep_float: Collection[str]) -> Any:
     between the sum and PReLU.
     """
     found = operators(content)
-    prelu = "PRELU" in found
-    if not prelu and not keep_float and "HARD_SWISH" not in found:
+    floats, names = [], [*keep_float]
+    if "HARD_SWISH" in found:
+        floats.append((".*", qtyping.TFLOperationName.HARD_SWISH))
+    if "PRELU" in found:
+        floats += [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
+        names += between(content, ("PRELU", "ADD", "MUL"))
+    if not floats and not names:
         return recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
     everything = qtyping.TFLOperationName.ALL_SUPPORTED
     manager.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
-    floats, names = [], [*keep_float]
-    if "HARD_SWISH" in found:
-        floats.append((".*", qtyping.TFLOperationName.HARD_SWISH))
-    if prelu:
-        floats += [(".*", qtyping.TFLOperationName.ADD), (".*", qtyping.TFLOperationName.MUL)]
-        names += between(content, ("PRELU", "ADD", "MUL"))
     # The tool's scope of an operator is the names of its outputs, each with a semicolon.
     floats += [(f"^{re.escape(name)};$", everything) for name in names]
     for scope, name in floats:

@@ -82,20 +82,24 @@ def test_spread():
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, pytest.approx(2.8))
 
 
+class FakeChild:
+    """What answers in place of a process, but for its answers."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+
 def test_turns(tmp_path, monkeypatch):
     """Warm-up and runs take turns over the files; the warm-up is not in the figures."""
     asked = []
 
-    class Child:
+    class Child(FakeChild):
         def __init__(self, _module, path, options, *, timeout):
             self.path, self.seconds = path, 8.0
             assert json.loads(options)["threads"] == 1
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_error):
-            pass
 
         def receive(self):
             facts = dict(model="m", output="logits", runtime="r", input_size=[4, 6])
@@ -172,17 +176,11 @@ def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
     file = shipped.ship(tiny_model, "tiny", {})
     answers = []
 
-    class Child:
+    class Child(FakeChild):
         def __init__(self, _module, path, options, *, timeout):
             _, _, facts = start(path, json.loads(options))
             seconds = dict(copy=1.0, run=1.0, argmax=1.0, peak_memory=2**40)
             answers.extend([facts, seconds])
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_error):
-            pass
 
         def receive(self, _message=None):
             return json.dumps(answers.pop(0))
