@@ -28,6 +28,7 @@ from kseg.tflite.metadata import with_metadata
 from kseg.tflite.quantise import quantise_int8, quantise_weights
 from kseg.tflite.rewrite import (
     fold_batch_norms,
+    normalise_by_convolution,
     relu_into_branches,
     split_wide_convolutions,
 )
@@ -198,7 +199,10 @@ def convert_each(
         key = ("float32" if precision == "int8" else dtype, precision == "fp16")
         if key[0] not in graphs:
             batch_size = None if dynamic_batch else 1
-            graphs[key[0]] = export_graph(model, output, input_size, key[0], batch_size)
+            # The normalisation's kernel, a diagonal, would pass for a pruned one.
+            graphs[key[0]] = export_graph(
+                model, output, input_size, key[0], batch_size, rewritten=not sparse
+            )
         graph, card = graphs[key[0]]
         if Path(path).suffix == ".onnx":
             large = [v for v in graph.variables if math.prod(v.shape) >= _LARGE]
@@ -299,13 +303,13 @@ def export_graph(
     input_size: tuple[int, int] | None,
     dtype: str = "float32",
     batch_size: int | None = 1,
-    split: bool = True,
+    rewritten: bool = True,
 ) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
     Batch, height and width are all static for .tflite: only then does a dilated
-    convolution stay one operator. ``batch_size`` None leaves the batch open, ``split``
-    False leaves wide convolutions whole.
+    convolution stay one operator. ``batch_size`` None leaves the batch open,
+    ``rewritten`` False leaves normalisation and wide convolutions as they are.
     """
     height, width = input_size or model.card.input_size or _DEFAULT_SIZE
     if min(height, width) < 32:
@@ -327,8 +331,9 @@ def export_graph(
                 "use --output logits or argmax"
             )
         card = card.replace(output_stride=stride)
-    graph = fold_batch_norms(split_wide_convolutions(graph) if split else graph)
-    graph = relu_into_branches(graph)
+    if rewritten:
+        graph = normalise_by_convolution(split_wide_convolutions(graph))
+    graph = relu_into_branches(fold_batch_norms(graph))
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card

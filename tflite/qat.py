@@ -95,10 +95,10 @@ def train_quantised(
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
     check_output(path, ".tflite")
     # First, since it may refuse the form.
-    result, card = export_graph(model, output, input_size, split=False)
+    result, card = export_graph(model, output, input_size, rewritten=False)
     result = split_for_quantisation(result)
     graph = split_for_quantisation(
-        export_graph(model, "logits", (height, width), batch_size=None, split=False)[0]
+        export_graph(model, "logits", (height, width), batch_size=None, rewritten=False)[0]
     )
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))

@@ -14,6 +14,7 @@ from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import (
     SlicedConv2D,
     fold_batch_norms,
+    normalise_by_convolution,
     relu_into_branches,
     split_wide_convolutions,
 )
@@ -79,6 +80,21 @@ def test_relu_goes_into_branches(relu):
     content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0]))
     # The convolution's has become part of it.
     assert operators(content)["RELU6" if isinstance(relu, kl.ReLU) else "RELU"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_normalisation_is_a_convolution(dtype, order):
+    x = keras.Input((5, 7, 3), batch_size=1, dtype=dtype)
+    means, deviations = (123.7, 0.0, 103.5), (58.4, 1.0, 255.0)
+    model = keras.Model(x, kseg.layers.Normalize(means, deviations, order)(x))
+    content = to_flatbuffer(normalise_by_convolution(model))
+    assert operators(content) == {"CONV_2D": 1} | ({"CAST": 1} if dtype == "uint8" else {})
+    image = np.random.default_rng(5).integers(0, 256, (1, 5, 7, 3)).astype(dtype)
+    want = image[..., :: -1 if order == "BGR" else 1] - np.float64(means)
+    got = normalise_by_convolution(model)(image)
+    # float32 on values up to 255
+    np.testing.assert_allclose(got, want / deviations, atol=1e-4)
 
 
 def test_wide_convolutions_are_sums():
