@@ -15,11 +15,12 @@ def multiply_adds(model: keras.Model) -> int:
     """
     total = 0
     for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
+        # A separable convolution has two.
+        kernels = [weight for weight in layer.weights if "kernel" in weight.name]
+        if not kernels:
             continue
         # A transposed convolution uses each tap once for every input pixel.
         transposed = isinstance(layer, keras.layers.Conv2DTranspose)
-        height, width = (layer.input if transposed else layer.output).shape[1:3]
-        total += height * width * math.prod(kernel.shape)
+        area = math.prod((layer.input if transposed else layer.output).shape[1:-1])
+        total += area * sum(math.prod(kernel.shape) for kernel in kernels)
     return total

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kseg.errors import KsegError
 
@@ -53,14 +55,28 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_output(path: str | Path, suffix: str) -> None:
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes what JSON can hold, whole or not at all.
+
+    Raises:
+        KsegError: as of ``whole``.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def check_output(path: str | Path, suffix: str | None = None) -> None:
     """Says at once what ``whole`` would say after long work.
+
+    Args:
+        path: of a file to be written.
+        suffix: that it must have; None for any.
 
     Raises:
         KsegError: another suffix, or a folder that is missing or read-only.
     """
     path = Path(path)
-    if path.suffix != suffix:
+    if suffix is not None and path.suffix != suffix:
         raise KsegError(f"{path}: the file's name must end in {suffix}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):

@@ -125,14 +125,14 @@ class SegmentationModel(keras.Model):
         self.card = card
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "card": self.card.to_json()}
+        return {**super().get_config(), "card": self.card and self.card.to_json()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects=None) -> SegmentationModel:
         config = dict(config)
         card = config.pop("card")
         model = super().from_config(config, custom_objects=custom_objects)
-        model.card = Card.from_json(card)
+        model.card = card and Card.from_json(card)
         return model
 
 

@@ -42,7 +42,7 @@ def facts(name: str) -> dict[str, Any]:
 def is_name(text: str) -> bool:
     """Whether a text names shipped weights rather than a file."""
     weights, colon, _ = text.partition(":")
-    return bool(colon) and (FOLDER / weights).is_dir()
+    return bool(colon) and weights in {folder.name for folder in FOLDER.iterdir()}
 
 
 def weights_file(name: str) -> Path:

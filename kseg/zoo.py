@@ -667,13 +667,21 @@ def at_output_stride(card: Card, output_stride: int) -> Card:
     """
     variant = find_variant(card.name)
     _check_options(card.name, variant, {"output_stride": output_stride})
-    parameters = inspect.signature(variant.builder).parameters
     options = {**variant.options, **card.options}
-    now = options.get("output_stride", parameters["output_stride"].default)
+    now = backbone_stride(card)
     changes: dict[str, Any] = {"output_stride": output_stride}
     if output_stride > 0 and (rates := options.get("atrous_rates")):
         changes["atrous_rates"] = tuple(rate * now // output_stride for rate in rates)
     return card.replace(options={**card.options, **changes})
+
+
+def backbone_stride(card: Card) -> int | None:
+    """Stride of the backbone's features; None where the network has no choice of it."""
+    variant = find_variant(card.name)
+    stride = inspect.signature(variant.builder).parameters.get("output_stride")
+    if stride is None:
+        return None
+    return {**variant.options, **card.options}.get("output_stride", stride.default)
 
 
 def builder_options(variant: Variant) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import check_output, whole
 from kseg.model import Card, SegmentationModel, load_model
 from kseg.tflite.flatbuffer import (
     operator_outputs,
@@ -166,6 +166,7 @@ def convert_each(
         suffix = Path(path).suffix
         if suffix not in (".tflite", ".onnx"):
             raise KsegError(f"{path}: the file's name must end in .tflite or .onnx")
+        check_output(path)
         if precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise KsegError(f"precision is {precision!r}; it must be one of {known}")

@@ -9,10 +9,9 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from kseg.model import SegmentationModel
-from kseg.resize import resize_bilinear
 from kseg.tflite.convert import export_graph, layer_names, tensors_of, to_flatbuffer
 from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, with_input_type
-from kseg.tflite.quantise import activations, quantise_int8
+from kseg.tflite.quantise import activations, prepared, quantise_int8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +76,11 @@ def _noise(
 ) -> list[LayerNoise]:
     kinds = {tensor: operator for operator, tensor in operator_outputs(exact).values()}
     scales = int8_ranges(rounded)
-    prepared = [resize_bilinear(image, input_size)[None] for image in images]
     signal = dict.fromkeys(kinds, 0.0)
     noise = dict.fromkeys(kinds, 0.0)
     held = {tensor: (math.inf, -math.inf) for tensor in kinds}
-    pairs = zip(activations(exact, prepared), activations(rounded, prepared), strict=True)
+    both = (activations(file, prepared(images, input_size)) for file in (exact, rounded))
+    pairs = zip(*both, strict=True)
     for want, got in pairs:
         got = dict(got)
         for tensor, values in want:

@@ -118,6 +118,9 @@ def train_quantised(
 class _Ranges:
     """The range of every tensor that is rounded, from measurement to the file.
 
+    Training leaves them as they were measured: followed by a moving average they cost the
+    published ESPNet for CamVid 0.4 points of mIoU more in 45 steps.
+
     Args:
         graph: of ``split_for_quantisation``.
     """
@@ -129,10 +132,11 @@ class _Ranges:
             name for name, layers in readers.items() if len(layers) == 1 and is_relu(layers[0])
         }
         self._limits: dict[str, tuple[float, float]] = {}
-        self._quantizers: dict[str, _Range] = {}
 
     def measure(self, batches: tf.data.Dataset) -> None:
-        """Lowest and highest value of every such tensor on all images.
+        """The means over images of the lowest and of the highest value.
+
+        Those of all images, which the oddest one decides, cost an ESPNet 1.5 points more.
 
         Raises:
             KsegError: no batch.
@@ -142,17 +146,19 @@ class _Ranges:
 
         @tf.function
         def limits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            values = probe(images, training=False)
+            values = [
+                tf.reshape(value, (tf.shape(value)[0], -1))
+                for value in probe(images, training=False)
+            ]
             return (
-                tf.stack([tf.reduce_min(value) for value in values]),
-                tf.stack([tf.reduce_max(value) for value in values]),
+                tf.stack([tf.reduce_min(value, 1) for value in values], 1),
+                tf.stack([tf.reduce_max(value, 1) for value in values], 1),
             )
 
         found = [limits(images) for images, _ in batches]
         if not found:
             raise KsegError("quantisation-aware training needs at least one batch of images")
-        lows = np.min([low for low, _ in found], 0)
-        highs = np.max([high for _, high in found], 0)
+        lows, highs = (np.concatenate(ends).mean(0) for ends in zip(*found, strict=True))
         for layer, low, high in zip(layers, lows, highs, strict=True):
             # Zero is exact in every range, and no range is empty.
             self._limits[layer.name] = (min(float(low), 0.0), max(float(high), 1e-6))
@@ -186,23 +192,24 @@ class _Ranges:
         if not rounded and kernel is None:
             return layer
         quantizer = None
-        if rounded and _is_sigmoid(layer):
-            quantizer = _quantizers.FixedQuantizer(8, *_SIGMOID, narrow_range=False)
-        elif rounded:
-            quantizer = self._quantizers[layer.name] = _Range(*self._limits[layer.name])
+        if rounded:
+            quantizer = _quantizers.FixedQuantizer(8, *self._range(layer), narrow_range=False)
         free = None if kernel is None else getattr(layer, kernel).numpy() != 0
         return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, free, quantizer))
 
     def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
-        """Rounds the output within the trained range; the converter rounds kernels."""
+        """Rounds the output within its range; the converter rounds kernels."""
         if not self._is_rounded(layer):
             return layer
-        low, high = _SIGMOID if _is_sigmoid(layer) else self._quantizers[layer.name].values()
+        low, high = self._range(layer)
 
         def call(x: Any) -> Any:
             return tf.quantization.fake_quant_with_min_max_vars(layer(x), low, high)
 
         return call
+
+    def _range(self, layer: tf_keras.layers.Layer) -> tuple[float, float]:
+        return _SIGMOID if _is_sigmoid(layer) else self._limits[layer.name]
 
     def _is_rounded(self, layer: tf_keras.layers.Layer) -> bool:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_SAME_SCALE)):
@@ -229,30 +236,6 @@ def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:
         isinstance(layer, tf_keras.layers.Activation)
         and layer.activation is tf_keras.activations.sigmoid
     )
-
-
-class _Range(_quantizers.MovingAverageQuantizer):
-    """One scale a tensor, its range measured at first and followed in training."""
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__(8, per_axis=False, symmetric=False, narrow_range=False)
-        self._start = low, high
-
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
-        self._variables = [
-            layer.add_weight(
-                f"{name}_{end}",
-                initializer=tf_keras.initializers.Constant(value),
-                trainable=False,
-            )
-            for end, value in zip(("min", "max"), self._start, strict=True)
-        ]
-        return dict(zip(("min_var", "max_var"), self._variables, strict=True))
-
-    def values(self) -> tuple[float, float]:
-        """Lowest and highest value as they are now."""
-        low, high = (float(v.numpy()) for v in self._variables)
-        return min(low, 0.0), max(high, 1e-6)
 
 
 class _Kernel(_quantizers.LastValueQuantizer):

@@ -73,13 +73,14 @@ def quantise_int8(
     if calibration not in CALIBRATIONS:
         known = ", ".join(CALIBRATIONS)
         raise KsegError(f"calibration is {calibration!r}; it must be one of {known}")
-    prepared = [resize_bilinear(image, input_size)[None] for image in images]
-    if not prepared:
+    # As bytes until one is needed: a hundred in float32 would be gigabytes.
+    images = list(images)
+    if not images:
         raise KsegError("int8 needs calibration images; name a data set that has some")
     tensor, signature, argument = input_name(content)
     how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
-        ranges = _calibrated(content, how, signature, argument, prepared, calibration)
+        ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
         for values in ranges.values():
             # Units that are dead on all images: a step of nothing would keep XNNPACK, and so
             # every phone's CPU, from running the file.
@@ -105,6 +106,7 @@ def _calibrated(
     signature: str,
     argument: str,
     images: list[np.ndarray],
+    input_size: tuple[int, int],
     calibration: str,
 ) -> dict[str, dict[str, np.ndarray]]:
     """{"min", "max"} of every activation that is to be quantised, by tensor name."""
@@ -115,17 +117,23 @@ def _calibrated(
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(how)
     percentile = calibration == "percentile"
-    samples = [{argument: image} for image in (images[:1] if percentile else images)]
+    # The tool knows percentiles of no kind; from one image it names the tensors.
+    shown = images[:1] if percentile else images
+    samples = [{argument: image} for image in prepared(shown, input_size)]
     tool.calibrate({signature: samples}, manager)
     ranges = tool.get_model_qsvs()
     if percentile:
-        # The tool knows percentiles of no kind; it has named the tensors.
-        _set_percentiles(content, images, ranges)
+        _set_percentiles(content, prepared(images, input_size), ranges)
     return ranges
 
 
+def prepared(images: Iterable[np.ndarray], input_size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """(1, H, W, 3) float32 of each, resized as evaluation does it."""
+    return (resize_bilinear(image, input_size)[None] for image in images)
+
+
 def _set_percentiles(
-    content: bytes, images: list[np.ndarray], ranges: dict[str, dict[str, np.ndarray]]
+    content: bytes, images: Iterable[np.ndarray], ranges: dict[str, dict[str, np.ndarray]]
 ) -> None:
     """Puts the mean percentiles in place of the ranges of activations."""
     names = {name for name, values in ranges.items() if np.size(values.get("min", ())) == 1}

@@ -239,8 +239,9 @@ class Faults(keras.callbacks.Callback):
             state = f"{kept[-1]} is the last good state" if kept else "no state was saved yet"
             raise KsegError(
                 f"step {self.steps.done}: the loss is {loss} on "
-                f"{', '.join(self.names_at(self.steps.done - 1))}; "
-                f"{state}; lower --learning-rate, set --clip-norm or look at these files"
+                f"{', '.join(self.names_at(self.steps.done - 1))}; {state}; "
+                "look at these files, or start another --run-dir with a lower --learning-rate "
+                "or --clip-norm"
             )
         if self.received is not None:
             self.checkpoint.save()
@@ -326,7 +327,7 @@ class Checkpoint(keras.callbacks.Callback):
         except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError
             raise KsegError(
                 f"{path}: cannot be restored ({first_line(error)}); "
-                "remove it to resume from the one before, or the run to train anew"
+                "remove the run to train anew, or this file where there is one before it"
             ) from error
         for later in self.states()[self.steps_saved().index(step) + 1 :]:
             later.unlink()
@@ -341,9 +342,20 @@ class Checkpoint(keras.callbacks.Callback):
         self.save()
 
     def save(self) -> None:
-        """Writes the state of the present step."""
+        """Writes the state of the present step.
+
+        Raises:
+            KsegError: the last update made a weight infinite or no number, which the loss
+                shows a step later.
+        """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                raise KsegError(
+                    f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
+                    "saved; start another --run-dir with a lower --learning-rate or --clip-norm"
+                )
         with whole(self._path(self.steps.done)) as path:
             self.model.save_weights(path)
         for state in self.states()[: -self.keep]:

@@ -12,6 +12,7 @@ from keras import ops
 
 from kseg.data import open_dataset
 from kseg.errors import KsegError
+from kseg.evaluation.answers import check_classes
 from kseg.model import SegmentationModel
 from kseg.training.losses import class_weights, cross_entropy
 from kseg.training.pipeline import augmented, steps_per_epoch
@@ -54,9 +55,7 @@ def fine_tuning(
         raise KsegError(f"learn from is {learn_from!r}; it must be one of {', '.join(TEACHERS)}")
     card = model.card
     data = open_dataset(name, dir, "train")
-    classes = data.classes.num_classes
-    if card.num_classes - len(card.void_channels) != classes:
-        raise KsegError(f"{data.name} has {classes} classes, {card.name} {card.num_classes}")
+    check_classes(card, data)
     examples = augmented(
         data,
         crop=crop or default_crop(data),

@@ -96,6 +96,18 @@ def whole_images(data: DataSet | Records, part: tuple[int, int] = (0, 1)) -> tf.
     return tf.data.Dataset.range(len(data)).shard(part[1], part[0]).map(example, tf.data.AUTOTUNE)
 
 
+def check_augmentation(
+    crop: tuple[int, int] | None, scale: tuple[float, float], jitter: float
+) -> None:
+    """Raises KsegError for the first value out of range."""
+    if crop is None or min(crop) < 1:
+        raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
+    if not 0 < scale[0] <= scale[1]:
+        raise KsegError(f"scale is {scale}; it must be two positive numbers in order")
+    if not 0 <= jitter < 1:
+        raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
+
+
 def augmented(
     data: DataSet | Records,
     *,
@@ -118,12 +130,7 @@ def augmented(
         skipped: takes the files that cannot be read, with the reason; the next sample
             stands in. None raises instead, and so do records, which `kseg prepare` mends.
     """
-    if crop is None or min(crop) < 1:
-        raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
-    if not 0 < scale[0] <= scale[1]:
-        raise KsegError(f"scale is {scale}; it must be two positive numbers in order")
-    if not 0 <= jitter < 1:
-        raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
+    check_augmentation(crop, scale, jitter)
     steps = steps_per_epoch(data, batch_size)
 
     rank, workers = part

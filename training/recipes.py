@@ -42,7 +42,8 @@ _DEEPLAB = {
 }
 _DEEPLAB_NOTES = {
     "optimizer": "momentum 0.9, train.py; from memory for the paper",
-    "learning_rate": "DeepLabv3+ Section 4; DeepLabv3 Section 4.1",
+    "learning_rate": "DeepLabv3+ Section 4; DeepLabv3 Section 4.1; biases twice as fast in "
+    "train_utils.py, as fast as the rest here",
     "schedule": "poly 0.9, DeepLabv3 Section 4.1",
     "batch_size": "DeepLabv3 Section 4.1",
     "weight_decay": "train.py, for Xception and MobileNetV2; 1e-4 for ResNet",
@@ -85,8 +86,9 @@ _ESPNET = {
 _ESPNET_NOTES = {
     "schedule": "halved every 100 epochs, train/main.py",
     "decayed": "all weights",
-    "crop": "five passes over whole images of 256x512 to 768x1536; one random scale here",
-    "class_weights": "1 / ln(1.10 + p)",
+    "crop": "five passes over whole images of 256x512 to 768x1536, half of them cut at their "
+    "borders; one random scale here",
+    "class_weights": "1 / ln(1.10 + p); void is a class there and ignored here",
     "flip": "upside down there; left and right here",
 }
 

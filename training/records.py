@@ -69,8 +69,8 @@ class Records:
     def __len__(self) -> int:
         return len(self.names)
 
-    def class_pixels(self) -> np.ndarray:
-        """(num_classes,) int64: pixels of every class over all labels."""
+    def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(num_classes,) int64: pixels of every class over all labels, which all are good."""
         return self.pixels
 
     def read(self, index: int) -> bytes:

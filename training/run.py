@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,7 +20,7 @@ import tensorflow as tf
 from kseg import checkpoints
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import make_folder, whole, write_json
 from kseg.model import SegmentationModel, is_model, load_model
 from kseg.training.callbacks import (
     Checkpoint,
@@ -35,10 +37,17 @@ from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
-from kseg.training.pipeline import augmented, names_at, steps_per_epoch, whole_images
+from kseg.training.pipeline import (
+    augmented,
+    check_augmentation,
+    names_at,
+    steps_per_epoch,
+    whole_images,
+)
 from kseg.training.records import Records, open_records
-from kseg.zoo import build, create_model
+from kseg.zoo import build, builder_options, create_model, find_variant
 
+_CONFIG = "config.json"
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")
 
 
@@ -91,14 +100,20 @@ def train(
     _make_deterministic(config.seed)
     with devices.scope():
         model = devices.prepared(_model(config, data))
+    record = _record(config, data)
     if devices.rank == 0:
-        _claim(run_dir, config)
+        _check_folder(run_dir, config, record)
 
     if (run_dir / "model.keras").exists():
         print(f"{run_dir}: this run is complete; remove the folder to train anew")
         return load_model(run_dir / "model.keras")
     with devices.scope():
         metric = _compile(model, config, data, steps, epoch_steps)
+    for crop in filter(None, (config.crop, config.final_crop)):
+        check_augmentation(crop, config.scale, config.jitter)
+    # Not before every value was seen to do: the folder is this configuration's from now on.
+    if devices.rank == 0 and not (run_dir / _CONFIG).exists():
+        write_json(run_dir / _CONFIG, record)
     own = run_dir / f"rank-{devices.rank}" if devices.rank else run_dir
     # Killed workers may be a state apart; both have the one before.
     checkpoint = Checkpoint(own / "checkpoints", keep=1 if devices.workers == 1 else 2)
@@ -144,6 +159,12 @@ def _warn(config: TrainingConfig, devices: Distribution) -> None:
 
 def _model(config: TrainingConfig, data: DataSet | Records) -> SegmentationModel:
     classes = data.classes
+    # Of create_model's other arguments the run has fields of its own, or decides itself.
+    known = set(builder_options(find_variant(config.model))) - {"auxiliary"}
+    if refused := sorted(config.options.keys() - known):
+        raise KsegError(
+            f"options has {', '.join(refused)}; {config.model} has {', '.join(sorted(known))}"
+        )
     with _precision(config.precision):
         model = create_model(
             config.model,
@@ -156,7 +177,9 @@ def _model(config: TrainingConfig, data: DataSet | Records) -> SegmentationModel
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = config.batch_norm != "frozen"
-            layer.synchronized = config.batch_norm == "sync"
+            # JAX computes the statistics of all devices' images anyway.
+            jax = keras.backend.backend() == "jax"
+            layer.synchronized = config.batch_norm == "sync" and not jax
     model.card = model.card.trained_on(data)
     return model
 
@@ -184,36 +207,45 @@ def _initialise(model: SegmentationModel, init: str, part: str) -> None:
         raise KsegError(f"{init}: {error}") from error
 
 
-def _claim(run_dir: Path, config: TrainingConfig) -> None:
-    """Writes the configuration, or refuses a folder that has another one."""
-    path = make_folder(run_dir) / "config.json"
-    if path.exists():
-        try:
-            stored = json.loads(path.read_text())["config"]
-        except (ValueError, KeyError, TypeError):
-            raise KsegError(f"{path}: is damaged; remove {run_dir} to train anew") from None
-        if difference := config.difference(stored):
-            raise KsegError(
-                f"{run_dir}: holds a run of another configuration ({difference}); "
-                "repeat its options or choose another --run-dir"
-            )
+def _check_folder(run_dir: Path, config: TrainingConfig, record: dict[str, Any]) -> None:
+    """Makes the folder, or refuses one that has another configuration or other data."""
+    path = make_folder(run_dir) / _CONFIG
+    if not path.exists():
         return
+    try:
+        stored = json.loads(path.read_text())
+        difference = config.difference(stored["config"])
+        # A run of before this was kept had its data.
+        samples = stored.get("samples", record["samples"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise KsegError(f"{path}: is damaged; remove {run_dir} to train anew") from None
+    if samples != record["samples"]:
+        difference = difference or f"samples were {samples} and are {record['samples']}"
+    if difference:
+        raise KsegError(
+            f"{run_dir}: holds a run of another configuration ({difference}); "
+            "repeat its options or choose another --run-dir"
+        )
+
+
+def _record(config: TrainingConfig, data: DataSet | Records) -> dict[str, Any]:
+    """What ``config.json`` has."""
     versions = {}
     for package in _VERSIONED:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    record = {
+    names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:16]
+    return {
         "config": dataclasses.asdict(config),
+        "samples": f"{len(data)} ({names})",
         "versions": versions,
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "command": sys.argv,
     }
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _compile(
@@ -226,7 +258,8 @@ def _compile(
     """Compiles; the metric of the logits."""
     weights = None
     if config.class_weights is not None:
-        weights = class_weights(data.class_pixels(), config.class_weights)
+        pixels = data.class_pixels(skip_bad=config.bad_images == "skip")
+        weights = class_weights(pixels, config.class_weights)
     loss = SegmentationLoss(config.loss, weights)
     metric = MeanIoU(data.classes.num_classes)
     optimizer = make_optimizer(config, model, steps, epoch_steps)

@@ -114,7 +114,9 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _location, count, *_view = pid
+        kind, dtype, key, _location, count, *view = pid
+        if any(part is not None for part in view):
+            raise ValueError("storages that are parts of others; save it again by a newer PyTorch")
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise ValueError(f"an unknown persistent object {kind!r}")
         return self._storage(dtype, str(key), int(count))

@@ -75,10 +75,9 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     """How a model becomes int8."""
     parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
     parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
-    parser.add_argument("--calibration-count", type=int, default=100, metavar="N", help="(100)")
+    parser.add_argument("--calibration-count", type=int, metavar="N", help="for int8 (100)")
     parser.add_argument(
         "--calibration",
-        default="percentile",
         metavar="HOW",
         help="ranges in int8: percentile (default), moving-average or min-max",
     )
@@ -91,6 +90,15 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_calibration(args: argparse.Namespace) -> None:
+    """Raises KsegError where an option of ``calibration`` was given."""
+    options = ("calibration", "calibration_dataset", "calibration_dir", "calibration_count")
+    if given := [f"--{o}".replace("_", "-") for o in options if getattr(args, o) is not None]:
+        raise KsegError(
+            f"precision {args.precision} takes no calibration; leave {', '.join(given)} out"
+        )
+
+
 def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[np.ndarray]:
     """The images that ``add_calibration`` names."""
     name = args.calibration_dataset or model.card.dataset or ""
@@ -100,7 +108,8 @@ def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[
         raise KsegError(
             f"int8 needs calibration images (--calibration-dataset, --calibration-dir): {error}"
         ) from None
-    return data.some(args.calibration_count).images()
+    count = args.calibration_count
+    return data.some(100 if count is None else count).images()
 
 
 def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.environment import environment
-from kseg.files import whole
+from kseg.files import check_output, write_json
 from kseg.progress import Countdown
 
 
@@ -39,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
     from kseg.tflite.benchmark import benchmark, format_timings
     from kseg.tflite.profile import format_profiles, operator_profile
 
+    if args.json:
+        check_output(args.json)
     profiles = [
         operator_profile(file, threads=args.threads, runs=args.runs, warm_up=args.warm_up)
         for file in (args.files if args.profile else ())
@@ -61,5 +62,4 @@ def run(args: argparse.Namespace) -> None:
             "files": [dataclasses.asdict(timing) for timing in timings],
             "profiles": [dataclasses.asdict(profile) for profile in profiles],
         }
-        with whole(args.json) as path:
-            path.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(args.json, report)

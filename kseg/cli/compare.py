@@ -8,13 +8,12 @@ be compared with itself on another runtime (--runtime-b litert-gpu).
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import compare, format_comparison
-from kseg.files import make_folder, whole
+from kseg.files import check_output, make_folder, whole, write_json
 from kseg.progress import Countdown
 
 
@@ -45,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table, writes the JSON and the pictures."""
     data = open_dataset(args.dataset, args.data_dir, args.split)
     out = args.out and make_folder(args.out)
+    if args.json:
+        check_output(args.json)
     report, worst = compare(
         arguments.load_predictor(args.first, args.runtime_a),
         arguments.load_predictor(args.second, args.runtime_b),
@@ -57,8 +58,7 @@ def run(args: argparse.Namespace) -> None:
         facts["file"] = str(file)
     print(format_comparison(report))
     if args.json:
-        with whole(args.json) as path:
-            path.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(args.json, report)
     for item in worst if out else ():
         with whole(out / f"{item.name}.png") as path:
             item.picture().save(path)

@@ -34,9 +34,10 @@ def run(args: argparse.Namespace) -> None:
 
     model = load_model(args.file)
     calibration = None
-    # Without int8 the converter refuses what is given.
-    if args.precision == "int8" or args.calibration_dataset or args.calibration_dir:
+    if args.precision == "int8":
         calibration = arguments.calibration(args, model)
+    else:
+        arguments.refuse_calibration(args)
     convert(
         model,
         args.out,
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         input_size=arguments.size(args.input_size),
         input_type=args.input,
         calibration=calibration,
-        calibration_method=args.calibration,
+        calibration_method=args.calibration or "percentile",
         keep_float=args.keep_float,
         sparse=args.sparse,
         dynamic_batch=args.dynamic_batch,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from kseg.cli import arguments
 from kseg.data import DataSet, open_dataset
 from kseg.environment import environment
 from kseg.evaluation import evaluate
-from kseg.files import make_folder, whole
+from kseg.files import make_folder, whole, write_json
 from kseg.pictures import cover, side_by_side, stacked
 from kseg.predictor import KerasPredictor, Predictor, predict_labels
 from kseg.progress import Stages
@@ -116,8 +115,7 @@ def run(args: argparse.Namespace) -> None:
         "input_size": size,
         **environment(),
     }
-    with whole(out / "demo.json") as path:
-        path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    write_json(out / "demo.json", {**facts, "rows": rows})
     predictors = {p: TFLitePredictor(files[p]) for p in ("fp32", "int8")}
     strips = _strips(val_data, predictors)
     with whole(out / "scenes.png") as path:

@@ -7,13 +7,12 @@ A folder of label maps is scored as it is: NAME_pred_labelIds.png, as `kseg pred
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
 from kseg.evaluation import SavedScores, evaluate, format_report
-from kseg.files import make_folder, whole
+from kseg.files import check_output, make_folder, write_json
 from kseg.progress import Countdown
 
 
@@ -48,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     way = arguments.way(args)
     # What cannot be written is known before the hours of a score.
     folder = args.report and make_folder(args.report)
+    if args.json:
+        check_output(args.json)
     saved = args.resume and SavedScores(args.resume, args.file)
     report = evaluate(
         source,
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> None:
     report["file"] = str(args.file)
     print(format_report(report))
     if args.json:
-        with whole(args.json) as path:
-            path.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(args.json, report)
     if folder:
         from kseg.evaluation.report import write_report  # matplotlib
 

@@ -7,6 +7,7 @@ the data set's own ids for every image, named as cityscapesScripts looks for it.
 from __future__ import annotations
 
 import argparse
+import collections
 from pathlib import Path
 
 from PIL import Image
@@ -46,6 +47,11 @@ def _image(text: str) -> Path:
     return shipped.SAMPLE if text == "sample" and not Path(text).exists() else Path(text)
 
 
+def _pictures(file: Path) -> tuple[str, str]:
+    """Names of what becomes of an image."""
+    return f"{file.stem}.png", f"{file.stem}_overlay.png"
+
+
 def run(args: argparse.Namespace) -> None:
     """Writes NAME.png and NAME_overlay.png for every image, or the submission."""
     if args.submission and (args.images or not args.dataset):
@@ -63,15 +69,18 @@ def run(args: argparse.Namespace) -> None:
     card = predictor.card
     names = card.class_names or [f"class {i}" for i in range(card.num_classes)]
     colors = card.colors or spread_colors(len(names))
+    made = collections.Counter(name for file in args.images for name in _pictures(file))
+    if twice := [name for name, count in made.items() if count > 1]:
+        raise KsegError(
+            f"{args.out / twice[0]}: more than one of the images would be written there; "
+            "give them other names, or --out for each folder"
+        )
     out = make_folder(args.out)
     for file in args.images:
         image = read_image(file)
         labels = card.train_ids()[predict_labels(predictor, image, **way)]
-        pictures = {
-            f"{file.stem}.png": Image.fromarray(labels),
-            f"{file.stem}_overlay.png": overlay(image, labels, names, colors),
-        }
-        for name, picture in pictures.items():
+        pictures = [Image.fromarray(labels), overlay(image, labels, names, colors)]
+        for name, picture in zip(_pictures(file), pictures, strict=True):
             with whole(out / name) as path:
                 picture.save(path)
             print(out / name)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.files import whole
+from kseg.files import check_output, write_json
 from kseg.model import load_model
 
 
@@ -30,12 +29,14 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table, writes the JSON."""
     from kseg.tflite import format_noise, quantisation_noise
 
+    if args.json:
+        check_output(args.json)
     model = load_model(args.file)
     rows = quantisation_noise(
         model,
         arguments.calibration(args, model),
         input_size=arguments.size(args.input_size),
-        calibration_method=args.calibration,
+        calibration_method=args.calibration or "percentile",
         keep_float=args.keep_float,
     )
     print(format_noise(rows))
@@ -44,5 +45,4 @@ def run(args: argparse.Namespace) -> None:
         for row in table:
             # JSON has no infinity.
             row["decibels"] = row["decibels"] if math.isfinite(row["decibels"]) else None
-        with whole(args.json) as path:
-            path.write_text(json.dumps(table, indent=1) + "\n")
+        write_json(args.json, table)

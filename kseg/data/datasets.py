@@ -105,12 +105,23 @@ class DataSet:
         for sample in self.samples:
             yield read_image(sample.image)
 
-    def class_pixels(self) -> np.ndarray:
-        """(num_classes,) int64: pixels of every class over all labels."""
+    def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(num_classes,) int64: pixels of every class over all labels.
+
+        Args:
+            skip_bad: leaves labels out that ``read_label`` refuses.
+        """
         counts = np.zeros(256, np.int64)
         for sample in self.samples:
-            if sample.label is not None:
-                counts += np.bincount(read_label(sample.label, self.classes).ravel(), minlength=256)
+            if sample.label is None:
+                continue
+            try:
+                label = read_label(sample.label, self.classes)
+            except KsegError:
+                if skip_bad:
+                    continue
+                raise
+            counts += np.bincount(label.ravel(), minlength=256)
         return counts[: self.classes.num_classes]
 
 
@@ -236,8 +247,8 @@ _LAYOUTS: dict[str, _Layout] = {
     "folder": _Layout(
         classes=None, size=None, images="images/{}".format, labels="labels/{}".format
     ),
-    # kseg.data.streets draws these; at their default size
-    "streets": dataclasses.replace(_CITYSCAPES, size=(256, 512), environment=""),
+    # kseg.data.streets draws these.
+    "streets": dataclasses.replace(_CITYSCAPES, size=None, environment=""),
     "voc": _Layout(
         classes=VOC,
         size=None,
@@ -283,6 +294,12 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
         raise KsegError(f"split {split!r} names a part twice; name each once")
     found = [find_pairs(name, folder, part) for part in parts]
     samples = tuple(sample for pairs in found for sample in _labelled(pairs))
+    if len({sample.name for sample in samples}) < len(samples):
+        samples = tuple(
+            dataclasses.replace(sample, name=f"{part}_{sample.name}")
+            for part, pairs in zip(parts, found, strict=True)
+            for sample in _labelled(pairs)
+        )
     size = _LAYOUTS[name].size or _common_size(samples)
     return DataSet(name, split, found[0].classes, samples, size)
 
@@ -328,9 +345,9 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
             f"{images}: no such folder; {name} keeps the images of split {split!r} there"
         )
     classes = layout.classes or read_classes(Path(folder, "classes.txt"))
-    image_files = dict(_files(images, layout.image_suffixes))
-    label_files = dict(_files(labels, layout.label_suffixes))
-    instance_files = dict(_files(labels, layout.instance_suffixes))
+    image_files = _files(images, layout.image_suffixes)
+    label_files = _files(labels, layout.label_suffixes)
+    instance_files = _files(labels, layout.instance_suffixes)
     if layout.listing:
         listing = Path(folder, layout.listing(split))
         listed = _read_listing(listing, name, split)
@@ -388,10 +405,19 @@ def _common_size(samples: list[Sample]) -> tuple[int, int] | None:
     return sizes.pop()
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """(relative name without suffix, path) of every file with one of the suffixes, sorted."""
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Every file with one of the suffixes by its relative name without it, sorted.
+
+    Raises:
+        KsegError: two files of one name.
+    """
+    found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        for suffix in suffixes:
-            if path.name.endswith(suffix) and path.is_file():
-                yield path.relative_to(folder).as_posix().removesuffix(suffix), path
-                break
+        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
+        if suffix is None or not path.is_file():
+            continue
+        name = path.relative_to(folder).as_posix().removesuffix(suffix)
+        if name in found:
+            raise KsegError(f"{path}: has the name of {found[name].name}; remove one or rename it")
+        found[name] = path
+    return found

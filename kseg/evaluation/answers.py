@@ -13,6 +13,7 @@ from kseg.data.datasets import read_label
 from kseg.errors import KsegError
 from kseg.model import Card
 from kseg.predictor import Predictor, network_size, predict_labels
+from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
 
@@ -93,6 +94,7 @@ class NetworkAnswers:
             "crf": way["crf"] and dataclasses.asdict(way["crf"]),
             "output": card.output,
             "output_stride": card.output_stride,
+            "backbone_stride": backbone_stride(card),
             "resize": card.resize,
             "normalization": dataclasses.asdict(card.normalization),
             "void_channels": list(card.void_channels),
@@ -149,7 +151,10 @@ class FileAnswers:
 
     def facts(self) -> dict[str, Any]:
         """As ``NetworkAnswers.facts``, None where only a network has something."""
-        network = ("weights", *_WAY, "output", "output_stride", "resize", "normalization")
+        network = (
+            *("weights", *_WAY, "output", "output_stride", "backbone_stride"),
+            *("resize", "normalization"),
+        )
         return {
             **dict.fromkeys(network),
             "model": str(self._folder),
@@ -184,12 +189,8 @@ def answers(source: Predictor | LabelMaps, data: DataSet, **way: Any) -> Answers
     return FileAnswers(source.folder, data)
 
 
-def train_ids(card: Card, data: DataSet) -> np.ndarray:
-    """(256,) uint8 from channel to train id of the data set; void, and none, to 255.
-
-    Raises:
-        KsegError: the card has other classes.
-    """
+def check_classes(card: Card, data: DataSet) -> None:
+    """Raises KsegError where the card has other classes."""
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
@@ -197,6 +198,15 @@ def train_ids(card: Card, data: DataSet) -> np.ndarray:
         raise KsegError(
             f"{card.name} has {card.num_classes} channels, {len(card.void_channels)} of them "
             f"void, and {known}; {data.name} has {classes.num_classes} classes. "
-            "Score it on the data set that it was trained for"
+            "Name the data set that it was trained for"
         )
+
+
+def train_ids(card: Card, data: DataSet) -> np.ndarray:
+    """(256,) uint8 from channel to train id of the data set; void, and none, to 255.
+
+    Raises:
+        KsegError: the card has other classes.
+    """
+    check_classes(card, data)
     return card.train_ids()

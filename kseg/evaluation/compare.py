@@ -14,7 +14,7 @@ from PIL import Image
 from kseg._version import __version__
 from kseg.data import DataSet, read_image
 from kseg.errors import KsegError
-from kseg.evaluation.answers import train_ids
+from kseg.evaluation.answers import check_classes
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.pictures import Color, cover, side_by_side, spread_colors
 from kseg.predictor import Predictor, predict_labels
@@ -88,7 +88,7 @@ def compare(
     labelled = any(sample.label for sample in data.samples)
     # With labels the channels must be the data set's classes.
     for predictor in predictors if labelled else ():
-        train_ids(predictor.card, data)
+        check_classes(predictor.card, data)
     # "No class" is a class here: both can agree on it.
     tables = [np.minimum(predictor.card.train_ids(), count) for predictor in predictors]
     agreement = ConfusionMatrix(count + 1)

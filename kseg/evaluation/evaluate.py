@@ -194,8 +194,8 @@ def describe(report: dict[str, Any]) -> str:
     parts.append("with flip" if report["flip"] else "no flip")
     if report["window"]:
         parts.append(f"windows {size(report['window'])} overlap {report['overlap']:.2f}")
-    if "output_stride" in report["options"]:
-        parts.append(f"output stride {report['options']['output_stride']}")
+    if report["backbone_stride"]:
+        parts.append(f"output stride {report['backbone_stride']}")
     if report["crf"]:
         parts.append("dense CRF")
     return ", ".join([*parts, report["runtime"]])

@@ -49,7 +49,13 @@ class SavedScores:
             KsegError: the file is of another run or cannot be read, or a file cannot be
                 written there.
         """
-        run = {**run, "content": self._content, "names": _digest(s.name for s in data.samples)}
+        # Threads do not change a score, and another machine has another number.
+        run = {
+            **run,
+            "runtime": run["runtime"].partition(", ")[0],
+            "content": self._content,
+            "names": _digest(s.name for s in data.samples),
+        }
         # As it comes back from JSON.
         self._run = json.loads(json.dumps(run))
         if not self._path.exists():

@@ -125,6 +125,21 @@ def test_reads_strided_views(tmp_path, fake_torch):
     np.testing.assert_array_equal(checkpoints.read(tmp_path / "x.pth")["v"], want)
 
 
+def test_refuses_storages_that_are_parts_of_others(tmp_path, fake_torch, monkeypatch):
+    """As PyTorch wrote them before 0.4."""
+    storage = _Storage("0", np.arange(4, dtype="float32"))
+    whole = _Pickler.persistent_id
+
+    def part(self, obj):
+        found = whole(self, obj)
+        return found and (*found, ("1", 2, 4))
+
+    monkeypatch.setattr(_Pickler, "persistent_id", part)
+    write_legacy(tmp_path / "x.pth", {"v": _Tensor(storage, 0, (4,), (1,))}, [storage])
+    with pytest.raises(kseg.KsegError, match="storages that are parts of others"):
+        checkpoints.read(tmp_path / "x.pth")
+
+
 def test_refuses_views_beyond_the_storage(tmp_path, fake_torch):
     storage = _Storage("0", np.arange(4, dtype="float32"))
     write_zip(tmp_path / "x.pth", {"v": _Tensor(storage, 2, (3,), (1,))}, [storage])

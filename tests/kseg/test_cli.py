@@ -75,6 +75,13 @@ def test_predict(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert Image.open(tmp_path / "out/000_overlay.png").width == 64
 
 
+def test_predict_refuses_to_write_twice(capsys, tiny_keras, tiny_camvid, tmp_path):
+    images = [tiny_camvid / split / "000.png" for split in ("train", "val")]
+    text = fails(capsys, "predict", tiny_keras, *images, "--out", tmp_path)
+    assert f"{tmp_path}/000.png: more than one of the images would be written there" in text
+    assert not list(tmp_path.iterdir())
+
+
 def test_predict_options_between_file_and_images(tiny_keras, tiny_camvid, tmp_path):
     image = tiny_camvid / "val/000.png"
     args = ["predict", tiny_keras, "--out", tmp_path, image, "--flip", "--window", 32, 32]
@@ -130,6 +137,8 @@ def test_report_and_boundaries(capsys, tiny_keras, tiny_camvid, tmp_path):
 def test_a_report_that_cannot_be_written_is_known_first(capsys, tiny_camvid, tiny_keras, tmp_path):
     (tmp_path / "file").touch()
     data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--json", tmp_path / "s.json"]
+    text = fails(capsys, "evaluate", tiny_keras, *data[:-1], tmp_path / "nowhere/s.json")
+    assert "nowhere/s.json: cannot be written" in text
     text = fails(capsys, "evaluate", tiny_keras, *data, "--report", tmp_path / "file")
     assert "file: cannot be written" in text
     assert not (tmp_path / "s.json").exists()

@@ -134,7 +134,7 @@ def test_refusals(pair, data):
     both = [Told(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
     for predictor in both:
         predictor.card = predictor.card.replace(class_names=("a",) * 11)
-    with pytest.raises(kseg.KsegError, match="Score it on the data set"):
+    with pytest.raises(kseg.KsegError, match="Name the data set"):
         compare(*both, data)
     with pytest.raises(kseg.KsegError, match=r"0\.png: the model takes \(9, 9\)"):
         compare(Told(first.card, FIRST, (9, 9)), second, data, input_size=(2, 4))

@@ -44,6 +44,15 @@ def test_facts(name: str):
         assert multiply_adds(model) == pytest.approx(want, abs=5.1e6)
 
 
+def test_multiply_adds_of_other_layers():
+    """9 taps of 3 channels and 3 x 5 on 4 x 4 pixels; then 5 x 7 once."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(5, 3, strides=2, padding="same")(image)
+    x = layers.Dense(7)(layers.GlobalAveragePooling2D()(x))
+    assert multiply_adds(keras.Model(image, x)) == 16 * (9 * 3 + 3 * 5) + 5 * 7
+
+
 def test_sizes_and_file(name: str, tmp_path):
     """Any size, the same as a model built for it; the same again from a file."""
     model = varied(kseg.create_model(name))

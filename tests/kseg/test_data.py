@@ -1,5 +1,6 @@
 """Data sets from files, and what is said when the files are wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,19 @@ def test_folder(own):
     assert open_dataset("folder", own, "train").size is None
     (own / "images/train/monday/001.jpg").write_bytes(b"nothing")
     assert open_dataset("folder", own, "train").size is None
+
+
+def test_one_name_in_two_splits(own):
+    for kind in ("images", "labels"):
+        shutil.copytree(own / kind / "train", own / kind / "val")
+    names = open_dataset("folder", own, "train+val").names
+    assert names == ("train_monday_001", "train_tuesday_001", "val_monday_001", "val_tuesday_001")
+
+
+def test_two_images_of_one_name(own):
+    save(own / "images/train/monday/001.png", np.zeros((12, 16, 3)))
+    with pytest.raises(kseg.KsegError, match=r"001\.png: has the name of 001\.jpg; remove one"):
+        open_dataset("folder", own, "train")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from kseg.cli import main
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
 from kseg.evaluation.confusion import runs
+from kseg.evaluation.scores import Scores
 from support import write_camvid
 
 
@@ -157,6 +158,19 @@ def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
     other = SavedScores(tmp_path / "saved.json", tmp_path / "other/maps")
     with pytest.raises(kseg.KsegError, match=r"another score: content .* there and .* here; name"):
         evaluate(maps, data, boundaries=True, saved=other)
+
+
+def test_a_score_goes_on_with_another_number_of_threads(tmp_path):
+    data, _ = write_maps(tmp_path, 1)
+
+    def load(runtime):
+        scores = Scores(data.classes, instances=False, boundaries=False)
+        SavedScores(tmp_path / "saved.json").load({"runtime": runtime}, data, scores)
+
+    load("litert 2.3.0 cpu, 2 threads")
+    load("litert 2.3.0 cpu, 4 threads")
+    with pytest.raises(kseg.KsegError, match="another score: runtime"):
+        load("litert 2.2.0 cpu, 4 threads")
 
 
 def test_resume_in_the_command(tiny_model, tiny_keras, tmp_path, capsys, monkeypatch):

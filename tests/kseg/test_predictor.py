@@ -6,7 +6,7 @@ import pytest
 import kseg
 from kseg.model import Card, Normalization
 from kseg.predictor import KerasPredictor, predict_labels
-from kseg.zoo import at_output_stride
+from kseg.zoo import at_output_stride, backbone_stride
 
 CARD = Card(
     name="shades",
@@ -208,6 +208,10 @@ def test_dilations_follow_the_output_stride():
     card = CARD.replace(name="deeplab_v3_plus_mobilenet_v2", options={"atrous_rates": (2, 4)})
     assert at_output_stride(card, 8).options == {"atrous_rates": (4, 8), "output_stride": 8}
     free = card.replace(options={"output_stride": 16})
+    assert backbone_stride(at_output_stride(free, 8)) == 8
+    # DeepLabv3+ trains at 16 where nothing is said (Section 4).
+    assert backbone_stride(card.replace(name="deeplab_v3_plus_xception65", options={})) == 16
+    assert backbone_stride(card.replace(name="cgnet_m3n21", options={})) is None
     assert at_output_stride(free, 8).options == {"output_stride": 8}
     with pytest.raises(kseg.KsegError, match="cgnet_m3n21 has no option 'output_stride'"):
         at_output_stride(card.replace(name="cgnet_m3n21"), 8)

@@ -35,6 +35,12 @@ def test_a_model_comes_back(folder, tiny_model):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("path", [":x.keras", "/tmp:1/x.keras", "other:x.keras"])
+def test_paths_with_a_colon_are_paths(folder, path):
+    with pytest.raises(kseg.KsegError, match=r"no such file; name a \.keras file"):
+        load_model(path)
+
+
 def test_the_tensors_have_their_published_names(folder, tiny_model):
     tensors = checkpoints.read(folder / "weights/tiny/cgnet_m3n21.safetensors")
     assert {n: t.shape for n, t in tensors.items()} == checkpoints.published_shapes(tiny_model)
@@ -76,7 +82,7 @@ def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
 
     def load():
         saved = SavedScores(folder / "state", Path("tiny:cgnet_m3n21"))
-        saved.load({}, data, Scores(data.classes, instances=False, boundaries=False))
+        saved.load({"runtime": "a"}, data, Scores(data.classes, instances=False, boundaries=False))
 
     load()
     load()

@@ -1,5 +1,6 @@
 """What create_model makes, and what it refuses."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -14,6 +15,16 @@ def test_preprocessing_is_the_published_normalisation():
     mean = np.float32([72.39239876, 82.90891754, 73.15835921])
     want = np.asarray(raw(image.astype("float32") - mean))
     np.testing.assert_allclose(np.asarray(whole(image)), want, atol=1e-6)
+
+
+def test_a_model_without_a_card(tmp_path):
+    """Keras saves and loads it; kseg, which could not say what it is, does not."""
+    image = keras.Input((8, 8, 3))
+    model = kseg.SegmentationModel(image, keras.layers.Conv2D(2, 1)(image))
+    model.save(tmp_path / "x.keras")
+    assert keras.models.load_model(tmp_path / "x.keras").card is None
+    with pytest.raises(kseg.KsegError, match=r"x\.keras: holds a SegmentationModel without a card"):
+        kseg.load_model(tmp_path / "x.keras")
 
 
 @pytest.mark.parametrize(

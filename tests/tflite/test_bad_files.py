@@ -141,7 +141,10 @@ def test_convert(tiny_keras, tiny_camvid, tmp_path, capsys):
         (int8, "int8 needs calibration images (--calibration-dataset, --calibration-dir)"),
         ((*int8, "--calibration-dir", empty), f"{empty}"),
         ((*int8, "--calibration-dir", tiny_camvid, "--calibration-count", 0), "at least 1"),
-        ((tiny_keras, out, "--calibration-dir", tiny_camvid), "fp32 takes no calibration images"),
+        (
+            (tiny_keras, out, "--calibration-dir", tiny_camvid, "--calibration-count", 0),
+            "precision fp32 takes no calibration; leave --calibration-dir, --calibration-count out",
+        ),
         ((tiny_keras, out, "--input-size", 0, 64), "a size is 0 x 64; both sides must be at least"),
     ):
         assert message in one_line(capsys, "convert", *arguments)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import kseg
 from kseg.data import open_dataset
 from kseg.training.fine_tune import fine_tuning
 from kseg.training.losses import class_weights
@@ -37,6 +38,15 @@ def test_from_labels(tiny_model, tiny_camvid):
     truth = np.where(valid, labels, 0)[..., None]
     want = -np.log(np.take_along_axis(chances, truth, -1)[..., 0]) * np.take(weights, truth[..., 0])
     np.testing.assert_allclose(loss(labels, logits), want * valid, rtol=1e-5)
+
+
+def test_other_classes_of_the_same_number(tiny_model, tiny_camvid):
+    names = tuple(f"other {i}" for i in range(11))
+    model = kseg.SegmentationModel(
+        tiny_model.inputs, tiny_model.outputs, card=tiny_model.card.replace(class_names=names)
+    )
+    with pytest.raises(kseg.KsegError, match=r"camvid has 11 classes\. Name the data set"):
+        fine_tuning(model, "camvid", tiny_camvid, **WAY)
 
 
 @pytest.mark.parametrize("steps", [2, None])

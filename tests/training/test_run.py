@@ -22,6 +22,7 @@ from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.model import load_model
 from kseg.training import TrainingConfig, train
+from kseg.training.callbacks import Checkpoint
 from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
@@ -133,6 +134,34 @@ def test_another_configuration_is_refused(undisturbed, tiny_camvid, capsys):
     assert main(arguments(tiny_camvid, undisturbed, "--seed", 5, "--epochs", 4)) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "epochs was 3 and is 4, seed was 0 and is 5" in line
+
+
+def test_other_data_is_refused(undisturbed, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    write_camvid(tmp_path / "data", {"train": 4, "val": 1})
+    assert main(arguments(tmp_path / "data", undisturbed)) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "holds a run of another configuration (samples were 6 (" in line
+
+
+def test_weights_that_are_no_numbers_are_not_kept(small_keras, tmp_path):
+    """The last update of an epoch may do it, which the next step's loss would tell."""
+    model = load_model(small_keras)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.set_model(model)
+    checkpoint.save()
+    kernel = model.get_layer("classifier").kernel
+    kernel.assign(np.full(kernel.shape, np.inf))
+    checkpoint.steps.done = 5
+    with pytest.raises(kseg.KsegError, match="step 5: classifier/kernel is no longer finite"):
+        checkpoint.save()
+    assert checkpoint.steps_saved() == [0]
+
+
+def test_not_every_epoch_is_scored(tiny_camvid, tmp_path):
+    train(TrainingConfig(**TINY, epochs=3, validate_every=2), tiny_camvid, tmp_path)
+    assert [bool(row["val_mean_iou"]) for row in history(tmp_path)] == [False, True, False]
+    assert (tmp_path / "checkpoints/best.keras").exists()
 
 
 def test_a_damaged_state_is_named(undisturbed, tiny_camvid, tmp_path, capsys):
@@ -470,13 +499,18 @@ def test_default_crop(size, crop, tiny_camvid):
         (("--dataset", "kitti"), "unknown data set 'kitti'"),
         (("--model", "vnet"), "unknown model 'vnet'"),
         (("--data-dir", "/nowhere"), "/nowhere/train: no such folder"),
+        (("--crop", 0, 40), "crop is (0, 40)"),
+        (("--scale", 2, 1), "scale is (2.0, 1.0)"),
+        (("--options", '{"preprocessing": false}'), "options has preprocessing; small has"),
+        (("--options", '{"auxiliary": true}'), "options has auxiliary; small has"),
     ],
 )
 def test_refusals(extra, message, tiny_camvid, tmp_path, capsys):
     assert main(arguments(tiny_camvid, tmp_path / "run", *extra)) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
-    assert not (tmp_path / "run/model.keras").exists()
+    # The command with the value put right may take the folder.
+    assert not (tmp_path / "run/config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -498,11 +532,13 @@ def test_a_damaged_image_may_be_left_out(tmp_path, capsys):
     write_camvid(folder, {"train": 4, "val": 1})
     path = folder / "train/001.png"
     path.write_bytes(path.read_bytes()[:-300])
-    extra = ("--bad-images", "skip", "--epochs", 2, "--class-weights", "none")
+    Image.new("L", (64, 48), 77).save(folder / "trainannot/002.png")
+    extra = ("--bad-images", "skip", "--epochs", 2)
     assert main(arguments(folder, tmp_path / "run", *extra)) == 0
     lines = capsys.readouterr().err.strip().splitlines()
     assert sum("kseg: left out" in line and "train/001.png" in line for line in lines) == 1
-    assert lines[-1] == "kseg: 1 images could not be read and were left out"
+    assert sum("kseg: left out" in line and "has ids [77]" in line for line in lines) == 1
+    assert lines[-1] == "kseg: 2 images could not be read and were left out"
 
 
 def test_a_damaged_image_is_named(tmp_path, capsys):
