@@ -676,8 +676,14 @@ def at_output_stride(card: Card, output_stride: int) -> Card:
 
 
 def backbone_stride(card: Card) -> int | None:
-    """Stride of the backbone's features; None where the network has no choice of it."""
-    variant = find_variant(card.name)
+    """Stride of the backbone's features; None where the network has no choice of it.
+
+    Nor has one that is not of the zoo, whose answers a score takes as well.
+    """
+    try:
+        variant = find_variant(card.name)
+    except KsegError:
+        return None
     stride = inspect.signature(variant.builder).parameters.get("output_stride")
     if stride is None:
         return None
