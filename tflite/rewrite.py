@@ -298,15 +298,31 @@ def _is_linear_convolution(layer: keras.Layer | None) -> bool:
     )
 
 
+# A power of two, which rounds nothing.
+_HALF_SCALE = 2.0**8
+
+
 def _normalisation(layer: Normalize, x: keras.KerasTensor) -> keras.KerasTensor:
-    """As a 1x1 convolution; it does not train."""
+    """As a 1x1 convolution; it does not train.
+
+    Weights below half precision's normal numbers (ESPNet's: it divides by 255 besides) are
+    zeros on a GPU that flushes such numbers, and every image the same. They come in two
+    factors then: the converter would take up a product, but no convolution.
+    """
     if x.dtype != "float32":
         x = keras.ops.cast(x, "float32")
     std = np.asarray(layer.std, np.float64)
     order = slice(None, None, -1) if layer.channel_order == "BGR" else slice(None)
     kernel = np.eye(3)[order] / std
+    shift = -np.asarray(layer.mean) / std
+    smallest = np.finfo(np.float16).smallest_normal
+    factor = 1.0 if np.all(1 / std >= smallest) else _HALF_SCALE
     conv = kl.Conv2D(3, 1, trainable=False, name=layer.name)
-    return _called(conv, x, [kernel[None, None], -np.asarray(layer.mean) / std])
+    x = _called(conv, x, [kernel[None, None] * factor, shift * factor])
+    if factor == 1:
+        return x
+    scale = kl.DepthwiseConv2D(1, use_bias=False, trainable=False, name=f"{layer.name}.scale")
+    return _called(scale, x, [np.full((1, 1, 3, 1), 1 / factor)])
 
 
 def _activation(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers as kl
 
 import kseg
@@ -95,6 +96,27 @@ def test_normalisation_is_a_convolution(dtype, order):
     got = normalise_by_convolution(model)(image)
     # float32 on values up to 255
     np.testing.assert_allclose(got, want / deviations, atol=1e-4)
+
+
+def test_small_deviations_are_no_subnormal_numbers_in_half_precision():
+    """ESPNet's of CamVid: 1 / (255 * 72), which some GPUs take for zero."""
+    x = keras.Input((5, 7, 3), batch_size=1)
+    means, deviations = (72.4, 82.9, 72.9), (255 * 69.85317, 255 * 72.65216, 255 * 72.06399)
+    model = keras.Model(x, kseg.layers.Normalize(means, deviations, "BGR")(x))
+    graph = normalise_by_convolution(model)
+    content = to_flatbuffer(graph)
+    assert operators(content) == {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1}
+    interpreter = Interpreter(model_content=to_flatbuffer(graph, half=True))
+    tensors = interpreter.get_tensor_details()
+    halves = [interpreter.get_tensor(t["index"]) for t in tensors if t["dtype"] == np.float16]
+    values = np.abs(np.concatenate([half[half != 0] for half in halves]))
+    # Two kernels' diagonals and the shift.
+    assert len(values) == 9
+    assert values.min() >= np.finfo(np.float16).smallest_normal
+    image = np.random.default_rng(5).integers(0, 256, (1, 5, 7, 3)).astype("float32")
+    want = (image[..., ::-1] - np.float64(means)) / deviations
+    # float32 on values up to 255, divided by the deviation
+    np.testing.assert_allclose(graph(image), want, atol=1e-4 / min(deviations))
 
 
 def test_wide_convolutions_are_sums():
