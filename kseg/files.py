@@ -73,11 +73,13 @@ def check_output(path: str | Path, suffix: str | None = None) -> None:
         suffix: that it must have; None for any.
 
     Raises:
-        KsegError: another suffix, or a folder that is missing or read-only.
+        KsegError: another suffix, a folder, or one that is missing or read-only.
     """
     path = Path(path)
     if suffix is not None and path.suffix != suffix:
         raise KsegError(f"{path}: the file's name must end in {suffix}")
+    if path.is_dir():
+        raise KsegError(f"{path}: is a folder; name a file")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

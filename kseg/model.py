@@ -148,6 +148,12 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
+def check_backend() -> None:
+    """Raises KsegError where Keras computes by what kseg does not run on."""
+    if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
+        raise KsegError(f"Keras runs on {backend} here; set KERAS_BACKEND to tensorflow or jax")
+
+
 def is_model(path: str | Path) -> bool:
     """Whether ``load_model`` is for it, by its name."""
     from kseg import shipped  # it builds models
@@ -168,6 +174,9 @@ def load_model(path: str | Path) -> SegmentationModel:
     path = Path(path)
     if not path.is_file():
         raise KsegError(f"{path}: no such file; name a .keras file")
+    if path.suffix != ".keras":
+        raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")
+    check_backend()
     if not zipfile.is_zipfile(path):
         # Keras says that there is no file.
         raise KsegError(

@@ -113,20 +113,14 @@ def predict_labels(
             other channels or with logits that are not finite.
     """
     card = predictor.card
+    check_way(card, scales=scales, flip=flip, window=window, overlap=overlap, crf=crf)
     size = size or image.shape[:2]
     inner = input_size or network_size(predictor, pad_to, window) or image.shape[:2]
     outer = pad_to or inner
     if outer[0] < inner[0] or outer[1] < inner[1]:
         raise KsegError(f"pad-to {outer} is smaller than the image {inner} (H, W)")
-    if not scales or min(scales) <= 0:
-        raise KsegError(f"scales are {tuple(scales)}; at least one is needed, all above 0")
     pixels = _padded(resize_bilinear(image, inner), outer, card)
     if card.output == "argmax":
-        if tuple(scales) != (1.0,) or flip or window or crf:
-            raise KsegError(
-                f"{card.name}: the file gives classes; scales, flip, window and the CRF need "
-                "logits, so convert it with --output logits"
-            )
         channels = _run(predictor, pixels)[: inner[0], : inner[1]]
         return resize_nearest(channels, size).astype(np.uint8)
 
@@ -147,6 +141,29 @@ def predict_labels(
     if crf:
         logits = crf(resize_bilinear(image, size), logits)
     return logits.argmax(-1).astype(np.uint8)
+
+
+def check_way(
+    card: Card,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    window: tuple[int, int] | None,
+    overlap: float,
+    crf: DenseCRF | None,
+) -> None:
+    """Raises KsegError for a setting of ``predict_labels`` that no image could do with."""
+    if not scales or min(scales) <= 0:
+        raise KsegError(f"scales are {tuple(scales)}; at least one is needed, all above 0")
+    if window and min(window) < 1:
+        raise KsegError(f"window is {window} (H, W); it must be positive")
+    if not 0 <= overlap < 1:
+        raise KsegError(f"overlap is {overlap}; it must be at least 0 and below 1")
+    if card.output == "argmax" and (tuple(scales) != (1.0,) or flip or window or crf):
+        raise KsegError(
+            f"{card.name}: the file gives classes; scales, flip, window and the CRF need "
+            "logits, so convert it with --output logits"
+        )
 
 
 def network_size(
@@ -203,10 +220,6 @@ def _slide(
     predictor: Predictor, pixels: np.ndarray, window: tuple[int, int], overlap: float
 ) -> np.ndarray:
     """Logits (H, W, channels) from windows; their softmax is the mean over the windows'."""
-    if min(window) < 1:
-        raise KsegError(f"window is {window} (H, W); it must be positive")
-    if not 0 <= overlap < 1:
-        raise KsegError(f"overlap is {overlap}; it must be at least 0 and below 1")
     card, size = predictor.card, pixels.shape[:2]
     pixels = _padded(pixels, tuple(map(max, size, window)), card)
     total = np.zeros((*pixels.shape[:2], card.num_classes), np.float32)

@@ -19,6 +19,7 @@ from kseg.model import (
     Card,
     Normalization,
     SegmentationModel,
+    check_backend,
     copy_weights,
     first_line,
     normalize,
@@ -551,9 +552,11 @@ def create_model(
         KsegError: an unknown name or option, a value out of range, or weights that do
             not fit.
     """
+    check_backend()
     variant = find_variant(name)
-    if num_classes is not None and num_classes < 1:
-        raise KsegError(f"num_classes is {num_classes}; it must be at least 1")
+    # Labels are 8-bit, and 255 is ignored.
+    if num_classes is not None and not 1 <= num_classes <= 255:
+        raise KsegError(f"num_classes is {num_classes}; it must be 1 to 255")
     if len(input_shape) != 3 or input_shape[2] != 3:
         raise KsegError(f"input_shape is {tuple(input_shape)}; it must be (H, W, 3)")
     if output_stride is not None:
@@ -639,7 +642,7 @@ def build(
     x = normalize(inputs, card.normalization) if card.preprocessing else inputs
     try:
         heads = variant.builder(x, card.num_classes, **{**variant.options, **card.options})
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise KsegError(f"{card.name}: {error}") from error
     if not isinstance(heads, dict):
         heads = {"logits": heads}

@@ -61,10 +61,12 @@ def with_small(before: str = "") -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def small(x: keras.KerasTensor, num_classes: int, *, auxiliary: bool = False):
+def small(x: keras.KerasTensor, num_classes: int, *, auxiliary: bool = False, dropout: float = 0.0):
     """What takes seconds to trace where a real network takes ten: for the tests of training."""
     half = layers.conv_bn_prelu(x, 8, 3, strides=2, epsilon=1e-3, name="stem")
     x = layers.conv_bn_prelu(half, 16, 3, strides=2, epsilon=1e-3, name="stage")
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
     logits = layers.conv(x, num_classes, 1, name="classifier")
     if not auxiliary:
         return logits

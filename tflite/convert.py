@@ -183,8 +183,12 @@ def convert_each(
             f"conversion needs the TensorFlow backend, not {keras.backend.backend()}; "
             "set KERAS_BACKEND=tensorflow"
         )
-    if not isinstance(model, SegmentationModel):
+    if isinstance(model, str | Path):
         model = load_model(model)
+    if not isinstance(model, SegmentationModel):
+        raise KsegError(
+            f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"
+        )
     if input_type not in INPUTS:
         raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
     if ("int8" in paths) != (calibration is not None):

@@ -74,6 +74,8 @@ class TFLitePredictor(_InSteps):
         path = Path(path)
         if not path.is_file():
             raise KsegError(f"{path}: no such file; name a .tflite file")
+        if path.suffix in (".keras", ".onnx"):
+            raise KsegError(f"{path}: this takes a .tflite file, as `kseg convert` makes it")
         size = path.stat().st_size
         if not 0 < size < _LIMIT:
             raise KsegError(f"{path}: not a readable .tflite file ({size} bytes); convert it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import math
 import signal
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -85,13 +87,14 @@ class Progress(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """``history.csv``, a row an epoch; rows of epochs that will run again are dropped.
+    """``history.csv``, a row an epoch; rows of epochs that will end again are dropped.
 
     An epoch that was interrupted has the loss and the training score of what came after.
 
     Args:
         path: of the file.
         steps: the count; its value at the start says which rows stay.
+        pending: the epoch that ended there is still to be scored.
     """
 
     FIELDS = (
@@ -105,13 +108,14 @@ class History(keras.callbacks.Callback):
         "images_per_second",
     )
 
-    def __init__(self, path: Path, steps: Steps) -> None:
+    def __init__(self, path: Path, steps: Steps, *, pending: bool = False) -> None:
         super().__init__()
         self.path, self.steps = path, steps
         self.rows: list[dict[str, object]] = []
         if path.exists():
+            last = steps.done - pending
             with path.open(newline="") as file:
-                self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= steps.done]
+                self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= last]
 
     def best(self, field: str) -> float:
         """The largest value so far, minus infinity where there is none."""
@@ -244,13 +248,21 @@ class Faults(keras.callbacks.Callback):
                 "or --clip-norm"
             )
         if self.received is not None:
-            self.checkpoint.save()
-            print(
-                f"kseg: {self.received.name}: saved at step {self.steps.done}; "
-                "the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise SystemExit(_EXIT_CODES[self.received])
+            self.checkpoint.save(logs)
+            self._leave()
+
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # The state was saved before the score began.
+        if self.received is not None:
+            self._leave()
+
+    def _leave(self) -> None:
+        print(
+            f"kseg: {self.received.name}: saved at step {self.steps.done}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(_EXIT_CODES[self.received])
 
 
 class Pictures(keras.callbacks.Callback):
@@ -294,7 +306,10 @@ class Checkpoint(keras.callbacks.Callback):
     """The last states, weights and optimizer in one file, and the best model.
 
     The name of a state is its step. It appears under that name only when it is whole, and
-    older ones go after that, so there is always one to resume from.
+    older ones go after that, so there is always one to resume from. The state of an epoch
+    without score and row of its own yet is "open"; it comes before the score, which takes
+    the moving average of the weights. A state has what dropout draws from as well, and an
+    open one the training's loss and score so far.
 
     Args:
         folder: of the states and of ``best.keras``.
@@ -306,6 +321,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.keep = make_folder(folder), keep
         self.steps = Steps(0)
         self.best = float("-inf")
+        self.open = False
+        self.logs: dict[str, float] = {}
 
     def states(self) -> list[Path]:
         """Oldest first."""
@@ -313,7 +330,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def steps_saved(self) -> list[int]:
         """The steps of the states, ascending."""
-        return [int(path.name.split("-")[1].split(".")[0]) for path in self.states()]
+        return [_step_of(path) for path in self.states()]
 
     def restore(self, model: SegmentationModel, step: int) -> None:
         """Loads the state of a step of ``steps_saved()`` into a compiled model.
@@ -321,17 +338,32 @@ class Checkpoint(keras.callbacks.Callback):
         Raises:
             KsegError: the file is damaged or of another model.
         """
-        path = self._path(step)
+        states = self.states()
+        path = states[self.steps_saved().index(step)]
         try:
             model.load_weights(path)
+            with h5py.File(path) as file:
+                # Neither is in a state of before this was kept.
+                self.logs = json.loads(file.attrs.get("logs", "{}"))
+                drawn = file.attrs.get("random")
+            if drawn is not None:
+                _assign(_random_states(model), list(drawn))
         except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError
             raise KsegError(
                 f"{path}: cannot be restored ({first_line(error)}); "
                 "remove the run to train anew, or this file where there is one before it"
             ) from error
-        for later in self.states()[self.steps_saved().index(step) + 1 :]:
+        for later in states[states.index(path) + 1 :]:
             later.unlink()
         self.steps.done = step
+        self.open = path.name.endswith(_OPEN)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.logs = logs or {}
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        if not self._path(_OPEN).exists():
+            self.save(self.logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         score = (logs or {}).get("val_mean_iou")
@@ -339,10 +371,15 @@ class Checkpoint(keras.callbacks.Callback):
             self.best = score
             with whole(self.folder / "best.keras") as path, averaged(self.model):
                 build(self.model.card.for_inference(), weights_of=self.model).save(path)
-        self.save()
+        if not self._path(_OPEN).exists():
+            self.save(self.logs)
+        self._path(_OPEN).rename(self._path(_CLOSED))
 
-    def save(self) -> None:
-        """Writes the state of the present step.
+    def save(self, logs: dict[str, float] | None = None) -> None:
+        """Writes the state of the present step, open.
+
+        Args:
+            logs: of the epoch's training so far.
 
         Raises:
             KsegError: the last update made a weight infinite or no number, which the loss
@@ -356,10 +393,27 @@ class Checkpoint(keras.callbacks.Callback):
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
                     "saved; start another --run-dir with a lower --learning-rate or --clip-norm"
                 )
-        with whole(self._path(self.steps.done)) as path:
+        with whole(self._path(_OPEN)) as path:
             self.model.save_weights(path)
+            with h5py.File(path, "a") as file:
+                file.attrs["logs"] = json.dumps({k: float(v) for k, v in (logs or {}).items()})
+                if drawn := _values(_random_states(self.model)):
+                    file.attrs["random"] = np.stack(drawn)
         for state in self.states()[: -self.keep]:
             state.unlink()
 
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}.weights.h5"
+    def _path(self, end: str) -> Path:
+        return self.folder / f"step-{self.steps.done:08d}{end}"
+
+
+_CLOSED = ".weights.h5"
+_OPEN = f"-open{_CLOSED}"
+
+
+def _step_of(state: Path) -> int:
+    return int(state.name.removesuffix(_CLOSED).split("-")[1])
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """What dropout draws from; Keras' files of weights leave it out."""
+    return [v for v in model.variables if v.name == "seed_generator_state"]

@@ -176,9 +176,12 @@ def _workers() -> tuple[int, int]:
         return 1, 0
     try:
         config = json.loads(text)
-        return len(config["cluster"]["worker"]), int(config["task"]["index"])
+        workers, rank = len(config["cluster"]["worker"]), int(config["task"]["index"])
     except (ValueError, KeyError, TypeError):
         raise KsegError(f"TF_CONFIG is {text!r}; it must name cluster.worker and task") from None
+    if not 0 <= rank < workers:
+        raise KsegError(f"TF_CONFIG has task.index {rank}; the {workers} workers count from 0")
+    return workers, rank
 
 
 def _data_parallel(kind: str) -> Distribution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kseg.training.config import TrainingConfig
@@ -28,6 +29,23 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"schedule": self.schedule, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable("kseg")
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """A step that overflows on any replica is left out on all.
+
+    Keras 3.15 asks the first replica alone, before the gradients are added up; the weights
+    are infinite after an overflow on another.
+    """
+
+    def check_finite(self, grads: list[Any]) -> Any:
+        finite = super().check_finite(grads)
+        if keras.backend.backend() != "tensorflow":
+            return finite
+        context = tf.distribute.get_replica_context()
+        overflown = tf.cast(tf.logical_not(finite), tf.int32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, overflown) == 0
 
 
 def learning_rate(
@@ -66,7 +84,8 @@ def make_optimizer(
         learning_rate=learning_rate(config, steps, epoch_steps),
         global_clipnorm=config.clip_norm,
         use_ema=config.ema is not None,
-        ema_momentum=config.ema or 0.0,
+        # Keras averages after every batch, accumulated or not.
+        ema_momentum=(config.ema or 0.0) ** (1 / config.accumulate),
         ema_overwrite_frequency=None,
         gradient_accumulation_steps=config.accumulate if config.accumulate > 1 else None,
     )
@@ -85,6 +104,8 @@ def make_optimizer(
         if config.weight_decay:
             for variable in decayed:
                 variable.regularizer = keras.regularizers.L2(config.weight_decay / 2)
+    if config.precision == "mixed_float16":
+        optimizer = LossScale(optimizer)
     optimizer.build(model.trainable_variables)
     return optimizer
 

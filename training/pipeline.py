@@ -6,9 +6,11 @@ it, so a run that resumes at step k sees what the undisturbed run would have see
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,10 @@ def dataset(
             range.
     """
     data = open_records(records, name, split) if records else open_dataset(name, dir, split)
+    if batch_size < 1:
+        raise KsegError(f"batch size is {batch_size}; it must be at least 1")
+    if start_step is not None and start_step < 0:
+        raise KsegError(f"start step is {start_step}; steps count from 0")
     if augment is None:
         augment = crop is not None
     if not augment:
@@ -79,6 +85,18 @@ def dataset(
         start_step=start_step,
     )
     return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+@contextlib.contextmanager
+def reader_errors() -> Iterator[None]:
+    """Within it, what a reader says of a file comes as the KsegError that it was."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # It stands somewhere in TensorFlow's own text.
+        if found := re.search(r"KsegError: (.+)", str(error)):
+            raise KsegError(found[1]) from error
+        raise
 
 
 def whole_images(data: DataSet | Records, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
@@ -100,7 +118,7 @@ def check_augmentation(
     crop: tuple[int, int] | None, scale: tuple[float, float], jitter: float
 ) -> None:
     """Raises KsegError for the first value out of range."""
-    if crop is None or min(crop) < 1:
+    if not isinstance(crop, Sequence) or min(crop) < 1:
         raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
     if not 0 < scale[0] <= scale[1]:
         raise KsegError(f"scale is {scale}; it must be two positive numbers in order")

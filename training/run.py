@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +40,7 @@ from kseg.training.pipeline import (
     augmented,
     check_augmentation,
     names_at,
+    reader_errors,
     steps_per_epoch,
     whole_images,
 )
@@ -97,6 +97,10 @@ def train(
     config = dataclasses.replace(config, crop=config.crop or default_crop(data))
     epoch_steps = steps_per_epoch(data, config.batch_size)
     steps = config.steps or config.epochs * epoch_steps
+    if steps < config.accumulate:
+        raise KsegError(
+            f"accumulate is {config.accumulate}; a run of {steps} batches would make no update"
+        )
     _make_deterministic(config.seed)
     with devices.scope():
         model = devices.prepared(_model(config, data))
@@ -120,9 +124,12 @@ def train(
     if step := devices.smallest_common(checkpoint.steps_saved()):
         with devices.scope():
             checkpoint.restore(model, step)
-    if step < steps:
+    # What every worker has closed needs no score.
+    closed = devices.smallest_common([] if checkpoint.open else [1])
+    pending = bool(step) and (step % epoch_steps == 0 or step == steps) and not closed
+    if step < steps or pending:
         _warn(config, devices)
-        _fit(model, config, data, val_data, run_dir, checkpoint, metric, steps, devices)
+        _fit(model, config, data, val_data, run_dir, checkpoint, metric, steps, devices, pending)
     with averaged(model):
         result = build(model.card.for_inference(), weights_of=model)
     if devices.rank == 0:
@@ -324,7 +331,9 @@ def _fit(
     metric: MeanIoU,
     steps: int,
     devices: Distribution,
+    pending: bool,
 ) -> None:
+    """What is left of a run; ``pending``: the last epoch's score and row as well."""
     epoch_steps = steps_per_epoch(data, config.batch_size)
     heads = list(model.output) if config.auxiliary else []
     skipped: dict[str, str] = {}
@@ -356,9 +365,9 @@ def _fit(
         checkpoint,
         lambda step: names_at(data, step, batch_size=config.batch_size, seed=config.seed),
     )
-    callbacks = [checkpoint.steps, faults, OneScore(), ScoreAverage()]
+    callbacks = [checkpoint.steps, faults, OneScore()]
     if devices.rank == 0:
-        history = History(run_dir / "history.csv", checkpoint.steps)
+        history = History(run_dir / "history.csv", checkpoint.steps, pending=pending)
         checkpoint.best = history.best("val_mean_iou")
         callbacks += [
             Progress(
@@ -375,29 +384,47 @@ def _fit(
     if val_data:
         folder = None if devices.rank else run_dir / "tensorboard/pictures"
         callbacks.append(Pictures(folder, val_data, metric))
-    callbacks.append(checkpoint)
+    # The state before a score has the weights themselves.
+    callbacks += [checkpoint, ScoreAverage()]
     left = stretches(config, step=checkpoint.steps.done, steps=steps, epoch_steps=epoch_steps)
-    try:
-        with faults:
-            for stretch in left:
-                model.fit(
-                    batches(stretch),
-                    validation_data=scored,
-                    validation_freq=config.validate_every,
-                    initial_epoch=stretch.first_epoch,
-                    epochs=stretch.end_epoch,
-                    steps_per_epoch=stretch.length,
-                    callbacks=callbacks,
-                    shuffle=False,  # the stream is in its order already
-                    verbose=0,
-                )
-    except tf.errors.OpError as error:
-        # The reader's own line stands somewhere in TensorFlow's.
-        if found := re.search(r"KsegError: (.+)", str(error)):
-            raise KsegError(found[1]) from error
-        raise
+    with faults, reader_errors():
+        if pending:
+            epoch = (checkpoint.steps.done - 1) // epoch_steps
+            due = (epoch + 1) % config.validate_every == 0
+            _close_epoch(model, epoch, scored if due else None, checkpoint.logs, callbacks)
+        for stretch in left:
+            model.fit(
+                batches(stretch),
+                validation_data=scored,
+                validation_freq=config.validate_every,
+                initial_epoch=stretch.first_epoch,
+                epochs=stretch.end_epoch,
+                steps_per_epoch=stretch.length,
+                callbacks=callbacks,
+                shuffle=False,  # the stream is in its order already
+                verbose=0,
+            )
     if skipped:
         print(f"kseg: {len(skipped)} images could not be read and were left out", file=sys.stderr)
+
+
+def _close_epoch(
+    model: SegmentationModel,
+    epoch: int,
+    scored: tf.data.Dataset | tf.distribute.DistributedDataset | None,
+    logs: dict[str, float],
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """The end of an epoch that was left after its last step, as ``fit`` would do it."""
+    everyone = keras.callbacks.CallbackList(callbacks, model=model)
+    everyone.on_train_begin()
+    everyone.on_epoch_begin(epoch)
+    logs = dict(logs)
+    if scored is not None:
+        found = model.evaluate(scored, callbacks=everyone, return_dict=True, verbose=0)
+        logs |= {f"val_{name}": value for name, value in found.items()}
+    everyone.on_epoch_end(epoch, logs)
+    everyone.on_train_end()
 
 
 def _for_heads(examples: tf.data.Dataset, heads: list[str]) -> tf.data.Dataset:

@@ -175,9 +175,12 @@ def save_smaller(
     args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
 ) -> None:
     """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    from kseg.training.pipeline import reader_errors
+
     check_output(args.out, ".keras")
     model = load_model(args.file)
-    result = make(model, **fine_tuning(args, model), **options)
+    with reader_errors():
+        result = make(model, **fine_tuning(args, model), **options)
     with whole(args.out) as path:
         result.save(path)
     print(f"{args.out}: {result.card.weights}")

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_image,
         nargs="+",
         metavar="IMAGE",
-        help="a file, or the word sample for the drawn street that kseg ships",
+        help="a file, or the word sample for the drawn street that kseg ships; "
+        "none with --submission",
     )
     # Not "*", which takes nothing where an option stands between FILE and IMAGE.
     images.required = False

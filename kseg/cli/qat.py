@@ -23,14 +23,16 @@ def run(args: argparse.Namespace) -> None:
     """Trains and converts."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
     from kseg.tflite.qat import train_quantised
+    from kseg.training.pipeline import reader_errors
 
     model = load_model(args.file)
-    train_quantised(
-        model,
-        args.out,
-        **arguments.fine_tuning(args, model),
-        output=args.output,
-        input_size=arguments.size(args.input_size),
-        input_type=args.input,
-    )
+    with reader_errors():
+        train_quantised(
+            model,
+            args.out,
+            **arguments.fine_tuning(args, model),
+            output=args.output,
+            input_size=arguments.size(args.input_size),
+            input_type=args.input,
+        )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

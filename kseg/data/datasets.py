@@ -129,9 +129,12 @@ def read_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB.
 
     Raises:
-        KsegError: missing or damaged.
+        KsegError: missing, damaged, or of more than 8 bits a channel.
     """
     with _opened(path) as image:
+        # Pillow cuts these off at 255.
+        if image.mode.startswith(("I", "F")):
+            raise KsegError(f"{path}: is an image of mode {image.mode}; images are 8-bit")
         return np.asarray(image.convert("RGB"))
 
 

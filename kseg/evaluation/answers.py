@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from kseg.data import DataSet, Sample
 from kseg.data.datasets import read_label
 from kseg.errors import KsegError
 from kseg.model import Card
-from kseg.predictor import Predictor, network_size, predict_labels
+from kseg.predictor import Predictor, check_way, network_size, predict_labels
 from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
@@ -51,11 +52,13 @@ class NetworkAnswers:
         **way: as for ``predict_labels``.
 
     Raises:
-        KsegError: classes that do not match.
+        KsegError: classes that do not match, or a setting out of range.
     """
 
     def __init__(self, predictor: Predictor, data: DataSet, **way: Any) -> None:
         self._predictor, self._data, self._way = predictor, data, _WAY | way
+        sizes = ("input_size", "pad_to")
+        check_way(predictor.card, **{k: v for k, v in self._way.items() if k not in sizes})
         self._table = train_ids(predictor.card, data)
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -109,20 +112,26 @@ class FileAnswers:
         data: a split with labels.
 
     Raises:
-        KsegError: a sample without a file.
+        KsegError: a sample without a file, or with several.
     """
 
     def __init__(self, folder: Path, data: DataSet) -> None:
         self._folder, self._data = folder, data
-        found = {path.name: path for path in sorted(folder.rglob("*.png"))}
+        found = defaultdict(list)
+        for path in sorted(folder.rglob("*.png")):
+            found[path.name].append(path)
         self._files: dict[str, Path] = {}
         for sample in data.samples:
             names = [f"{sample.name}{suffix}" for suffix in _SUFFIXES]
-            present = [found[name] for name in names if name in found]
+            present = next((found[name] for name in names if name in found), [])
             if not present:
                 raise KsegError(
                     f"{folder}: has neither {' nor '.join(names)}; "
                     "write one label map for every image of the split"
+                )
+            if len(present) > 1:
+                raise KsegError(
+                    f"{present[0]}: {present[1]} is another label map of this image; keep one"
                 )
             self._files[sample.name] = present[0]
 

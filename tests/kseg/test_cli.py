@@ -139,6 +139,8 @@ def test_a_report_that_cannot_be_written_is_known_first(capsys, tiny_camvid, tin
     data = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--json", tmp_path / "s.json"]
     text = fails(capsys, "evaluate", tiny_keras, *data[:-1], tmp_path / "nowhere/s.json")
     assert "nowhere/s.json: cannot be written" in text
+    text = fails(capsys, "evaluate", tiny_keras, *data[:-1], tmp_path)
+    assert f"{tmp_path}: is a folder; name a file" in text
     text = fails(capsys, "evaluate", tiny_keras, *data, "--report", tmp_path / "file")
     assert "file: cannot be written" in text
     assert not (tmp_path / "s.json").exists()

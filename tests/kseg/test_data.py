@@ -119,6 +119,10 @@ def bad_id(folder):
     Image.new("L", (64, 48), 77).save(folder / "trainannot/000.png")
 
 
+def sixteen_bits(folder):
+    Image.fromarray(np.full((48, 64), 4000, np.uint16)).save(folder / "train/000.png")
+
+
 def colours(folder):
     Image.new("RGB", (64, 48)).save(folder / "trainannot/000.png")
 
@@ -127,6 +131,7 @@ DAMAGES = [
     (other_size, r"trainannot/000\.png: is 10x10 but its image is 48x64"),
     (truncate, r"train/000\.png: not a readable image"),
     (bad_id, r"trainannot/000\.png: has ids \[77\]"),
+    (sixteen_bits, r"train/000\.png: is an image of mode I;16; images are 8-bit"),
     (colours, r"trainannot/000\.png: is a label of mode RGB"),
 ]
 

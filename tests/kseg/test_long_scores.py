@@ -98,6 +98,11 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
 
     assert main(command) == 0
     assert f"cityscapes val, 2 images, label maps of {maps.folder}" in capsys.readouterr().out
+    copy = maps.folder / "copy" / file.name
+    copy.parent.mkdir()
+    copy.write_bytes(file.read_bytes())
+    assert "is another label map of this image; keep one" in fails()
+    copy.unlink()
     pixels = np.asarray(Image.open(file))
     Image.fromarray(pixels[:, ::2]).save(file)
     assert f"{file}: is 40x32 but its label is 40x63 (HxW)" in fails()

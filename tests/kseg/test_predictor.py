@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import kseg
+from kseg.data import open_dataset
+from kseg.evaluation import evaluate
 from kseg.model import Card, Normalization
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.zoo import at_output_stride, backbone_stride
@@ -164,9 +166,14 @@ def test_vanished_probabilities_stay_finite():
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
     ],
 )
-def test_settings_out_of_range(way, message):
+def test_settings_out_of_range(way, message, tiny_camvid):
     with pytest.raises(kseg.KsegError, match=message):
         predict_labels(Shades(), picture(), **way)
+    # No image is to blame.
+    data = open_dataset("camvid", tiny_camvid, "val")
+    with pytest.raises(kseg.KsegError, match=message) as error:
+        evaluate(Shades(), data, **way)
+    assert "png" not in str(error.value)
 
 
 def test_a_file_of_one_size_takes_its_windows_alone():

@@ -37,7 +37,9 @@ def test_a_model_without_a_card(tmp_path):
         (dict(name="cgnet_m3n21", auxiliary=True), "has no option 'auxiliary'"),
         (dict(name="cgnet_m3n21", residual="big"), "residual is 'big'"),
         (dict(name="cgnet_m3n21", m=1), "m is 1"),
+        (dict(name="cgnet_m3n21", m="3"), "cgnet_m3n21: .* 'int' and 'str'"),
         (dict(name="cgnet_m3n21", num_classes=0), "num_classes is 0"),
+        (dict(name="cgnet_m3n21", num_classes=256), "num_classes is 256; it must be 1 to 255"),
         (dict(name="cgnet_m3n21", input_shape=(64, 64, 1)), "input_shape is"),
         (dict(name="cgnet_m3n21", weights="none.pth"), "none.pth: no such checkpoint"),
     ],
@@ -46,3 +48,9 @@ def test_refusals(arguments, message):
     with pytest.raises(kseg.KsegError, match=message) as error:
         kseg.create_model(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_backend_that_kseg_does_not_run_on(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(kseg.KsegError, match="set KERAS_BACKEND to tensorflow or jax"):
+        kseg.create_model("cgnet_m3n21")

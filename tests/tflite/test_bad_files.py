@@ -132,12 +132,15 @@ def test_convert(tiny_keras, tiny_camvid, tmp_path, capsys):
     out = tmp_path / "x.tflite"
     text = tmp_path / "text.keras"
     text.write_text("a text")
+    tflite = tmp_path / "file.tflite"
+    tflite.write_text("a file")
     int8 = (tiny_keras, out, "--precision", "int8")
     empty = tmp_path / "empty"
     for folder in ("train", "trainannot"):
         (empty / folder).mkdir(parents=True)
     for arguments, message in (
         ((text, out), f"{text}: not a readable .keras file (no zip archive)"),
+        ((tflite, out), f"{tflite}: this takes a .keras file"),
         (int8, "int8 needs calibration images (--calibration-dataset, --calibration-dir)"),
         ((*int8, "--calibration-dir", empty), f"{empty}"),
         ((*int8, "--calibration-dir", tiny_camvid, "--calibration-count", 0), "at least 1"),

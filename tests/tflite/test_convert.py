@@ -319,6 +319,17 @@ def test_a_file_without_a_card_is_refused(tmp_path):
         TFLitePredictor(tmp_path / "x.tflite")
 
 
+def test_another_files_name(tiny_keras):
+    with pytest.raises(kseg.KsegError, match=r"tiny\.keras: this takes a \.tflite file"):
+        TFLitePredictor(tiny_keras)
+
+
+def test_a_model_without_a_card(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU()])
+    with pytest.raises(kseg.KsegError, match="the model is a Sequential without a card"):
+        kseg.tflite.convert(model, tmp_path / "x.tflite")
+
+
 @pytest.mark.parametrize("kept", [0, 7, 300, 100_000])
 def test_damaged_file(kept, files, tmp_path):
     path = tmp_path / "cut.tflite"

@@ -12,6 +12,7 @@ from kseg.tflite import convert
 from kseg.tflite.bridge import to_tf_keras
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
+from support import write_camvid
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -157,6 +158,17 @@ def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
     assert main([command, *map(str, [tiny_keras, out, *args, *options])]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_damaged_image_is_named(tiny_keras, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    write_camvid(tmp_path / "images", {"train": 2})
+    image = tmp_path / "images/train/001.png"
+    image.write_bytes(image.read_bytes()[:-200])
+    args = ["--dataset", "camvid", "--data-dir", tmp_path / "images", "--batch-size", 2]
+    args += ["--crop", 48, 64, "--steps", 1, "--clusters", 8]
+    assert main(["cluster", *map(str, [tiny_keras, tmp_path / "x.keras", *args])]) == 1
+    assert f"{image}: not a readable image" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_name_that_keras_does_not_write(tiny_keras, tmp_path, capsys):

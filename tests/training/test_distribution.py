@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -183,6 +184,44 @@ def test_a_killed_worker_changes_nothing(images, together, tmp_path):
 def test_a_batch_that_the_replicas_cannot_share(images, tmp_path):
     process = run(images, tmp_path, "--distribution", "mirrored", "--batch-size", "3", devices=2)
     assert "batch size is 3; 2 replicas need a multiple of it" in finish(process, 1)
+
+
+@pytest.mark.parametrize("overflowing", [0, 1])
+def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing):
+    """The weight stays, and the loss' scale is halved."""
+    code = f"""
+        import tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, parts)
+        import keras
+        import numpy as np
+        from kseg.training.optimizers import LossScale
+
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            x = keras.Input((1,))
+            y = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
+            model = keras.Model(x, y)
+            optimizer = LossScale(keras.optimizers.SGD(0.1), initial_scale=2.0)
+            model.compile(optimizer, loss=lambda label, found: found * label)
+        labels = np.ones((2, 1), "float32")
+        labels[{overflowing}] = np.inf
+        batches = tf.data.Dataset.from_tensor_slices((np.ones((2, 1), "float32"), labels)).batch(2)
+        model.fit(batches, verbose=0)
+        numbers = model.get_weights()[0].item(), optimizer.dynamic_scale
+        print(*(float(keras.ops.convert_to_numpy(number)) for number in numbers))
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=600
+    )
+    assert process.stdout.split() == ["1.0", "1.0"], process.stderr[-3000:]
+
+
+def test_a_worker_that_is_not_there(monkeypatch):
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(kseg.KsegError, match=r"task.index 2; the 2 workers count from 0"):
+        open_distribution()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}}'])

@@ -136,3 +136,23 @@ def test_flags_override_a_recipe():
     assert from_recipe("deeplab_v3_plus_cityscapes").steps == 90_000
     with pytest.raises(kseg.KsegError, match="train needs a model; give --model"):
         from_recipe(None, dataset="camvid")
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_average_counts_updates_not_batches(accumulate):
+    """Of the first weights an update leaves the momentum's share, in however many batches."""
+    network = model()
+    variables = network.trainable_variables
+    values = dict(optimizer="sgd", weight_decay=0.0, ema=0.9, accumulate=accumulate)
+    optimizer = make_optimizer(config(**values), network, 100, 10)
+    first = [np.array(v) for v in variables]
+    resting = [np.zeros(v.shape, "float32") for v in variables]
+    for _ in range(3 * accumulate):
+        optimizer.apply(resting, variables)
+    for variable in variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    for _ in range(2 * accumulate):
+        optimizer.apply(resting, variables)
+    optimizer.finalize_variable_values(variables)
+    for got, was in zip(variables, first, strict=True):
+        np.testing.assert_allclose(got, 0.9**2 * was, rtol=1e-5)

@@ -156,10 +156,13 @@ def test_whole_images(tiny_camvid):
     [
         (dict(crop=None, augment=True), "crop is None"),
         (dict(crop=(0, 8)), "crop is"),
+        (dict(crop=8), "crop is 8; training needs a height and a width"),
         (dict(crop=CROP, scale=(2, 1)), "scale is"),
         (dict(crop=CROP, jitter=1), "jitter is 1"),
         (dict(crop=CROP, batch_size=9), "has 6 images, fewer than the batch size 9"),
         (dict(crop=CROP, batch_size=0), "batch size is 0"),
+        (dict(batch_size=0), "batch size is 0"),
+        (dict(crop=CROP, start_step=-1), "start step is -1; steps count from 0"),
     ],
 )
 def test_refusals(options, message, tiny_camvid):

@@ -258,40 +258,74 @@ def test_the_average_is_scored_and_kept(tiny_camvid, tmp_path, monkeypatch):
         np.testing.assert_array_equal(got, last)
 
 
-def at_step(step: int, action) -> type[keras.callbacks.Callback]:
-    """A callback that does something after a step of this process, counted from 1."""
+def terminated(hook: str, count: int) -> type[keras.callbacks.Callback]:
+    """A callback that sends SIGTERM at so many calls of a hook, counted from 1."""
 
-    class AtStep(keras.callbacks.Callback):
+    class Terminated(keras.callbacks.Callback):
         count = 0
 
-        def on_train_batch_end(self, batch, logs=None):
+        def _called(self, *_args, **_kwargs):
             self.count += 1
-            if self.count == step:
-                action()
+            if self.count == count:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    return AtStep
+    setattr(Terminated, hook, Terminated._called)
+    return Terminated
 
 
+@pytest.mark.parametrize(
+    ("hook", "count", "step"),
+    [
+        ("on_train_batch_begin", 5, 5),
+        ("on_train_batch_begin", 6, 6),
+        ("on_test_batch_begin", 1, 3),
+        ("on_test_batch_begin", 5, 9),
+    ],
+    ids=["within an epoch", "its last step", "the score", "the last score"],
+)
 def test_a_signal_leaves_a_run_that_goes_on(
-    undisturbed, tiny_camvid, tmp_path, monkeypatch, capsys
+    hook, count, step, undisturbed, tiny_camvid, tmp_path, monkeypatch, capsys
 ):
-    """Within the second of three epochs; the end has the undisturbed run's bits."""
-    number, code = signal.SIGTERM, 143
-    monkeypatch.setattr(RUN, "OneScore", at_step(4, lambda: os.kill(os.getpid(), number)))
+    """In one of three epochs; the end has the undisturbed run's bits, scores and best model."""
+    monkeypatch.setattr(RUN, "OneScore", terminated(hook, count))
     config = TrainingConfig(**TINY, epochs=3)
     with pytest.raises(SystemExit) as caught:
         train(config, tiny_camvid, tmp_path)
-    assert caught.value.code == code
+    assert caught.value.code == 143
     (state,) = (tmp_path / "checkpoints").glob("*.weights.h5")
-    # The signal may be seen by the next step's check.
-    assert state.name in ("step-00000004.weights.h5", "step-00000005.weights.h5")
-    assert "the same command goes on from there" in capsys.readouterr().err
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert state.name == f"step-{step:08d}-open.weights.h5"
+    assert (tmp_path / "history.csv").exists() == (step > 3)
+    assert f"saved at step {step}; the same command goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
     monkeypatch.undo()
-    model = train(config, tiny_camvid, tmp_path)
-    for a, b in zip(model.get_weights(), weights(undisturbed / "model.keras"), strict=True):
+    train(config, tiny_camvid, tmp_path)
+    for file in ("model.keras", "checkpoints/best.keras"):
+        for a, b in zip(weights(tmp_path / file), weights(undisturbed / file), strict=True):
+            np.testing.assert_array_equal(a, b)
+    # Of an epoch that was left within, the training's own are of what came after.
+    columns = ["step", "learning_rate", "val_loss", "val_mean_iou"]
+    columns += ["loss", "mean_iou"] * (step % 3 == 0)
+    rows, want = history(tmp_path), history(undisturbed)
+    assert [[r[c] for c in columns] for r in rows] == [[r[c] for c in columns] for r in want]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_dropout_and_the_loss_scale_go_on_too(precision, tiny_camvid, tmp_path, monkeypatch):
+    """Steps that overflow halve the scale; the first of them comes before the signal."""
+    config = TrainingConfig(
+        **TINY, steps=5, val_split=None, precision=precision, options={"dropout": 0.5}
+    )
+    want = train(config, tiny_camvid, tmp_path / "undisturbed").get_weights()
+    monkeypatch.setattr(RUN, "OneScore", terminated("on_train_batch_begin", 2))
+    with pytest.raises(SystemExit):
+        train(config, tiny_camvid, tmp_path / "left")
+    monkeypatch.undo()
+    got = train(config, tiny_camvid, tmp_path / "left").get_weights()
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert [r["step"] for r in history(tmp_path)] == ["3", "6", "9"]
+    undropped = dataclasses.replace(config, options={})
+    other = train(undropped, tiny_camvid, tmp_path / "undropped").get_weights()
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(other, want, strict=True))
 
 
 def test_a_loss_that_is_no_number_stops(tiny_camvid, tmp_path):
@@ -319,7 +353,7 @@ def test_a_full_disk_leaves_the_state_before(tiny_camvid, tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(kseg.SegmentationModel, "save_weights", save_weights)
-    with pytest.raises(kseg.KsegError, match=r"step-00000006.weights.h5: cannot be written"):
+    with pytest.raises(kseg.KsegError, match=r"step-00000006-open.weights.h5: cannot be written"):
         train(TrainingConfig(**TINY, epochs=3, val_split=None), tiny_camvid, tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.weights.h5"]
 
@@ -478,6 +512,10 @@ def test_default_crop(size, crop, tiny_camvid):
     ("extra", "message"),
     [
         (("--ema", 1), "ema is 1.0"),
+        (
+            ("--accumulate", 4, "--steps", 3),
+            "accumulate is 4; a run of 3 batches would make no update",
+        ),
         (("--epochs", 0), "epochs is 0"),
         (("--steps", -1), "steps is -1"),
         (("--seed", -1), "seed is -1; it must be 0 to 4294967295"),
