@@ -100,6 +100,8 @@ def benchmark(
         KsegError: a value out of range, or a file that is missing, damaged or fails.
     """
     check_counts(threads, runs, warm_up)
+    if threads is not None and runtime == "litert-gpu":
+        raise KsegError(f"threads are {threads}; litert-gpu has none, leave them out")
     paths = [Path(file) for file in files]
     for path in paths:
         _check(path, runtime)

@@ -64,8 +64,10 @@ class Bridge:
             callbacks: of the optimisation library.
 
         Raises:
-            KsegError: the loss became infinite or no number.
+            KsegError: the loss became infinite or no number, or there is no batch.
         """
+        if int(batches.cardinality()) == 0:
+            raise KsegError("there is no batch to train on; lower the batch size")
         rate = tf_keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self.model.compile(tf_keras.optimizers.Adam(rate), loss=loss)
         report = tf_keras.callbacks.LambdaCallback(

@@ -14,6 +14,8 @@ from kseg.errors import KsegError
 from kseg.model import is_model
 
 _SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+# Where the Vulkan loader looks for a system's.
+_DRIVERS = [Path(folder, "vulkan/icd.d") for folder in ("/etc", "/usr/share", "/usr/local/share")]
 
 
 class Child:
@@ -31,7 +33,8 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, str(path), *arguments, str(theirs.fileno())],
+                # Without -P the folder that kseg was called in would come before its packages.
+                [sys.executable, "-P", "-m", module, str(path), *arguments, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 env=_environment(path),
                 stdin=subprocess.DEVNULL,
@@ -84,12 +87,14 @@ class Child:
 
 
 def _environment(path: str | Path) -> dict[str, str]:
-    """The child's: SwiftShader where no other Vulkan driver is named."""
+    """The child's: SwiftShader where there is no other Vulkan driver."""
     environment = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
     if not is_model(path):
         # TensorFlow, which no other file needs, takes seconds to load and 500 MB.
         environment["KERAS_BACKEND"] = "numpy"
-    if "VK_ICD_FILENAMES" not in environment and _SWIFTSHADER.exists():
+    others = "VK_ICD_FILENAMES" in environment or "VK_DRIVER_FILES" in environment
+    others = others or any(path for folder in _DRIVERS for path in folder.glob("*.json"))
+    if not others and _SWIFTSHADER.exists():
         environment["VK_ICD_FILENAMES"] = str(_SWIFTSHADER)
         # The Vulkan loader lies beside its driver there.
         paths = [environment.get("LD_LIBRARY_PATH"), str(_SWIFTSHADER.parent)]

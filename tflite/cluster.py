@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
@@ -34,8 +35,8 @@ def cluster(
 ) -> SegmentationModel:
     """The model after ``steps`` of training, with at most ``clusters`` values a kernel.
 
-    Depthwise kernels, and those of no more weights than that, stay as free as they are.
-    Zeros of a pruned model stay zeros.
+    Depthwise kernels, and those of no more weights than that, stay free; those that have
+    no more values already stay as they are. Zeros of a pruned model stay zeros.
 
     Args:
         model: stays as it is.
@@ -57,13 +58,19 @@ def cluster(
     wrappers: dict[str, tf_keras.layers.Layer] = {}
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-        if not has_dense_kernel(layer) or layer.kernel.shape.num_elements() <= clusters:
+        if not has_dense_kernel(layer):
+            return layer
+        kernel = layer.kernel.numpy()
+        if np.unique(kernel).size <= clusters:
+            # Free weights would leave the zeros, or become more values.
+            if kernel.size > clusters or not kernel.all():
+                layer.trainable = False
             return layer
         wrappers[layer.name] = tfmot.clustering.keras.cluster_weights(
             layer,
             number_of_clusters=clusters,
             cluster_centroids_init=_START,
-            preserve_sparsity=bool((layer.kernel.numpy() == 0).any()),
+            preserve_sparsity=not kernel.all(),
         )
         return wrappers[layer.name]
 

@@ -25,7 +25,7 @@ from kseg.tflite.flatbuffer import (
     with_signature,
 )
 from kseg.tflite.metadata import with_metadata
-from kseg.tflite.quantise import quantise_int8, quantise_weights
+from kseg.tflite.quantise import check_calibration, quantise_int8, quantise_weights
 from kseg.tflite.rewrite import (
     fold_batch_norms,
     normalise_by_convolution,
@@ -185,12 +185,13 @@ def convert_each(
         )
     if isinstance(model, str | Path):
         model = load_model(model)
-    if not isinstance(model, SegmentationModel):
+    if not isinstance(model, SegmentationModel) or model.card is None:
         raise KsegError(
             f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"
         )
     if input_type not in INPUTS:
         raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
+    check_calibration(calibration_method)
     if ("int8" in paths) != (calibration is not None):
         need = "int8 needs" if "int8" in paths else f"{', '.join(paths)} takes no"
         raise KsegError(f"precision {need} calibration images")
@@ -329,7 +330,8 @@ def export_graph(
         weights_of=model,
     )
     if output == "stride-logits":
-        stride = round(height / graph.output_shape[1])
+        # All are powers of two; the last row of the output may lie beyond the image's.
+        stride = 2 ** round(math.log2(height / graph.output_shape[1]))
         if stride == 1:
             raise KsegError(
                 f"{card.name} has no low-resolution logits: it computes them at full size; "

@@ -138,7 +138,13 @@ class Comparison:
 
 
 def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300.0) -> Agreement:
-    """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU."""
+    """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU.
+
+    Raises:
+        KsegError: as ``Comparison``, or there are no images.
+    """
+    if not (images := list(images)):
+        raise KsegError(f"{path}: there are no images to compare on")
     with Comparison(path, timeout) as both:
         for image in images:
             both(np.rint(resize_bilinear(image, both.input_size)))

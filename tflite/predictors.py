@@ -8,6 +8,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -79,7 +80,7 @@ class TFLitePredictor(_InSteps):
         size = path.stat().st_size
         if not 0 < size < _LIMIT:
             raise KsegError(f"{path}: not a readable .tflite file ({size} bytes); convert it again")
-        threads = threads or os.cpu_count() or 1
+        threads = _threads(threads)
         try:
             content = path.read_bytes()
             with quiet_stderr():
@@ -95,12 +96,7 @@ class TFLitePredictor(_InSteps):
         self.card = card
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        if (len(inputs), len(outputs)) != (1, 1):
-            raise KsegError(
-                f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each; "
-                "convert the model with kseg"
-            )
-        (self._input,), (self._output,) = inputs, outputs
+        self._input, self._output = _one_of_each(path, inputs, outputs)
         self.io = TensorIO(
             np.dtype(self._input["dtype"]),
             np.dtype(self._output["dtype"]),
@@ -131,7 +127,8 @@ class OnnxPredictor(_InSteps):
         threads: None takes all cores.
 
     Raises:
-        KsegError: missing, damaged or without a card, or ONNX Runtime is not installed.
+        KsegError: missing, damaged, without a card or with several outputs, or ONNX Runtime
+            is not installed.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -139,7 +136,7 @@ class OnnxPredictor(_InSteps):
         if not path.is_file():
             raise KsegError(f"{path}: no such file; name an .onnx file")
         onnxruntime = import_onnxruntime(path)
-        threads = threads or os.cpu_count() or 1
+        threads = _threads(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # What fails is raised as well.
@@ -157,7 +154,8 @@ class OnnxPredictor(_InSteps):
         if not card:
             raise KsegError(f"{path}: has no card; convert the model with kseg")
         self.card = card
-        (source,), (result,) = self._session.get_inputs(), self._session.get_outputs()
+        ends = self._session.get_inputs(), self._session.get_outputs()
+        source, result = _one_of_each(path, *ends)
         self._input = source.name
         # The batch is 1 or open; there are no scales, since nothing is int8.
         self.io = TensorIO(_dtype(source.type), _dtype(result.type), (1, *result.shape[1:]), 1, 0)
@@ -190,6 +188,23 @@ def import_onnxruntime(path: Path) -> ModuleType:
     except ImportError:
         raise KsegError(f"{path}: needs onnxruntime; install kseg[onnx]") from None
     return onnxruntime
+
+
+def _threads(count: int | None) -> int:
+    """As many as the machine has where nothing is said."""
+    if count is not None and count < 1:
+        raise KsegError(f"threads is {count}; it must be at least 1")
+    return count or os.cpu_count() or 1
+
+
+def _one_of_each(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
+    """The input and the output of a file."""
+    if (len(inputs), len(outputs)) != (1, 1):
+        raise KsegError(
+            f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs, not one of each; "
+            "convert the model with kseg"
+        )
+    return inputs[0], outputs[0]
 
 
 def _dtype(name: str) -> np.dtype:

@@ -39,7 +39,7 @@ _SAME_SCALE = (
     tf_keras.layers.MaxPooling2D,
     tf_keras.layers.ZeroPadding2D,
 )
-_SAME_SCALE_OF_KSEG = ("ChannelShuffle", "MatchSize", "PadChannels", "Pixels", "Resize")
+_SAME_SCALE_BY_NAME = ("ChannelShuffle", "GetItem", "MatchSize", "PadChannels", "Pixels", "Resize")
 # Their operators have a ReLU of their own.
 _WITH_RELU = (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Add)
 
@@ -214,7 +214,7 @@ class _Ranges:
     def _is_rounded(self, layer: tf_keras.layers.Layer) -> bool:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_SAME_SCALE)):
             return False
-        if getattr(layer, "keras_class", "") in (*_SAME_SCALE_OF_KSEG, "ArgMax"):
+        if getattr(layer, "keras_class", "") in (*_SAME_SCALE_BY_NAME, "ArgMax"):
             return False
         # A transposed convolution is a Conv2D to tf_keras, but has no ReLU of its own.
         if isinstance(layer, tf_keras.layers.Conv2DTranspose):

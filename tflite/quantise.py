@@ -47,6 +47,12 @@ def quantise_weights(content: bytes) -> bytes:
         return bytes(tool.quantize().quantized_model)
 
 
+def check_calibration(name: str) -> None:
+    """Raises KsegError where there is no such calibration."""
+    if name not in CALIBRATIONS:
+        raise KsegError(f"calibration is {name!r}; it must be one of {', '.join(CALIBRATIONS)}")
+
+
 def quantise_int8(
     content: bytes,
     images: Iterable[np.ndarray],
@@ -70,9 +76,7 @@ def quantise_int8(
     Raises:
         KsegError: no images, or another calibration.
     """
-    if calibration not in CALIBRATIONS:
-        known = ", ".join(CALIBRATIONS)
-        raise KsegError(f"calibration is {calibration!r}; it must be one of {known}")
+    check_calibration(calibration)
     # As bytes until one is needed: a hundred in float32 would be gigabytes.
     images = list(images)
     if not images:
@@ -128,8 +132,15 @@ def _calibrated(
 
 
 def prepared(images: Iterable[np.ndarray], input_size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """(1, H, W, 3) float32 of each, resized as evaluation does it."""
-    return (resize_bilinear(image, input_size)[None] for image in images)
+    """(1, H, W, 3) float32 of each, resized as evaluation does it.
+
+    Raises:
+        KsegError: an image of another form than (H, W, 3).
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[-1] != 3:
+            raise KsegError(f"a calibration image is {image.shape}; it must be (H, W, 3)")
+        yield resize_bilinear(image, input_size)[None]
 
 
 def _set_percentiles(
@@ -171,12 +182,14 @@ def activations(
     Yields:
         The pairs of an image, int8 values as the numbers they stand for.
     """
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=os.cpu_count() or 1,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
+    # It warns of what is wanted here.
+    with _quiet():
+        interpreter = Interpreter(
+            model_content=content,
+            num_threads=os.cpu_count() or 1,
+            experimental_preserve_all_tensors=True,
+        )
+        interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     outputs = [tensors[i] for i in operator_outputs(content)]

@@ -76,16 +76,24 @@ def split_wide_convolutions(graph: keras.Model) -> keras.Model:
     """
 
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
-        if not isinstance(layer, kl.Conv2D) or (
-            (layer.kernel_size, layer.strides, layer.dilation_rate) != ((3, 3), (1, 1), (1, 1))
-            or args[0].shape[-1] * layer.filters <= _WIDEST
-        ):
+        channels = _slice_of(layer, args[0])
+        if channels is None:
             return layer(*args)
-        channels = max(_WIDEST // layer.filters, 1)
         sliced = SlicedConv2D.from_config({**layer.get_config(), "channels": channels})
         return _called(sliced, args[0], layer.get_weights())
 
     return walk(graph, split)
+
+
+def _slice_of(layer: keras.Layer, x: keras.KerasTensor) -> int | None:
+    """How many channels of ``x`` are a slice; None where the convolution is not to be split."""
+    if (
+        not isinstance(layer, kl.Conv2D)
+        or (layer.kernel_size, layer.strides, layer.dilation_rate) != ((3, 3), (1, 1), (1, 1))
+        or x.shape[-1] * layer.filters <= _WIDEST
+    ):
+        return None
+    return max(_WIDEST // layer.filters, 1)
 
 
 def normalise_by_convolution(graph: keras.Model) -> keras.Model:
@@ -192,7 +200,8 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
     BatchNorms become part of their convolutions or 1x1 depthwise convolutions, the
     normalisation a 1x1 convolution, padded pooling what it computes as; neither of these
     two trains. An activation inside a convolution becomes a layer, save ReLU, which the
-    operators have. Dropout goes. The image is rounded to 0..255 first.
+    operators have. Dropout goes. The image is rounded to 0..255 first. What
+    ``split_wide_convolutions`` splits is a sum of convolutions here.
 
     Args:
         graph: a functional model for inference; its layers are shared with the result.
@@ -230,7 +239,28 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
             return _activation(x, layer.get_config()["activation"], layer.name)
         return layer(*args)
 
-    return walk(graph, split)
+    # After BatchNorms have become part of them.
+    return walk(walk(graph, split), _sum_of_convolutions)
+
+
+def _sum_of_convolutions(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+    """A wide convolution in layers of which each is one operator."""
+    x = args[0]
+    channels = _slice_of(layer, x)
+    if channels is None:
+        return layer(*args)
+    kernel, *bias = layer.get_weights()
+    config = {**layer.get_config(), "activation": "linear"}
+    total = None
+    for i, first in enumerate(range(0, x.shape[-1], channels)):
+        # The last has the bias.
+        last = first + channels >= x.shape[-1]
+        part = {**config, "name": f"{layer.name}.{i}", "use_bias": last and bool(bias)}
+        weights = [kernel[:, :, first : first + channels], *(bias if last else ())]
+        piece = _called(type(layer).from_config(part), x[..., first : first + channels], weights)
+        total = piece if total is None else kl.Add(name=f"{layer.name}.sum.{i}")([total, piece])
+    activation = layer.get_config()["activation"]
+    return total if activation == "linear" else _activation(total, activation, layer.name)
 
 
 @keras.saving.register_keras_serializable("kseg")

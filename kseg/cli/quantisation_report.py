@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_size(parser, "--input-size", "of the network (the data set's, else 512 1024)")
     arguments.add_calibration(parser)
     parser.add_argument(
-        "--json", type=Path, metavar="F", help="the table as a file; null is without end"
+        "--json",
+        type=Path,
+        metavar="F",
+        help="the table as a file; its decibels are null without noise, -inf without signal",
     )
 
 
@@ -44,5 +47,7 @@ def run(args: argparse.Namespace) -> None:
         table = [dataclasses.asdict(row) for row in rows]
         for row in table:
             # JSON has no infinity.
-            row["decibels"] = row["decibels"] if math.isfinite(row["decibels"]) else None
+            row["decibels"] = {math.inf: None, -math.inf: "-inf"}.get(
+                row["decibels"], row["decibels"]
+            )
         write_json(args.json, table)

@@ -1,6 +1,7 @@
 """What is no file of kseg, or a broken one, is one line that names it; nothing dies of it."""
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 
@@ -9,7 +10,7 @@ import kseg.tflite.gpu
 from kseg.cli import main
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 from kseg.tflite.metadata import with_metadata
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
 
 SIZE = (48, 64)
 
@@ -77,6 +78,25 @@ def test_several_outputs(write):
     path = write("two", lambda image: {"a": logits(image), "b": image + 1})
     with pytest.raises(kseg.KsegError, match="has 1 inputs and 2 outputs, not one of each"):
         TFLitePredictor(path)
+
+
+def test_several_outputs_of_onnx(tiny_model, tmp_path):
+    path = tmp_path / "two.onnx"
+    kseg.tflite.convert(tiny_model, path, input_size=(48, 64))
+    content = onnx.load(path)
+    content.graph.output.append(content.graph.output[0])
+    content.graph.output[1].name = content.graph.node[0].output[0]
+    onnx.save(content, path)
+    with pytest.raises(kseg.KsegError, match="has 1 inputs and 2 outputs, not one of each"):
+        OnnxPredictor(path)
+
+
+def test_the_users_folder_is_no_place_of_packages(write, tmp_path, monkeypatch):
+    """Whose copy.py a child process would take for Python's."""
+    path = write("plain", logits)
+    (tmp_path / "copy.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert len(kseg.tflite.benchmark([path], runs=1, warm_up=0)) == 1
 
 
 def test_of_another_tool(write, capsys):

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import kseg
 import kseg.tflite
-from kseg.tflite.convert import to_flatbuffer
+from kseg.tflite.convert import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import (
     between,
     input_name,
@@ -21,7 +21,7 @@ from kseg.tflite.flatbuffer import (
     read_card,
     with_quantisable_biases,
 )
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
 from kseg.tflite.quantise import quantise_int8, quantise_weights
 
 # float32 sums in another order, on logits of size 10
@@ -324,10 +324,36 @@ def test_another_files_name(tiny_keras):
         TFLitePredictor(tiny_keras)
 
 
-def test_a_model_without_a_card(tmp_path):
+@pytest.mark.parametrize("kind", [keras.Sequential, kseg.SegmentationModel])
+def test_a_model_without_a_card(kind, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU()])
-    with pytest.raises(kseg.KsegError, match="the model is a Sequential without a card"):
+    if kind is kseg.SegmentationModel:
+        model = kind(model.inputs, model.outputs)
+    with pytest.raises(kseg.KsegError, match=f"the model is a {kind.__name__} without a card"):
         kseg.tflite.convert(model, tmp_path / "x.tflite")
+
+
+@pytest.mark.parametrize("size", [(33, 47), (65, 97), (64, 96)])
+def test_stride_of_a_size_that_it_does_not_divide(size, tiny_model):
+    assert export_graph(tiny_model, "stride-logits", size)[1].output_stride == 8
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 4), (1, 48, 64, 3)])
+def test_calibration_images_of_another_form(shape, tiny_model, tmp_path):
+    options = dict(precision="int8", calibration=[np.zeros(shape, np.uint8)])
+    with pytest.raises(kseg.KsegError, match=r"image is \(.*\); it must be \(H, W, 3\)"):
+        kseg.tflite.convert(tiny_model, tmp_path / "x.tflite", **options)
+
+
+def test_a_calibration_that_is_unknown(tiny_model, tmp_path):
+    with pytest.raises(kseg.KsegError, match="calibration is 'mean'; it must be one of min-max"):
+        kseg.tflite.convert(tiny_model, tmp_path / "x.tflite", calibration_method="mean")
+
+
+@pytest.mark.parametrize("kind", [TFLitePredictor, OnnxPredictor])
+def test_no_threads(kind, files):
+    with pytest.raises(kseg.KsegError, match="threads is 0; it must be at least 1"):
+        kind(files["logits"], threads=0)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 300, 100_000])

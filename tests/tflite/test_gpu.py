@@ -15,7 +15,7 @@ import kseg.tflite
 from kseg.cli import main
 from kseg.data import read_image
 from kseg.data.streets import draw_scene
-from kseg.tflite import gpu_worker
+from kseg.tflite import child, gpu_worker
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 
 STREET = draw_scene(3, 48, 64).image
@@ -125,6 +125,30 @@ def test_benchmark_on_the_gpu(file):
     # Its run ends when the output is there, not when it was asked for.
     assert timing.run.median > timing.copy.median
     assert timing.total.median < 60
+
+
+def test_only_a_cpu_has_threads(file):
+    with pytest.raises(kseg.KsegError, match="litert-gpu has none, leave them out"):
+        kseg.tflite.benchmark([file], threads=1, runtime="litert-gpu")
+
+
+def test_no_images(file):
+    with pytest.raises(kseg.KsegError, match="there are no images to compare on"):
+        compare(file, [])
+
+
+def test_a_systems_driver_comes_first(tmp_path, monkeypatch):
+    """SwiftShader is for machines without any."""
+    software = tmp_path / "swiftshader.json"
+    software.touch()
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(child, "_SWIFTSHADER", software)
+    monkeypatch.setattr(child, "_DRIVERS", [tmp_path / "none", tmp_path / "icd.d"])
+    assert child._environment("x.tflite")["VK_ICD_FILENAMES"] == str(software)
+    (tmp_path / "icd.d").mkdir()
+    (tmp_path / "icd.d/nvidia_icd.json").touch()
+    assert "VK_ICD_FILENAMES" not in child._environment("x.tflite")
 
 
 def test_runtime_must_fit(file, tiny_keras, tiny_camvid, capsys):

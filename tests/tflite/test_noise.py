@@ -167,11 +167,12 @@ def test_report(tiny_keras, tiny_camvid, tmp_path, capsys):
     assert (kept["operator"], kept["dtype"]) == ("CONV_2D", "float32")
 
 
-def test_a_report_of_a_layer_without_noise(tiny_keras, tiny_camvid, tmp_path, monkeypatch):
+def test_a_report_of_layers_without_noise_or_signal(tiny_keras, tiny_camvid, tmp_path, monkeypatch):
     """JSON has no infinity."""
-    row = LayerNoise("a", "RELU", "int8", 0.0, 1.0, float("inf"))
-    monkeypatch.setattr(kseg.tflite, "quantisation_noise", lambda *_args, **_options: [row])
+    ends = float("-inf"), 3.5, float("inf")
+    rows = [LayerNoise("a", "RELU", "int8", 0.0, 1.0, decibels) for decibels in ends]
+    monkeypatch.setattr(kseg.tflite, "quantisation_noise", lambda *_args, **_options: rows)
     args = ["--calibration-dir", tiny_camvid, "--json", tmp_path / "r.json"]
     assert main(["quantisation-report", *map(str, [tiny_keras, *args])]) == 0
-    (row,) = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
-    assert row["decibels"] is None
+    rows = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    assert [row["decibels"] for row in rows] == ["-inf", 3.5, None]

@@ -1,5 +1,7 @@
 """Quantisation-aware training: what the file has in it, and what training is good for."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import kseg
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert
-from kseg.tflite.bridge import Bridge
+from kseg.tflite.bridge import Bridge, to_tf_keras
 from kseg.tflite.flatbuffer import operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.qat import train_quantised
@@ -179,3 +181,24 @@ def test_split_for_quantisation_is_the_same_function():
     image = np.random.default_rng(5).integers(0, 256, (1, 12, 16, 3)).astype("float32")
     # float32 on values below 10
     np.testing.assert_allclose(split(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_wide_convolutions_are_sums_here_too(use_bias):
+    """In layers of their own, with the BatchNorm behind them; the bridge has the same."""
+    keras.utils.set_random_seed(4)
+    layers = keras.layers
+    x = keras.Input((5, 7, 1030))
+    options = dict(padding="same", use_bias=use_bias, bias_initializer="normal")
+    y = layers.Conv2D(512, 3, name="plain", activation="relu", **options)(x)
+    y = layers.Conv2D(520, 3, name="wide", **options)(y)
+    y = layers.BatchNormalization(beta_initializer="normal", name="bn")(y)
+    model = keras.Model(x, layers.ReLU(name="relu")(y))
+    split = split_for_quantisation(model)
+    kinds = Counter(type(layer).__name__ for layer in split.layers)
+    assert kinds == {"InputLayer": 1, "Conv2D": 5, "Add": 3, "Activation": 1, "ReLU": 1}
+    image = np.random.default_rng(5).normal(size=(1, 5, 7, 1030)).astype("float32")
+    want = np.asarray(model(image))
+    for got in (split(image), to_tf_keras(split).model(image)):
+        # float32 sums of 10,000 products in another order
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())

@@ -5,13 +5,16 @@ import zlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kseg
 from kseg.cli import main
 from kseg.tflite import convert
 from kseg.tflite.bridge import to_tf_keras
+from kseg.tflite.cluster import cluster
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
+from kseg.training.losses import cross_entropy
 from support import write_camvid
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -158,6 +161,29 @@ def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
     assert main([command, *map(str, [tiny_keras, out, *args, *options])]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_few_weights_that_are_not_zero(tiny_model):
+    """Fewer than there are to be values in some kernels, which stay as they are."""
+    model = keras.models.clone_model(tiny_model)
+    model.set_weights(tiny_model.get_weights())
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, *bias = layer.get_weights()
+            layer.set_weights([kernel * (rng.random(kernel.shape) < 0.1), *bias])
+    model = kseg.SegmentationModel(model.inputs, model.outputs, card=tiny_model.card)
+    labels = np.zeros((1, 48, 64), np.uint8)
+    batches = tf.data.Dataset.from_tensors((IMAGE[None].astype("float32"), labels))
+    result = cluster(model, batches=batches, loss=cross_entropy, steps=1, clusters=64)
+    before, after = kernels(model), kernels(result)
+    few = [np.unique(kernel).size <= 64 for kernel in before]
+    assert any(few)
+    assert not all(few)
+    for is_few, was, now in zip(few, before, after, strict=True):
+        assert not now[was == 0].any()
+        assert np.unique(now).size <= 64
+        assert not is_few or (now == was).all()
 
 
 def test_a_damaged_image_is_named(tiny_keras, tmp_path, capsys):
