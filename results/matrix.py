@@ -16,8 +16,9 @@ names, shapes and connections, as ``graph``.
     bytes       of the .tflite file
     keras       CPU against Keras: largest difference by the logits' range. Through ResNet-101
                 with random weights float32 alone makes 2e-4 of other kernels' roundings
-                (Keras by oneDNN against Keras without): on CPUs with AVX-512 its DeepLabs
-                have 2.3e-4 and 1.1e-4, and their rows are of one with AVX2
+                (Keras by oneDNN against Keras without): the rows of DeepLabv3 and v3+ on
+                it are older than the others; measured anew on a CPU with AVX-512 they had
+                2.3e-4 and 1.1e-4
     gpu         GPU accelerator against CPU: the same; decibels: signal to noise
     same_class  share of pixels that have the same class on both
     operators   kinds, of fp32's file
