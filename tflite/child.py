@@ -92,9 +92,9 @@ def _environment(path: str | Path) -> dict[str, str]:
     if not is_model(path):
         # TensorFlow, which no other file needs, takes seconds to load and 500 MB.
         environment["KERAS_BACKEND"] = "numpy"
-    others = "VK_ICD_FILENAMES" in environment or "VK_DRIVER_FILES" in environment
-    others = others or any(path for folder in _DRIVERS for path in folder.glob("*.json"))
-    if not others and _SWIFTSHADER.exists():
+    named = environment.keys() & {"VK_ICD_FILENAMES", "VK_DRIVER_FILES"}
+    installed = any(any(folder.glob("*.json")) for folder in _DRIVERS)
+    if not named and not installed and _SWIFTSHADER.exists():
         environment["VK_ICD_FILENAMES"] = str(_SWIFTSHADER)
         # The Vulkan loader lies beside its driver there.
         paths = [environment.get("LD_LIBRARY_PATH"), str(_SWIFTSHADER.parent)]

@@ -124,6 +124,8 @@ class Comparison:
 
     @property
     def agreement(self) -> Agreement:
+        if not self._results:
+            raise KsegError(f"{self._path}: there are no images to compare on")
         differences, decibels, same = zip(*self._results, strict=True)
         # NumPy's, since Python's pass over what is no number.
         return Agreement(
@@ -143,8 +145,6 @@ def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300
     Raises:
         KsegError: as ``Comparison``, or there are no images.
     """
-    if not (images := list(images)):
-        raise KsegError(f"{path}: there are no images to compare on")
     with Comparison(path, timeout) as both:
         for image in images:
             both(np.rint(resize_bilinear(image, both.input_size)))

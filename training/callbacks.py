@@ -32,15 +32,18 @@ from kseg.zoo import build
 class Steps(keras.callbacks.Callback):
     """Counts the batches of the whole run; it comes before the callbacks that read it.
 
-    The optimizer's own count leaves out what a loss scale skips.
+    The optimizer's own count leaves out what a loss scale skips. ``logs`` are of the epoch's
+    training so far.
     """
 
     def __init__(self, done: int) -> None:
         super().__init__()
         self.done = done
+        self.logs: dict[str, float] = {}
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.done += 1
+        self.logs = logs or {}
 
 
 class Progress(keras.callbacks.Callback):
@@ -248,7 +251,7 @@ class Faults(keras.callbacks.Callback):
                 "or --clip-norm"
             )
         if self.received is not None:
-            self.checkpoint.save(logs)
+            self.checkpoint.save()
             self._leave()
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -302,6 +305,10 @@ class Pictures(keras.callbacks.Callback):
         self.writer.flush()
 
 
+_CLOSED = ".weights.h5"
+_OPEN = f"-open{_CLOSED}"
+
+
 class Checkpoint(keras.callbacks.Callback):
     """The last states, weights and optimizer in one file, and the best model.
 
@@ -322,7 +329,6 @@ class Checkpoint(keras.callbacks.Callback):
         self.steps = Steps(0)
         self.best = float("-inf")
         self.open = False
-        self.logs: dict[str, float] = {}
 
     def states(self) -> list[Path]:
         """Oldest first."""
@@ -344,7 +350,7 @@ class Checkpoint(keras.callbacks.Callback):
             model.load_weights(path)
             with h5py.File(path) as file:
                 # Neither is in a state of before this was kept.
-                self.logs = json.loads(file.attrs.get("logs", "{}"))
+                self.steps.logs = json.loads(file.attrs.get("logs", "{}"))
                 drawn = file.attrs.get("random")
             if drawn is not None:
                 _assign(_random_states(model), list(drawn))
@@ -358,12 +364,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.steps.done = step
         self.open = path.name.endswith(_OPEN)
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.logs = logs or {}
-
     def on_test_begin(self, logs: dict | None = None) -> None:
-        if not self._path(_OPEN).exists():
-            self.save(self.logs)
+        self._save_once()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         score = (logs or {}).get("val_mean_iou")
@@ -371,15 +373,15 @@ class Checkpoint(keras.callbacks.Callback):
             self.best = score
             with whole(self.folder / "best.keras") as path, averaged(self.model):
                 build(self.model.card.for_inference(), weights_of=self.model).save(path)
-        if not self._path(_OPEN).exists():
-            self.save(self.logs)
+        self._save_once()
         self._path(_OPEN).rename(self._path(_CLOSED))
 
-    def save(self, logs: dict[str, float] | None = None) -> None:
-        """Writes the state of the present step, open.
+    def _save_once(self) -> None:
+        if not self._path(_OPEN).exists():
+            self.save()
 
-        Args:
-            logs: of the epoch's training so far.
+    def save(self) -> None:
+        """Writes the state of the present step, open.
 
         Raises:
             KsegError: the last update made a weight infinite or no number, which the loss
@@ -396,7 +398,7 @@ class Checkpoint(keras.callbacks.Callback):
         with whole(self._path(_OPEN)) as path:
             self.model.save_weights(path)
             with h5py.File(path, "a") as file:
-                file.attrs["logs"] = json.dumps({k: float(v) for k, v in (logs or {}).items()})
+                file.attrs["logs"] = json.dumps({k: float(v) for k, v in self.steps.logs.items()})
                 if drawn := _values(_random_states(self.model)):
                     file.attrs["random"] = np.stack(drawn)
         for state in self.states()[: -self.keep]:
@@ -404,10 +406,6 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _path(self, end: str) -> Path:
         return self.folder / f"step-{self.steps.done:08d}{end}"
-
-
-_CLOSED = ".weights.h5"
-_OPEN = f"-open{_CLOSED}"
 
 
 def _step_of(state: Path) -> int:

@@ -65,8 +65,7 @@ def dataset(
             range.
     """
     data = open_records(records, name, split) if records else open_dataset(name, dir, split)
-    if batch_size < 1:
-        raise KsegError(f"batch size is {batch_size}; it must be at least 1")
+    _check_batch_size(batch_size)
     if start_step is not None and start_step < 0:
         raise KsegError(f"start step is {start_step}; steps count from 0")
     if augment is None:
@@ -188,14 +187,18 @@ def steps_per_epoch(data: DataSet | Records, batch_size: int) -> int:
     Raises:
         KsegError: not even one.
     """
-    if batch_size < 1:
-        raise KsegError(f"batch size is {batch_size}; it must be at least 1")
+    _check_batch_size(batch_size)
     if len(data) < batch_size:
         raise KsegError(
             f"{data.name} {data.split} has {len(data)} images, fewer than the batch size "
             f"{batch_size}; lower the batch size"
         )
     return len(data) // batch_size
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise KsegError(f"batch size is {batch_size}; it must be at least 1")
 
 
 def _shuffled(

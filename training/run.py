@@ -391,7 +391,7 @@ def _fit(
         if pending:
             epoch = (checkpoint.steps.done - 1) // epoch_steps
             due = (epoch + 1) % config.validate_every == 0
-            _close_epoch(model, epoch, scored if due else None, checkpoint.logs, callbacks)
+            _close_epoch(model, epoch, scored if due else None, checkpoint.steps.logs, callbacks)
         for stretch in left:
             model.fit(
                 batches(stretch),
