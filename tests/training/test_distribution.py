@@ -34,15 +34,19 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def run(images: Path, run_dir: Path, *extra: str, devices: int = 1, **variables: str):
-    """Starts `kseg train` in a process of its own with so many logical CPUs."""
-    several = f"""
+def logical_cpus(count: int) -> str:
+    """Python statements for as many."""
+    return textwrap.dedent(f"""
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
-        parts = [tf.config.LogicalDeviceConfiguration()] * {devices}
+        parts = [tf.config.LogicalDeviceConfiguration()] * {count}
         tf.config.set_logical_device_configuration(cpu, parts)
-    """
-    command = [*with_small(textwrap.dedent(several)), *ARGUMENTS]
+    """)
+
+
+def run(images: Path, run_dir: Path, *extra: str, devices: int = 1, **variables: str):
+    """Starts `kseg train` in a process of its own with so many logical CPUs."""
+    command = [*with_small(logical_cpus(devices)), *ARGUMENTS]
     command += ["--data-dir", str(images), "--run-dir", str(run_dir), *extra]
     return subprocess.Popen(
         command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True
@@ -190,10 +194,6 @@ def test_a_batch_that_the_replicas_cannot_share(images, tmp_path):
 def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing):
     """The weight stays, and the loss' scale is halved."""
     code = f"""
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        parts = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, parts)
         import keras
         import numpy as np
         from kseg.training.optimizers import LossScale
@@ -212,7 +212,10 @@ def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing):
         print(*(float(keras.ops.convert_to_numpy(number)) for number in numbers))
     """
     process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", logical_cpus(2) + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert process.stdout.split() == ["1.0", "1.0"], process.stderr[-3000:]
 
