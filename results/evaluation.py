@@ -35,9 +35,9 @@ from PIL import Image
 
 import kseg
 from kseg.data import CITYSCAPES, DataSet, open_dataset
-from kseg.data.streets import write_streets
 from kseg.environment import environment
 from kseg.evaluation import LabelMaps, evaluate
+from kseg.streets import write_streets
 
 RESULTS = Path(__file__).parent
 COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "command")

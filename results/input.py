@@ -35,8 +35,8 @@ import tensorflow as tf
 
 import kseg.training
 from kseg.data import IGNORE, DataSet, open_dataset
-from kseg.data.streets import write_streets
 from kseg.environment import environment
+from kseg.streets import write_streets
 from kseg.training.records import prepare
 
 RESULTS = Path(__file__).parent

@@ -56,8 +56,8 @@ import table
 import kseg
 import kseg.tflite
 from kseg.cost import multiply_adds
-from kseg.data.streets import draw_scene
 from kseg.environment import environment
+from kseg.streets import draw_scene
 from kseg.tflite.convert import PRECISIONS, convert_each
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare

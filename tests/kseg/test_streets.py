@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 import kseg
+from kseg import streets
 from kseg.cli import streets as command
-from kseg.data import CITYSCAPES, open_dataset, streets
-from kseg.data.drawing import Canvas, Frame, rgb
-from kseg.data.streets import draw_scene, write_streets
+from kseg.data import CITYSCAPES, open_dataset
 from kseg.errors import KsegError
+from kseg.streets import Scene, draw_scene, write_streets
+from kseg.streets.drawing import Canvas, Frame, rgb
 
 SCENES = 40
 
@@ -42,13 +43,13 @@ SHARES = {
 }
 
 
-def digest(scene: streets.Scene) -> str:
+def digest(scene: Scene) -> str:
     arrays = (scene.image, scene.labels, scene.instances)
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[streets.Scene]:
+def scenes() -> list[Scene]:
     return [draw_scene(seed, 128, 256) for seed in range(SCENES)]
 
 
@@ -65,7 +66,7 @@ kseg = types.ModuleType("kseg")
 kseg.__path__ = {list(kseg.__path__)!r}
 sys.modules["kseg"] = kseg
 import hashlib
-from kseg.data.streets import draw_scene
+from kseg.streets import draw_scene
 for seed in (7, 3):
     scene = draw_scene(seed, 128, 256)
     arrays = (scene.image, scene.labels, scene.instances)

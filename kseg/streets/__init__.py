@@ -5,8 +5,8 @@ camera. Colours overlap between classes and every surface has texture, light and
 so that a pixel's class follows from its surroundings and not from its colour. Labels are
 exact, since every shape paints colour and id through one mask.
 
-The modules: ``drawing`` is the camera and the canvas, ``street_surfaces`` fronts and
-walls, ``street_things`` vehicles, people, plants and posts, ``street_plan`` puts them in
+The modules: ``drawing`` is the camera and the canvas, ``surfaces`` fronts and
+walls, ``things`` vehicles, people, plants and posts, ``plan`` puts them in
 their places.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kseg.data.street_plan import Street
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole_folder
+from kseg.streets.plan import Street
 
 SIZE = (256, 512)
 """(H, W) unless said otherwise."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kseg.data.drawing import (
+from kseg.streets.drawing import (
     Canvas,
     Color,
     Frame,
@@ -26,7 +26,7 @@ from kseg.data.drawing import (
     planes,
     rgb,
 )
-from kseg.data.street_surfaces import (
+from kseg.streets.surfaces import (
     CLOTHES,
     FOLIAGE,
     GLASS,

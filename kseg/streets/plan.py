@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kseg.data import street_surfaces as surfaces
-from kseg.data import street_things as things
 from kseg.data.classes import CITYSCAPES
-from kseg.data.drawing import (
+from kseg.streets import surfaces, things
+from kseg.streets.drawing import (
     Canvas,
     Color,
     Frame,

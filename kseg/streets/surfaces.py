@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kseg.data.drawing import (
+from kseg.streets.drawing import (
     Color,
     Shaded,
     Shader,
