@@ -21,6 +21,7 @@ from PIL import Image
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole_folder
 from kseg.streets.plan import Street
+from kseg.streets.scenery import draw
 
 SIZE = (256, 512)
 """(H, W) unless said otherwise."""
@@ -54,7 +55,7 @@ def draw_scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Scene:
         KsegError: a negative seed or a side below 16.
     """
     _check((height, width), seed)
-    image, instances = Street(seed, height, width).draw()
+    image, instances = draw(Street(seed, height, width))
     labels = np.where(instances >= 1000, instances // 1000, instances).astype(np.uint8)
     return Scene(image, labels, instances)
 

@@ -10,14 +10,27 @@ given by its bottom corners from left to right as seen from outside.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Color = np.ndarray
-"""(3,) float32 RGB, 0..255 for surfaces in full light."""
+from kseg.streets.colors import Color, planes, rgb
+
+Pixel = tuple[float, float]
+"""Column and row."""
+
+Place = tuple[float, float]
+"""(x, z) on the ground."""
+
+Point = tuple[float, float, float]
+"""(x, y, z) in camera space, or (a, b, y) of a frame."""
+
+Found = tuple[int, int, np.ndarray] | None
+"""First row, first column and mask of a shape; None outside the image."""
+
+Inset = tuple[float, float, float, float, Color]
+"""A rectangle within a face: left, bottom, right, top in 0..1."""
 
 Shaded = tuple[np.ndarray, np.ndarray | None]
 """RGB (3, h, w) and opacity: None, all opaque, or (h, w) float32, where 0 is a hole."""
@@ -27,79 +40,6 @@ Shader = Callable[[np.ndarray, np.ndarray, np.ndarray], Shaded]
 
 NEAR = 0.6
 """Metres before the camera where surfaces are cut off."""
-
-_NOISE_SIZE = 256
-
-
-def rgb(red: float, green: float, blue: float) -> Color:
-    """A colour, 0..255."""
-    return np.array((red, green, blue), np.float32)
-
-
-def planes(color: Color) -> np.ndarray:
-    """(3, 1, 1), to broadcast over (h, w)."""
-    return color[:, None, None]
-
-
-@functools.cache
-def grain() -> np.ndarray:
-    """(256, 256) float32 in 0..1, independent from cell to cell."""
-    return np.random.Generator(np.random.PCG64(1)).random((_NOISE_SIZE,) * 2, np.float32)
-
-
-@functools.cache
-def clouds() -> np.ndarray:
-    """(256, 256) float32 in about -1..1, tileable, with detail at every scale."""
-    return _octaves(2, 2, 0.62)
-
-
-@functools.cache
-def leaves() -> np.ndarray:
-    """(256, 256) float32 in about -1..1, tileable, in clumps of about ten cells."""
-    return _octaves(3, 5, 0.85)
-
-
-def _octaves(seed: int, first: int, keep: float) -> np.ndarray:
-    """Noise of 2 ** first cells a side, and finer ones, each ``keep`` times as strong."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    total = np.zeros((_NOISE_SIZE,) * 2, np.float32)
-    for octave in range(first, 9):
-        cells = 2**octave
-        grid = generator.random((cells, cells), np.float32) * 2 - 1
-        at = np.arange(_NOISE_SIZE) * cells / _NOISE_SIZE
-        total += sample(grid, at[None, :], at[:, None]) * keep ** (octave - first)
-    return total / (2.2 * total.std())
-
-
-@functools.cache
-def normal() -> np.ndarray:
-    """(2 ** 20,) float32 of a normal distribution."""
-    return np.random.Generator(np.random.PCG64(4)).standard_normal(2**20, np.float32)
-
-
-def sample(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A square tile, repeated, at real coordinates, interpolated between its cells."""
-    size = tile.shape[0]
-    x0, y0 = np.floor(x), np.floor(y)
-    fx, fy = (x - x0).astype(np.float32), (y - y0).astype(np.float32)
-    fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
-    left, top = x0.astype(np.int32) % size, y0.astype(np.int32) % size
-    right, bottom = (left + 1) % size, (top + 1) % size
-    upper = tile[top, left] * (1 - fx) + tile[top, right] * fx
-    return upper * (1 - fy) + (tile[bottom, left] * (1 - fx) + tile[bottom, right] * fx) * fy
-
-
-def nearest(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A square tile with a side that is a power of two, repeated, at its nearest cells."""
-    wrap = tile.shape[0] - 1
-    row, column = y.astype(np.intp) & wrap, x.astype(np.intp) & wrap
-    return tile.ravel().take(row * tile.shape[0] + column)
-
-
-def patch(tile: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``nearest`` for (w,) columns and (h,) rows."""
-    wrap = tile.shape[0] - 1
-    return tile.take(y.astype(np.intp) & wrap, 0).take(x.astype(np.intp) & wrap, 1)
 
 
 class Light:
@@ -145,11 +85,15 @@ class Frame:
     """
 
     def __init__(self, x: float, z: float, angle: float = 0.0) -> None:
-        self.x, self.z, self.angle = x, z, angle
+        self.x, self.z = x, z
         self.ahead = (math.sin(angle), math.cos(angle))
         self.right = (math.cos(angle), -math.sin(angle))
 
-    def ground(self, a: float, b: float) -> tuple[float, float]:
+    def direction(self, a: float, b: float) -> tuple[float, float]:
+        """(x, z) of a local direction."""
+        return a * self.ahead[0] + b * self.right[0], a * self.ahead[1] + b * self.right[1]
+
+    def ground(self, a: float, b: float) -> Place:
         """(x, z) of a local place."""
         return (
             self.x + a * self.ahead[0] + b * self.right[0],
@@ -159,15 +103,27 @@ class Frame:
     def local(self, x: float, z: float) -> tuple[float, float]:
         """(a, b) of a place (x, z)."""
         x, z = x - self.x, z - self.z
-        return (
-            x * self.ahead[0] + z * self.ahead[1],
-            x * self.right[0] + z * self.right[1],
-        )
+        return x * self.ahead[0] + z * self.ahead[1], x * self.right[0] + z * self.right[1]
 
-    def at(self, a: float, b: float, y: float) -> tuple[float, float, float]:
+    def at(self, a: float, b: float, y: float) -> Point:
         """(x, y, z) of a local point."""
         x, z = self.ground(a, b)
         return x, y, z
+
+    def footprint(self, length: float, width: float) -> list[Place]:
+        """The corners (x, z) of a rectangle around the place."""
+        a, b = length / 2, width / 2
+        return [self.ground(*corner) for corner in ((-a, -b), (-a, b), (a, b), (a, -b))]
+
+    @property
+    def away(self) -> float:
+        """Above 0 where the back is seen, below where the front is."""
+        return self.ahead[0] * self.x + self.ahead[1] * self.z
+
+    @property
+    def aside(self) -> float:
+        """Above 0 where the left side is seen, below where the right is."""
+        return self.right[0] * self.x + self.right[1] * self.z
 
 
 class Canvas:
@@ -205,7 +161,7 @@ class Canvas:
         thick = depth * self.haze
         return 1 / (1 + thick + 0.5 * thick * thick)
 
-    def project(self, point: tuple[float, float, float]) -> tuple[float, float]:
+    def project(self, point: Point) -> Pixel:
         """Pixels of a point in camera space."""
         scale = self.focal / max(point[2], NEAR)
         return self.center + point[0] * scale, self.horizon + (self.eye - point[1]) * scale
@@ -242,7 +198,7 @@ class Canvas:
         np.copyto(pixels, color, where=mask)
         np.copyto(self.ids[rows, columns], np.uint16(self._id), where=mask)
 
-    def darken(self, corners: Sequence[tuple[float, float]], factor: float) -> None:
+    def darken(self, corners: Sequence[Place], factor: float) -> None:
         """Multiplies a convex area of the ground, given by its (x, z), as a shadow does."""
         points = [self.project(point) for point in _clip([(x, 0.0, z) for x, z in corners])]
         self._multiply(self._convex(points), factor)
@@ -254,7 +210,7 @@ class Canvas:
             flat = radius / z * (self.eye * self.scale(z))
             self._multiply(self._oval(cx, cy, radius * self.scale(z), flat), factor)
 
-    def _multiply(self, found: tuple[int, int, np.ndarray] | None, factor: float) -> None:
+    def _multiply(self, found: Found, factor: float) -> None:
         if found is not None:
             top, left, mask = found
             pixels = self.rgb[:, top : top + mask.shape[0], left : left + mask.shape[1]]
@@ -268,7 +224,7 @@ class Canvas:
         r0, r1 = max(math.ceil(top - 0.5), 0), min(math.floor(bottom - 0.5) + 1, self.height)
         return (r0, r1, c0, c1) if r0 < r1 and c0 < c1 else None
 
-    def _convex(self, points: Sequence[tuple[float, float]]) -> tuple[int, int, np.ndarray] | None:
+    def _convex(self, points: Sequence[Pixel]) -> Found:
         """The mask of a convex polygon and its first pixel."""
         if len(points) < 3:
             return None
@@ -289,9 +245,7 @@ class Canvas:
             x0, y0 = x1, y1
         return r0, c0, mask
 
-    def _oval(
-        self, x: float, y: float, rx: float, ry: float, above: float = math.inf
-    ) -> tuple[int, int, np.ndarray] | None:
+    def _oval(self, x: float, y: float, rx: float, ry: float, above: float = math.inf) -> Found:
         """The mask of an ellipse and its first pixel."""
         box = self.box(x - rx, y - ry, x + rx, min(y + ry, above))
         if box is None:
@@ -300,9 +254,7 @@ class Canvas:
         across, down = (self.xs[c0:c1] - x) / rx, (self.ys[r0:r1, None] - y) / ry
         return r0, c0, across * across <= 1 - down * down
 
-    def polygon(
-        self, points: Sequence[tuple[float, float]], color: Color, *, fade: float = 0.0
-    ) -> None:
+    def polygon(self, points: Sequence[Pixel], color: Color, *, fade: float = 0.0) -> None:
         """A convex polygon in pixels; ``fade`` is how much lighter its top is than its foot."""
         found = self._convex(points)
         if found is None:
@@ -321,37 +273,34 @@ class Canvas:
             r0, r1, c0, c1 = box
             self.paint(r0, c0, np.ones((r1 - r0, c1 - c0), bool), color * self.tint)
 
-    def surface(
-        self, corners: Sequence[tuple[float, float, float]], color: Color, *, fade: float = 0.0
-    ) -> None:
+    def surface(self, corners: Sequence[Point], color: Color, *, fade: float = 0.0) -> None:
         """A convex polygon in camera space, seen from both sides."""
         self.polygon([self.project(point) for point in _clip(corners)], color, fade=fade)
 
     def face(
         self,
-        corners: Sequence[tuple[float, float, float]],
+        corners: Sequence[Point],
         color: Color,
         *,
-        insets: Sequence[tuple[float, float, float, float, Color]] = (),
+        insets: Sequence[Inset] = (),
         fade: float = 0.0,
-    ) -> bool:
+    ) -> None:
         """Four corners from the bottom left, counter-clockwise as seen from outside.
 
         Not drawn from behind. ``insets`` are rectangles within, as (left, bottom, right,
-        top) in 0..1 and a colour. Returns whether it was drawn.
+        top) in 0..1 and a colour.
         """
         if min(corner[2] for corner in corners) < NEAR:
-            return False
+            return
         quad = [self.project(point) for point in corners]
         if _area(quad) >= 0:
-            return False
+            return
         self.polygon(quad, color, fade=fade)
         for left, bottom, right, top, inset in insets:
             places = ((left, bottom), (right, bottom), (right, top), (left, top))
             self.polygon(
                 [self.project(_between(corners, *place)) for place in places], inset, fade=fade
             )
-        return True
 
     def ellipse(
         self,
@@ -403,8 +352,8 @@ class Canvas:
 
     def limb(
         self,
-        start: tuple[float, float, float],
-        end: tuple[float, float, float],
+        start: Point,
+        end: Point,
         color: Color,
         radius: float,
         end_radius: float | None = None,
@@ -442,8 +391,8 @@ class Canvas:
 
     def wall(
         self,
-        left: tuple[float, float],
-        right: tuple[float, float],
+        left: Place,
+        right: Place,
         bottom: float,
         top: float | Callable[[np.ndarray], np.ndarray],
         shader: Shader,
@@ -493,7 +442,7 @@ class Canvas:
         self.paint(r0, c0, mask, color * planes(self.tint), opacity, clear)
 
 
-def _area(points: Sequence[tuple[float, float]]) -> float:
+def _area(points: Sequence[Pixel]) -> float:
     """Twice the signed area: positive clockwise, as rows go down."""
     total = 0.0
     x0, y0 = points[-1]
@@ -503,21 +452,14 @@ def _area(points: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def _between(
-    corners: Sequence[tuple[float, float, float]], across: float, up: float
-) -> tuple[float, float, float]:
+def _between(corners: Sequence[Point], across: float, up: float) -> Point:
     """The point of a face with four corners at (across, up) in 0..1."""
-    (x0, y0, z0), (x1, y1, z1), (x2, y2, z2), (x3, y3, z3) = corners
     p, q = (1 - across) * (1 - up), across * (1 - up)
     r, s = across * up, (1 - across) * up
-    return (
-        p * x0 + q * x1 + r * x2 + s * x3,
-        p * y0 + q * y1 + r * y2 + s * y3,
-        p * z0 + q * z1 + r * z2 + s * z3,
-    )
+    return tuple(p * k + q * m + r * n + s * o for k, m, n, o in zip(*corners, strict=True))
 
 
-def _clip(corners: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+def _clip(corners: Sequence[Point]) -> list[Point]:
     """A convex polygon in camera space without what lies behind ``NEAR``."""
     if all(corner[2] >= NEAR for corner in corners):
         return list(corners)
@@ -529,3 +471,83 @@ def _clip(corners: Sequence[tuple[float, float, float]]) -> list[tuple[float, fl
             part = (NEAR - start[2]) / (end[2] - start[2])
             kept.append(tuple(p + part * (q - p) for p, q in zip(start, end, strict=True)))
     return kept
+
+
+class Pen:
+    """Draws in the coordinates of one thing: (a, b, y), metres ahead, to the right and up.
+
+    Attributes:
+        canvas, frame, light: where to draw, where the thing stands, what falls on it.
+        size: scales heights.
+    """
+
+    def __init__(self, canvas: Canvas, frame: Frame, light: Light, size: float = 1.0) -> None:
+        self.canvas, self.frame, self.light, self.size = canvas, frame, light, size
+
+    def at(self, point: Point) -> Point:
+        """A point in camera space."""
+        a, b, y = point
+        return self.frame.at(a, b, y * self.size)
+
+    def spot(self, point: Point) -> tuple[float, float, float]:
+        """Column and row of a point, and how many pixels a metre has there."""
+        x, y, z = self.at(point)
+        return *self.canvas.project((x, y, z)), self.canvas.scale(z)
+
+    def side(self, a: float, b: float) -> None:
+        """What is painted next has the light of a side with the local normal (a, b)."""
+        self.canvas.tint = self.light.on(*self.frame.direction(a, b))
+
+    def shows(self, b: float, offset: float) -> bool:
+        """Whether the camera sees the right side (b = 1) or the left (-1), so far out."""
+        return b * self.frame.aside + offset < 0
+
+    def limb(
+        self, start: Point, end: Point, color: Color, radius: float, end_radius: float | None = None
+    ) -> None:
+        """``Canvas.limb``."""
+        self.canvas.limb(self.at(start), self.at(end), color, radius, end_radius)
+
+    def surface(self, corners: Sequence[Point], color: Color, *, fade: float = 0.0) -> None:
+        """``Canvas.surface``."""
+        self.canvas.surface([self.at(corner) for corner in corners], color, fade=fade)
+
+    def face(
+        self,
+        corners: Sequence[Point],
+        color: Color,
+        *,
+        insets: Sequence[Inset] = (),
+        fade: float = 0.0,
+    ) -> None:
+        """``Canvas.face``."""
+        self.canvas.face([self.at(corner) for corner in corners], color, insets=insets, fade=fade)
+
+    def box(
+        self,
+        span: tuple[float, float],
+        side: float,
+        low: float,
+        high: float,
+        long: Shader,
+        rear: Shader,
+        fore: Shader,
+    ) -> None:
+        """A box along the frame whose top is not seen, 2 ``side`` wide.
+
+        ``long`` runs from the rear to the front.
+        """
+        a0, a1 = span
+
+        def backwards(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+            return long(a1 - a0 - s, t, z)
+
+        for normal, start, end, shader in (
+            ((0, 1), (a0, side), (a1, side), long),
+            ((0, -1), (a1, -side), (a0, -side), backwards),
+            ((-1, 0), (a0, -side), (a0, side), rear),
+            ((1, 0), (a1, side), (a1, -side), fore),
+        ):
+            self.side(*normal)
+            ground = self.frame.ground
+            self.canvas.wall(ground(*start), ground(*end), low, high, shader, flat=True)

@@ -11,54 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kseg.streets.drawing import (
-    Color,
-    Shaded,
-    Shader,
-    clouds,
-    grain,
-    leaves,
-    nearest,
-    planes,
-    rgb,
-)
-
-# Colours overlap between classes on purpose: what a pixel is follows from its surroundings.
-PLASTER = [
-    (150, 148, 142), (186, 178, 160), (168, 140, 110), (138, 90, 74), (112, 112, 114),
-    (204, 200, 190), (176, 158, 118), (104, 96, 90), (142, 152, 162), (196, 166, 128),
-    (92, 98, 106), (128, 124, 112), (160, 112, 88), (118, 128, 108),
-]  # fmt: skip
-PAINT = [
-    (24, 25, 28), (38, 40, 44), (62, 64, 68), (62, 66, 74), (104, 107, 111), (126, 128, 130),
-    (150, 152, 154), (196, 196, 194), (214, 214, 212), (116, 32, 32), (36, 46, 84), (38, 54, 46),
-    (108, 96, 78), (72, 92, 116), (150, 134, 64),
-]  # fmt: skip
-CLOTHES = [
-    (28, 28, 32), (40, 42, 56), (58, 62, 74), (92, 92, 94), (140, 138, 132), (190, 186, 178),
-    (128, 36, 38), (44, 62, 108), (62, 82, 56), (118, 92, 66), (150, 112, 80), (168, 140, 60),
-    (96, 60, 88), (70, 110, 130), (200, 120, 60),
-]  # fmt: skip
-FOLIAGE = [
-    (58, 78, 34), (74, 92, 44), (46, 62, 36), (98, 102, 48), (70, 84, 58), (88, 96, 60),
-    (122, 100, 46), (128, 84, 42), (90, 78, 62), (52, 70, 50),
-]  # fmt: skip
-GLASS = rgb(44, 50, 56)
-POLE = [(96, 98, 100), (120, 122, 124), (70, 74, 76), (58, 66, 60), (146, 148, 148), (48, 48, 50)]
+from kseg.streets.colors import GLASS, Color, pick, pick_by, planes, rgb
+from kseg.streets.drawing import Inset, Shaded, Shader
+from kseg.streets.noise import clouds, fraction, grain, leaves, nearest
 
 
-def pick(rng: random.Random, colors: Sequence[tuple[int, int, int]], spread: float = 0.1) -> Color:
-    """One of the colours, a little off."""
-    color = rgb(*colors[int(rng.random() * len(colors))])
-    return color * rgb(*(1 + spread * (rng.random() * 2 - 1) for _ in range(3)))
+def _within(columns: np.ndarray, t: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Which of the columns (w,) lie between two heights, (h, w)."""
+    return columns[None, :] & (t > low) & (t < high)
 
 
-def pick_by(index: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """(3, h, w): the colours that (h, w) indices name."""
-    return np.stack(palette, 1).take(index, 1)
-
-
-def panel(color: Color, parts: Sequence[tuple[float, float, float, float, Color]]) -> Shader:
+def panel(color: Color, parts: Sequence[Inset] = ()) -> Shader:
     """A plain side with rectangles (s0, t0, s1, t1, colour) in metres."""
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
@@ -86,27 +49,26 @@ def coach_side(
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
         index = np.zeros(t.shape, np.uint8)
-        part = s / pitch - np.floor(s / pitch)
         np.putmask(index, t < skirt, 3)
         np.putmask(index, (t > sill - 0.35) & (t < sill - 0.12), 1)
+        part = fraction(s / pitch)
         pane = (part > 0.05) & (part < 0.95) & (s > 0.25) & (s < length - 0.25)
-        np.putmask(index, pane[None, :] & (t > sill) & (t < lintel), 2)
+        np.putmask(index, _within(pane, t, sill, lintel), 2)
         for door in doors:
             near = np.abs(s - door)
-            np.putmask(index, (near < 0.72)[None, :] & (t > skirt) & (t < lintel), 4)
-            np.putmask(
-                index, ((near < 0.64) & (near > 0.05))[None, :] & (t > 0.55) & (t < lintel - 0.1), 2
-            )
-        color_ = pick_by(index, [color, stripe, glass, color * 0.4, color * 0.6])
+            np.putmask(index, _within(near < 0.72, t, skirt, lintel), 4)
+            leaf = (near < 0.64) & (near > 0.05)
+            np.putmask(index, _within(leaf, t, 0.55, lintel - 0.1), 2)
+        colors = pick_by(index, [color, stripe, glass, color * 0.4, color * 0.6])
         sheen = 0.75 + 0.5 * nearest(clouds(), s * 9, s * 0 + 40)[None, :] * (index == 2)
-        return color_ * (sheen + 0.25), None
+        return colors * (sheen + 0.25), None
 
     return shade
 
 
 def hedge(rng: random.Random, height: float) -> Shader:
     """A hedge with an uneven top."""
-    leaf = pick(rng, FOLIAGE, 0.12)
+    leaf = pick(rng, "foliage", spread=0.12)
     ox = rng.random() * 256
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
@@ -118,139 +80,150 @@ def hedge(rng: random.Random, height: float) -> Shader:
     return shade
 
 
-def facade(rng: random.Random, height: float, length: float, *, shadow: float = 0.0) -> Shader:
-    """A front with windows; ``shadow`` is the height up to which the opposite side shades it."""
-    plain = rng.random() < 0.12
-    wall = pick(rng, PLASTER) * rng.uniform(0.8, 1.12)
-    trim = rng.choice((wall * 1.18, wall * 0.72, rgb(206, 204, 198), wall * 1.08))
-    brick = rng.random() < 0.3
-    storey = rng.uniform(2.8, 3.5)
-    bays = max(1, round(length / rng.uniform(2.0, 4.2)))
-    bay = length / bays
-    ground = rng.uniform(3.0, 4.2)
-    storeys = max(0, int((height - ground - 0.5) / storey))
-    half_wide, half_high = rng.uniform(0.2, 0.36), rng.uniform(0.26, 0.36)
-    ribbon = rng.random() < 0.12
-    shop = rng.random() < 0.45
-    awning = shop and rng.random() < 0.4
-    sign = pick(
-        rng,
-        [(150, 40, 36), (40, 60, 110), (50, 90, 60), (190, 160, 60), (40, 40, 42), (206, 204, 196)],
-    )
-    glass = GLASS * rng.uniform(0.7, 1.6)
-    bright = glass + rng.uniform(40, 110)
-    curtain = pick(rng, [(170, 164, 150), (120, 112, 100), (196, 194, 188)])
-    balcony = rng.random() < 0.22
-    palette = [
-        wall, trim, glass, bright, curtain, wall * rng.uniform(0.55, 0.8), sign,
-        pick(rng, [(70, 52, 40), (50, 60, 56), (120, 118, 114), (36, 36, 40)]), rgb(226, 222, 210),
-        wall * 0.6,
-    ]  # fmt: skip
-    table = np.stack(palette, 1)
-    ox, oy = int(rng.random() * 256), int(rng.random() * 256)
-    door_bay = int(rng.random() * bays)
+class Facade:
+    """A front with windows, a shader.
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    Args:
+        length: metres along the street.
+        shadow: the height up to which the houses opposite shade it.
+    """
+
+    # What a pixel of it is: an index into its colours.
+    _WALL, _TRIM, _DARK, _BRIGHT, _CURTAIN, _BASE, _SIGN, _DOOR, _LETTER, _RAIL = range(10)
+
+    def __init__(
+        self, rng: random.Random, height: float, length: float, *, shadow: float = 0.0
+    ) -> None:
+        self.height, self.shadow = height, shadow
+        self.plain = rng.random() < 0.12
+        wall = pick(rng, "plaster") * rng.uniform(0.8, 1.12)
+        trim = rng.choice((wall * 1.18, wall * 0.72, rgb(206, 204, 198), wall * 1.08))
+        self.brick = rng.random() < 0.3
+        self.storey = rng.uniform(2.8, 3.5)
+        bays = max(1, round(length / rng.uniform(2.0, 4.2)))
+        self.bay = length / bays
+        self.ground = rng.uniform(3.0, 4.2)
+        self.storeys = max(0, int((height - self.ground - 0.5) / self.storey))
+        self.half_wide, self.half_high = rng.uniform(0.2, 0.36), rng.uniform(0.26, 0.36)
+        self.ribbon = rng.random() < 0.12
+        self.shop = rng.random() < 0.45
+        self.awning = self.shop and rng.random() < 0.4
+        sign = pick(rng, "shop sign")
+        glass = GLASS * rng.uniform(0.7, 1.6)
+        bright = glass + rng.uniform(40, 110)
+        curtain = pick(rng, "curtain")
+        self.balcony = rng.random() < 0.22
+        base, door = wall * rng.uniform(0.55, 0.8), pick(rng, "door")
+        letter, rail = rgb(226, 222, 210), wall * 0.6
+        self.colors = [wall, trim, glass, bright, curtain, base, sign, door, letter, rail]
+        self.ox, self.oy = int(rng.random() * 256), int(rng.random() * 256)
+        self.door_bay = int(rng.random() * bays)
+
+    def __call__(self, s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+        """``Shader``."""
         index = np.zeros(t.shape, np.uint8)
-        column = np.floor(s / bay)
-        fs = np.abs(s / bay - column - 0.5)
-        up = (t - ground) / storey
-        row = np.floor(up)
-        ft = up - row
-        pixel = z / 500
-        if plain:
-            np.putmask(index, (t > height - 0.3), 1)
+        if self.plain:
+            np.putmask(index, t > self.height - 0.3, self._TRIM)
         else:
-            upper = (up >= 0) & (row < storeys)
-            off = np.abs(ft - 0.5)
-            wide = half_wide if not ribbon else 0.6
-            frame = (fs < wide + 0.1 / bay)[None, :] & (off < half_high + 0.1 / storey) & upper
-            np.putmask(index, frame, 1)
-            pane = (fs < wide)[None, :] & (off < half_high) & upper
-            dice = nearest(grain(), column[None, :] * 7 + ox, row * 13 + (oy + 512))
-            look = np.where(dice < 0.55, 2, np.where(dice < 0.78, 3, 4)).astype(np.uint8)
-            np.copyto(index, look, where=pane)
-            # a mullion, where it is wider than a pixel
-            mullion = ((fs * bay < 0.05) & (pixel < 0.06))[None, :]
-            np.putmask(index, mullion & pane, 1)
-            if balcony:
-                slab = (ft < 0.3) & (ft > 0.0) & upper & (row > 0)
-                rail = slab & (fs < 0.45)[None, :]
-                np.putmask(index, rail, 9)
-                np.putmask(index, rail & (ft < 0.06), 5)
-            below = t < ground
-            if shop:
-                np.putmask(
-                    index, below & (fs < 0.43)[None, :] & (t > 0.45) & (t < ground - 0.75), 3
-                )
-                np.putmask(index, below & (fs < 0.4)[None, :] & (t > 0.5) & (t < ground - 0.8), 2)
-                band = below & (t > ground - 0.62) & (t < ground - 0.08)
-                np.putmask(index, band, 6)
-                letters = nearest(grain(), s * 3 + ox, s * 0 + oy) > 0.55
-                lettered = (letters & (fs < 0.3))[None, :] & (np.abs(t - ground + 0.35) < 0.14)
-                np.putmask(index, lettered & band, 8)
-                if awning:
-                    stripes = (s * 2 - np.floor(s * 2) < 0.5)[None, :]
-                    cloth = below & (t > ground - 1.5) & (t < ground - 0.7) & (fs < 0.45)[None, :]
-                    np.putmask(index, cloth, 6)
-                    np.putmask(index, cloth & stripes, 8)
+            column = np.floor(s / self.bay)
+            off = np.abs(s / self.bay - column - 0.5)  # bays from the middle of one
+            up = (t - self.ground) / self.storey
+            row = np.floor(up)
+            dice = nearest(grain(), column[None, :] * 7 + self.ox, row * 13 + (self.oy + 512))
+            self._storeys(index, off, row, up - row, z, dice)
+            if self.shop:
+                self._shop_front(index, off, s, t)
             else:
-                pane = (fs < half_wide)[None, :] & below & (t > 1.0) & (t < 2.4)
-                np.putmask(
-                    index, (fs < half_wide + 0.1 / bay)[None, :] & below & (t > 0.9) & (t < 2.5), 1
-                )
-                np.copyto(index, np.where(dice < 0.5, 2, 4).astype(np.uint8), where=pane)
-            np.putmask(index, below & (t < 0.45), 5)
-            door = (column == door_bay) & (fs * bay < 0.55)
-            np.putmask(index, door[None, :] & below & (t < 2.3), 7)
-            np.putmask(index, np.abs(t - ground) < 0.1, 1)
-            np.putmask(index, t > height - 0.35, 1)
-        dirt = nearest(clouds(), s * 14 + ox, t * 14 + 256)
+                np.putmask(index, _within(off < self.half_wide + 0.1 / self.bay, t, 0.9, 2.5), 1)
+                pane = _within(off < self.half_wide, t, 1.0, 2.4)
+                look = np.where(dice < 0.5, self._DARK, self._CURTAIN)
+                np.copyto(index, look.astype(np.uint8), where=pane)
+            np.putmask(index, t < 0.45, self._BASE)
+            door = (column == self.door_bay) & (off * self.bay < 0.55)
+            np.putmask(index, door[None, :] & (t < 2.3), self._DOOR)
+            np.putmask(index, np.abs(t - self.ground) < 0.1, self._TRIM)
+            np.putmask(index, t > self.height - 0.35, self._TRIM)
+        dirt = nearest(clouds(), s * 14 + self.ox, t * 14 + 256)
         lum = 0.97 + 0.09 * dirt
-        if brick:
+        if self.brick:
             seen = np.clip(1.4 - z / 22, 0, 1)[None, :]
-            course = t / 0.16
-            joint = (course - np.floor(course)) < 0.22
-            lum = lum - 0.16 * seen * (joint & (index == 0))
-        glassy = (index == 2) | (index == 3)
+            joint = fraction(t / 0.16) < 0.22
+            lum = lum - 0.16 * seen * (joint & (index == self._WALL))
+        glassy = (index == self._DARK) | (index == self._BRIGHT)
         lum = lum + glassy * (0.25 * dirt + 0.012 * t)
-        if shadow > 0:
-            lum = np.where(t < shadow, lum * 0.6, lum)
-        return table.take(index, 1) * lum, None
+        if self.shadow > 0:
+            lum = np.where(t < self.shadow, lum * 0.6, lum)
+        return pick_by(index, self.colors) * lum, None
 
-    return shade
+    def _storeys(
+        self,
+        index: np.ndarray,
+        off: np.ndarray,
+        row: np.ndarray,
+        up: np.ndarray,
+        z: np.ndarray,
+        dice: np.ndarray,
+    ) -> None:
+        """The windows above the ground floor, with balconies."""
+        upper = (row >= 0) & (row < self.storeys)
+        down = np.abs(up - 0.5)
+        wide = self.half_wide if not self.ribbon else 0.6
+        frame = (off < wide + 0.1 / self.bay)[None, :] & (down < self.half_high + 0.1 / self.storey)
+        np.putmask(index, frame & upper, self._TRIM)
+        pane = (off < wide)[None, :] & (down < self.half_high) & upper
+        look = np.where(dice < 0.55, 2, np.where(dice < 0.78, 3, 4)).astype(np.uint8)
+        np.copyto(index, look, where=pane)
+        # a mullion, where it is wider than a pixel
+        mullion = (off * self.bay < 0.05) & (z / 500 < 0.06)
+        np.putmask(index, mullion[None, :] & pane, self._TRIM)
+        if self.balcony:
+            rail = (up < 0.3) & (up > 0.0) & upper & (row > 0) & (off < 0.45)[None, :]
+            np.putmask(index, rail, self._RAIL)
+            np.putmask(index, rail & (up < 0.06), self._BASE)
+
+    def _shop_front(self, index: np.ndarray, off: np.ndarray, s: np.ndarray, t: np.ndarray) -> None:
+        """The ground floor as a shop window under a sign."""
+        top = self.ground
+        np.putmask(index, _within(off < 0.43, t, 0.45, top - 0.75), self._BRIGHT)
+        np.putmask(index, _within(off < 0.4, t, 0.5, top - 0.8), self._DARK)
+        np.putmask(index, (t > top - 0.62) & (t < top - 0.08), self._SIGN)
+        letters = (nearest(grain(), s * 3 + self.ox, s * 0 + self.oy) > 0.55) & (off < 0.3)
+        np.putmask(index, letters[None, :] & (np.abs(t - top + 0.35) < 0.14), self._LETTER)
+        if self.awning:
+            cloth = _within(off < 0.45, t, top - 1.5, top - 0.7)
+            np.putmask(index, cloth, self._SIGN)
+            np.putmask(index, cloth & (fraction(s * 2) < 0.5)[None, :], self._LETTER)
 
 
-def blind_side(rng: random.Random, wall: Color | None = None) -> Shader:
+def blind_side(rng: random.Random) -> Shader:
     """The blind side of a house."""
-    wall = pick(rng, PLASTER) if wall is None else wall
+    color = pick(rng, "plaster")
     ox = rng.random() * 256
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
         dirt = nearest(clouds(), s * 10 + ox, t * 10 + 256)
-        return planes(wall) * (0.95 + 0.12 * dirt), None
+        return planes(color) * (0.95 + 0.12 * dirt), None
 
     return shade
 
 
 def wall(rng: random.Random, height: float) -> Shader:
     """A garden or retaining wall: plaster, concrete, brick or stone, coped, sometimes sprayed."""
-    color = pick(rng, PLASTER) * rng.uniform(0.75, 1.05)
-    kind = rng.choice(("plaster", "concrete", "brick", "stone"))
+    color = pick(rng, "plaster") * rng.uniform(0.75, 1.05)
+    # length and height of a stone
+    long, tall = rng.choice(((0, 0), (2.4, 2.4 * 1.2), (0.28, 0.28 * 0.5), (0.6, 0.6 * 0.5)))
     coping = color * rng.choice((0.65, 1.2))
     sprayed = rng.random() < 0.3
-    paint = pick(rng, [(60, 90, 140), (150, 50, 60), (70, 120, 80), (200, 190, 90), (40, 40, 44)])
+    paint = pick(rng, "graffiti")
     ox = rng.random() * 256
-    size = {"plaster": 0.0, "concrete": 2.4, "brick": 0.28, "stone": 0.6}[kind]
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
         dirt = nearest(clouds(), s * 12 + ox, t * 12 + 256)
         lum = 0.9 + 0.14 * dirt + 0.06 * t / height
-        if size:
-            seen = np.clip(1.5 - z / (12 + 14 * size), 0, 1)[None, :]
-            tall = size * (1.2 if kind == "concrete" else 0.5)
+        if long:
+            seen = np.clip(1.5 - z / (12 + 14 * long), 0, 1)[None, :]
             course = np.floor(t / tall)
-            shifted = s[None, :] / size + 0.5 * (course % 2)
+            shifted = s[None, :] / long + 0.5 * (course % 2)
             cell = np.floor(shifted)
             joint = (shifted - cell < 0.07) | (t / tall - course < 0.12)
             lum = lum - 0.2 * seen * joint
@@ -267,38 +240,28 @@ def wall(rng: random.Random, height: float) -> Shader:
 
 def fence(rng: random.Random, height: float) -> Shader:
     """A fence: boards, or posts with bars or netting that the ground behind shines through."""
-    kind = rng.choice(("boards", "bars", "netting", "rails"))
-    color = pick(
-        rng,
-        [(110, 84, 60), (72, 82, 62), (128, 130, 130), (52, 56, 58), (196, 194, 188), (92, 96, 100),
-         (64, 90, 80)],
-    )  # fmt: skip
-    pitch = {"boards": 0.2, "bars": 0.16, "netting": 0.1, "rails": 1.4}[kind]
+    kind, pitch = rng.choice((("boards", 0.2), ("bars", 0.16), ("netting", 0.1), ("rails", 1.4)))
+    color = pick(rng, "fence")
     span = rng.uniform(1.8, 2.6)
 
     def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
-        part = s / pitch - np.floor(s / pitch)
+        part = fraction(s / pitch)
         post = (np.abs(s / span - np.round(s / span)) * span < np.maximum(0.05, z / 900))[None, :]
-        rail = (np.abs(t - height + 0.08) < 0.06) | (np.abs(t - 0.25) < 0.05)
         if kind == "boards":
             tone = 0.8 + 0.3 * nearest(grain(), s / pitch, s * 0)
             gap = np.where((part < 0.14) & (z < 22), 0.5, 1.0)
-            lum = np.broadcast_to(tone * gap, t.shape)
-            return planes(color) * np.where(post, np.float32(0.8), lum), None
+            return planes(color) * np.where(post, np.float32(0.8), tone * gap), None
+        rail = (np.abs(t - height + 0.08) < 0.06) | (np.abs(t - 0.25) < 0.05)
         if kind == "rails":
             rail |= np.abs(t - height * 0.55) < 0.09
-            solid = rail | post
-            lum = np.where(rail, 1.08, 0.85)
-            return planes(color) * lum, np.where(solid, 1.0, 0.3).astype(np.float32)
+            opacity = np.where(rail | post, 1.0, 0.3).astype(np.float32)
+            return planes(color) * np.where(rail, 1.08, 0.85), opacity
         if kind == "bars":
             fill = np.where(z < 14, np.where(part < 0.3, 1.0, 0.25), 0.5)[None, :]
         else:
-            cross = (s[None, :] + t) / pitch
-            other = (s[None, :] - t) / pitch
-            line = (cross - np.floor(cross) < 0.2) | (other - np.floor(other) < 0.2)
-            fill = np.where((z < 9)[None, :], np.where(line, 0.9, 0.25), 0.42)
+            line = (fraction((s + t) / pitch) < 0.2) | (fraction((s - t) / pitch) < 0.2)
+            fill = np.where(z < 9, np.where(line, 0.9, 0.25), 0.42)
         opacity = np.where(rail | post, 1.0, fill).astype(np.float32)
-        lum = np.where(rail | post, 0.9, 1.0)
-        return planes(color) * lum, opacity
+        return planes(color) * np.where(rail | post, 0.9, 1.0), opacity
 
     return shade

@@ -15,7 +15,8 @@ from kseg.cli import streets as command
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.errors import KsegError
 from kseg.streets import Scene, draw_scene, write_streets
-from kseg.streets.drawing import Canvas, Frame, rgb
+from kseg.streets.colors import rgb
+from kseg.streets.drawing import Canvas, Frame
 
 SCENES = 40
 
