@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 
 import numpy as np
+from numpy import ndarray
 
-Color = np.ndarray
+Color = ndarray
 """(3,) float32 RGB, 0..255 for surfaces in full light."""
 
 _PALETTES = {
@@ -66,7 +67,7 @@ def rgb(red: float, green: float, blue: float) -> Color:
     return np.array((red, green, blue), np.float32)
 
 
-def planes(color: Color) -> np.ndarray:
+def planes(color: Color) -> ndarray:
     """(3, 1, 1), to broadcast over (h, w)."""
     return color[:, None, None]
 
@@ -78,7 +79,7 @@ def pick(rng: random.Random, *palettes: str, spread: float = 0.1) -> Color:
     return color * rgb(*(1 + spread * (rng.random() * 2 - 1) for _ in range(3)))
 
 
-def pick_by(index: np.ndarray, colors: list[Color]) -> np.ndarray:
+def pick_by(index: ndarray, colors: list[Color]) -> ndarray:
     """(3, h, w): the colours that (h, w) indices name."""
     return np.stack(colors, 1).take(index, 1)
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy import ndarray
 
 from kseg.streets.colors import Color, planes, rgb
 
@@ -26,16 +27,16 @@ Place = tuple[float, float]
 Point = tuple[float, float, float]
 """(x, y, z) in camera space, or (a, b, y) of a frame."""
 
-Found = tuple[int, int, np.ndarray] | None
+Found = tuple[int, int, ndarray] | None
 """First row, first column and mask of a shape; None outside the image."""
 
 Inset = tuple[float, float, float, float, Color]
 """A rectangle within a face: left, bottom, right, top in 0..1."""
 
-Shaded = tuple[np.ndarray, np.ndarray | None]
+Shaded = tuple[ndarray, ndarray | None]
 """RGB (3, h, w) and opacity: None, all opaque, or (h, w) float32, where 0 is a hole."""
 
-Shader = Callable[[np.ndarray, np.ndarray, np.ndarray], Shaded]
+Shader = Callable[[ndarray, ndarray, ndarray], Shaded]
 """(w,) metres along a face, (h, w) height and (w,) depth to what is seen there."""
 
 NEAR = 0.6
@@ -156,7 +157,7 @@ class Canvas:
         self._id, self._clear = value, self.clearness(depth)
         self.tint = np.ones(3, np.float32) if tint is None else tint
 
-    def clearness(self, depth: float | np.ndarray) -> float | np.ndarray:
+    def clearness(self, depth: float | ndarray) -> float | ndarray:
         """How much of a colour the haze leaves, 0..1."""
         thick = depth * self.haze
         return 1 / (1 + thick + 0.5 * thick * thick)
@@ -174,10 +175,10 @@ class Canvas:
         self,
         top: int,
         left: int,
-        mask: np.ndarray,
-        color: np.ndarray,
-        opacity: float | np.ndarray | None = None,
-        clear: float | np.ndarray | None = None,
+        mask: ndarray,
+        color: ndarray,
+        opacity: float | ndarray | None = None,
+        clear: float | ndarray | None = None,
     ) -> None:
         """Colour and id of a mask whose first pixel is (top, left).
 
@@ -273,35 +274,6 @@ class Canvas:
             r0, r1, c0, c1 = box
             self.paint(r0, c0, np.ones((r1 - r0, c1 - c0), bool), color * self.tint)
 
-    def surface(self, corners: Sequence[Point], color: Color, *, fade: float = 0.0) -> None:
-        """A convex polygon in camera space, seen from both sides."""
-        self.polygon([self.project(point) for point in _clip(corners)], color, fade=fade)
-
-    def face(
-        self,
-        corners: Sequence[Point],
-        color: Color,
-        *,
-        insets: Sequence[Inset] = (),
-        fade: float = 0.0,
-    ) -> None:
-        """Four corners from the bottom left, counter-clockwise as seen from outside.
-
-        Not drawn from behind. ``insets`` are rectangles within, as (left, bottom, right,
-        top) in 0..1 and a colour.
-        """
-        if min(corner[2] for corner in corners) < NEAR:
-            return
-        quad = [self.project(point) for point in corners]
-        if _area(quad) >= 0:
-            return
-        self.polygon(quad, color, fade=fade)
-        for left, bottom, right, top, inset in insets:
-            places = ((left, bottom), (right, bottom), (right, top), (left, top))
-            self.polygon(
-                [self.project(_between(corners, *place)) for place in places], inset, fade=fade
-            )
-
     def ellipse(
         self,
         x: float,
@@ -317,84 +289,12 @@ class Canvas:
         if found is not None:
             self.paint(*found, color * self.tint)
 
-    def wheel(
-        self,
-        frame: Frame,
-        a: float,
-        b: float,
-        y: float,
-        radius: float,
-        color: Color,
-        *,
-        opacity: float | None = None,
-        inner: float = 0.0,
-    ) -> None:
-        """A disc that stands along a frame, or the ring outside ``inner`` of its radius."""
-        cx, cy = self.project(frame.at(a, b, y))
-        ex, ey = self.project(frame.at(a + radius, b, y))
-        across, skew = ex - cx, ey - cy
-        down = radius * self.scale(frame.at(a, b, y)[2])
-        if abs(across) < 0.3:
-            return
-        box = self.box(
-            cx - abs(across), cy - down - abs(skew), cx + abs(across), cy + down + abs(skew)
-        )
-        if box is None:
-            return
-        r0, r1, c0, c1 = box
-        s = (self.xs[c0:c1] - cx) / across
-        t = (self.ys[r0:r1, None] - cy - s * skew) / down
-        reach = t * t + s * s
-        mask = reach <= 1
-        if inner:
-            mask &= reach >= inner * inner
-        self.paint(r0, c0, mask, color * self.tint, opacity)
-
-    def limb(
-        self,
-        start: Point,
-        end: Point,
-        color: Color,
-        radius: float,
-        end_radius: float | None = None,
-        *,
-        least: float = 0.5,
-    ) -> None:
-        """A round bar between two points in camera space, at least ``least`` pixels thick.
-
-        Radii are metres; the side turned to the right is a little darker.
-        """
-        (x0, y0), (x1, y1) = self.project(start), self.project(end)
-        r0 = max(radius * self.scale(start[2]), least)
-        r1 = max((radius if end_radius is None else end_radius) * self.scale(end[2]), least)
-        box = self.box(
-            min(x0 - r0, x1 - r1),
-            min(y0 - r0, y1 - r1),
-            max(x0 + r0, x1 + r1),
-            max(y0 + r0, y1 + r1),
-        )
-        if box is None:
-            return
-        top, bottom, left, right = box
-        across, down = x1 - x0, y1 - y0
-        length2 = max(across * across + down * down, 1e-6)
-        px, py = self.xs[left:right] - x0, self.ys[top:bottom, None] - y0
-        along = px * (across / length2) + py * (down / length2)
-        np.clip(along, 0, 1, out=along)
-        dx, dy = px - along * across, py - along * down
-        reach = r0 + along * (r1 - r0)
-        mask = dx * dx + dy * dy <= reach * reach
-        color = color * self.tint
-        if max(r0, r1) > 1.5:
-            color = planes(color) * (1 - 0.25 * dx / reach)
-        self.paint(top, left, mask, color)
-
     def wall(
         self,
         left: Place,
         right: Place,
         bottom: float,
-        top: float | Callable[[np.ndarray], np.ndarray],
+        top: float | Callable[[ndarray], ndarray],
         shader: Shader,
         *,
         both: bool = False,
@@ -442,37 +342,6 @@ class Canvas:
         self.paint(r0, c0, mask, color * planes(self.tint), opacity, clear)
 
 
-def _area(points: Sequence[Pixel]) -> float:
-    """Twice the signed area: positive clockwise, as rows go down."""
-    total = 0.0
-    x0, y0 = points[-1]
-    for x1, y1 in points:
-        total += x0 * y1 - x1 * y0
-        x0, y0 = x1, y1
-    return total
-
-
-def _between(corners: Sequence[Point], across: float, up: float) -> Point:
-    """The point of a face with four corners at (across, up) in 0..1."""
-    p, q = (1 - across) * (1 - up), across * (1 - up)
-    r, s = across * up, (1 - across) * up
-    return tuple(p * k + q * m + r * n + s * o for k, m, n, o in zip(*corners, strict=True))
-
-
-def _clip(corners: Sequence[Point]) -> list[Point]:
-    """A convex polygon in camera space without what lies behind ``NEAR``."""
-    if all(corner[2] >= NEAR for corner in corners):
-        return list(corners)
-    kept = []
-    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
-        if start[2] >= NEAR:
-            kept.append(start)
-        if (start[2] >= NEAR) != (end[2] >= NEAR):
-            part = (NEAR - start[2]) / (end[2] - start[2])
-            kept.append(tuple(p + part * (q - p) for p, q in zip(start, end, strict=True)))
-    return kept
-
-
 class Pen:
     """Draws in the coordinates of one thing: (a, b, y), metres ahead, to the right and up.
 
@@ -503,14 +372,75 @@ class Pen:
         return b * self.frame.aside + offset < 0
 
     def limb(
-        self, start: Point, end: Point, color: Color, radius: float, end_radius: float | None = None
+        self,
+        start: Point,
+        end: Point,
+        color: Color,
+        radius: float,
+        end_radius: float | None = None,
+        *,
+        least: float = 0.5,
     ) -> None:
-        """``Canvas.limb``."""
-        self.canvas.limb(self.at(start), self.at(end), color, radius, end_radius)
+        """A round bar between two points, at least ``least`` pixels thick.
+
+        Radii are metres; the side turned to the right is a little darker.
+        """
+        canvas = self.canvas
+        x0, y0, scale0 = self.spot(start)
+        x1, y1, scale1 = self.spot(end)
+        r0 = max(radius * scale0, least)
+        r1 = max((radius if end_radius is None else end_radius) * scale1, least)
+        left, right = min(x0 - r0, x1 - r1), max(x0 + r0, x1 + r1)
+        box = canvas.box(left, min(y0 - r0, y1 - r1), right, max(y0 + r0, y1 + r1))
+        if box is None:
+            return
+        top, bottom, left, right = box
+        across, down = x1 - x0, y1 - y0
+        length2 = max(across * across + down * down, 1e-6)
+        px, py = canvas.xs[left:right] - x0, canvas.ys[top:bottom, None] - y0
+        along = px * (across / length2) + py * (down / length2)
+        np.clip(along, 0, 1, out=along)
+        dx, dy = px - along * across, py - along * down
+        reach = r0 + along * (r1 - r0)
+        mask = dx * dx + dy * dy <= reach * reach
+        color = color * canvas.tint
+        if max(r0, r1) > 1.5:
+            color = planes(color) * (1 - 0.25 * dx / reach)
+        canvas.paint(top, left, mask, color)
+
+    def wheel(
+        self,
+        hub: Point,
+        radius: float,
+        color: Color,
+        *,
+        inner: float = 0.0,
+        opacity: float | None = None,
+    ) -> None:
+        """A disc that stands along the frame, or the ring outside ``inner`` of its radius."""
+        canvas, (a, b, y) = self.canvas, hub
+        cx, cy, scale = self.spot(hub)
+        ex, ey, _ = self.spot((a + radius, b, y))
+        across, skew, down = ex - cx, ey - cy, radius * scale
+        if abs(across) < 0.3:
+            return
+        wide, high = abs(across), down + abs(skew)
+        box = canvas.box(cx - wide, cy - high, cx + wide, cy + high)
+        if box is None:
+            return
+        r0, r1, c0, c1 = box
+        s = (canvas.xs[c0:c1] - cx) / across
+        t = (canvas.ys[r0:r1, None] - cy - s * skew) / down
+        reach = t * t + s * s
+        mask = reach <= 1
+        if inner:
+            mask &= reach >= inner * inner
+        canvas.paint(r0, c0, mask, color * canvas.tint, opacity)
 
     def surface(self, corners: Sequence[Point], color: Color, *, fade: float = 0.0) -> None:
-        """``Canvas.surface``."""
-        self.canvas.surface([self.at(corner) for corner in corners], color, fade=fade)
+        """A convex polygon, seen from both sides."""
+        points = _clip([self.at(corner) for corner in corners])
+        self.canvas.polygon([self.canvas.project(point) for point in points], color, fade=fade)
 
     def face(
         self,
@@ -520,8 +450,20 @@ class Pen:
         insets: Sequence[Inset] = (),
         fade: float = 0.0,
     ) -> None:
-        """``Canvas.face``."""
-        self.canvas.face([self.at(corner) for corner in corners], color, insets=insets, fade=fade)
+        """Four corners from the bottom left, counter-clockwise as seen from outside.
+
+        Not drawn from behind. ``insets`` are rectangles within, as (left, bottom, right,
+        top) in 0..1 and a colour.
+        """
+        canvas, corners = self.canvas, [self.at(corner) for corner in corners]
+        quad = [canvas.project(corner) for corner in corners]
+        if min(corner[2] for corner in corners) < NEAR or _area(quad) >= 0:
+            return
+        canvas.polygon(quad, color, fade=fade)
+        for left, bottom, right, top, inset in insets:
+            places = ((left, bottom), (right, bottom), (right, top), (left, top))
+            points = [canvas.project(_between(corners, *place)) for place in places]
+            canvas.polygon(points, inset, fade=fade)
 
     def box(
         self,
@@ -539,7 +481,7 @@ class Pen:
         """
         a0, a1 = span
 
-        def backwards(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+        def backwards(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
             return long(a1 - a0 - s, t, z)
 
         for normal, start, end, shader in (
@@ -551,3 +493,34 @@ class Pen:
             self.side(*normal)
             ground = self.frame.ground
             self.canvas.wall(ground(*start), ground(*end), low, high, shader, flat=True)
+
+
+def _area(points: Sequence[Pixel]) -> float:
+    """Twice the signed area: positive clockwise, as rows go down."""
+    total = 0.0
+    x0, y0 = points[-1]
+    for x1, y1 in points:
+        total += x0 * y1 - x1 * y0
+        x0, y0 = x1, y1
+    return total
+
+
+def _between(corners: Sequence[Point], across: float, up: float) -> Point:
+    """The point of a face with four corners at (across, up) in 0..1."""
+    p, q = (1 - across) * (1 - up), across * (1 - up)
+    r, s = across * up, (1 - across) * up
+    return tuple(p * k + q * m + r * n + s * o for k, m, n, o in zip(*corners, strict=True))
+
+
+def _clip(corners: Sequence[Point]) -> list[Point]:
+    """A convex polygon in camera space without what lies behind ``NEAR``."""
+    if all(corner[2] >= NEAR for corner in corners):
+        return list(corners)
+    kept = []
+    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if start[2] >= NEAR:
+            kept.append(start)
+        if (start[2] >= NEAR) != (end[2] >= NEAR):
+            part = (NEAR - start[2]) / (end[2] - start[2])
+            kept.append(tuple(p + part * (q - p) for p, q in zip(start, end, strict=True)))
+    return kept

@@ -6,6 +6,7 @@ import math
 import random
 
 import numpy as np
+from numpy import ndarray
 
 from kseg.streets import surfaces, things
 from kseg.streets.colors import pick, pick_by, planes, rgb
@@ -36,7 +37,7 @@ _GROUND_NAMES = {
 _GROUND_IDS = np.array([IDS[_GROUND_NAMES[kind]] for kind in range(6)], np.uint16)
 
 
-def draw(street: Street) -> tuple[np.ndarray, np.ndarray]:
+def draw(street: Street) -> tuple[ndarray, ndarray]:
     """The image (H, W, 3) uint8 and its instance ids (H, W) uint16; once for a street."""
     canvas = street.canvas
     _sky(street)
@@ -127,8 +128,10 @@ def _ground(street: Street) -> None:
     kind = _ground_kinds(street, u, v)
     color = _ground_colors(street, kind, u, v, metre)
     _markings(street, color, kind, u, v, metre)
-    shade = planes(street.light.shaded().above())
-    light = np.where(_house_shade(street, u, v), shade, planes(street.light.above()))
+    light = planes(street.light.above())
+    if street.light.slope:
+        shade = planes(street.light.shaded().above())
+        light = np.where(_house_shade(street, u, v), shade, light)
     canvas.rgb[:, first:] = color * light
     canvas.ids[first:] = _GROUND_IDS[kind]
     for _ in range(rng.randrange(0, 9)):  # patches and manholes
@@ -139,7 +142,7 @@ def _ground(street: Street) -> None:
         canvas.darken(places, rng.uniform(0.8, 1.1))
 
 
-def _ground_kinds(street: Street, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _ground_kinds(street: Street, u: ndarray, v: ndarray) -> ndarray:
     """(h, w) uint8: the kind of ground at street coordinates."""
     cell = np.clip(v - START, 0, STOP - START - 1).astype(np.int32)
     yard = np.where(u < 0, street.yards[-1][cell], street.yards[1][cell])
@@ -162,8 +165,8 @@ def _ground_kinds(street: Street, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _ground_colors(
-    street: Street, kind: np.ndarray, u: np.ndarray, v: np.ndarray, metre: np.ndarray
-) -> np.ndarray:
+    street: Street, kind: ndarray, u: ndarray, v: ndarray, metre: ndarray
+) -> ndarray:
     """(3, h, w): the ground in full light, without markings."""
     rng = street.rng
     road, walk = pick(rng, "road", spread=0.03), pick(rng, "pavement", spread=0.03)
@@ -191,11 +194,11 @@ def _ground_colors(
 
 def _markings(
     street: Street,
-    color: np.ndarray,
-    kind: np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
-    metre: np.ndarray,
+    color: ndarray,
+    kind: ndarray,
+    u: ndarray,
+    v: ndarray,
+    metre: ndarray,
 ) -> None:
     """Paints lines on ``color``, as wide as they are and no wider."""
     rng = street.rng
@@ -233,12 +236,12 @@ def _markings(
     color += cover * (planes(rgb(206, 206, 200)) - color)
 
 
-def _house_shade(street: Street, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _house_shade(street: Street, u: ndarray, v: ndarray) -> ndarray:
     """(h, w) bool: where a house keeps the sun from the ground; ``Street.shaded`` for all."""
     shade = np.zeros(u.shape, bool)
     for side in (-1, 1):
         across = side * street.sun[0]
-        if street.light.slope and across > 0.08:
+        if across > 0.08:
             way = np.maximum((street.front - side * u) / across, 0)
             at = np.clip(v + way * street.sun[1] - START, 0, STOP - START - 1)
             shade |= street.heights[side][at.astype(np.int32)] > way / street.light.slope
@@ -344,9 +347,9 @@ def _house(street: Street, lot: Lot, rng: random.Random) -> None:
         for at, y, v in ((out, height, v0), (out, height, v1), (out + half, height + roof, v1),
                          (out + half, height + roof, v0)):  # fmt: skip
             x, z = street.place(side * at, v)
-            corners.append((x, y, z))
+            corners.append((z, x, y))
         street.canvas.tint = street.light.above()
-        street.canvas.surface(corners, tile)
+        Pen(street.canvas, Frame(0, 0), street.light).surface(corners, tile)
 
 
 def _plants(street: Street, lot: Lot, rng: random.Random) -> None:
@@ -412,7 +415,7 @@ def _bonnet(street: Street) -> None:
     canvas.paint(first, 0, down >= 0, color)
 
 
-def _photograph(street: Street) -> np.ndarray:
+def _photograph(street: Street) -> ndarray:
     """The canvas through a lens and a sensor, (H, W, 3) uint8."""
     canvas, rng, pixels = street.canvas, street.rng, street.canvas.rgb
     # a lens that is a little soft and darker to its corners

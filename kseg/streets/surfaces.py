@@ -10,13 +10,14 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
+from numpy import ndarray
 
 from kseg.streets.colors import GLASS, Color, pick, pick_by, planes, rgb
 from kseg.streets.drawing import Inset, Shaded, Shader
 from kseg.streets.noise import clouds, fraction, grain, leaves, nearest
 
 
-def _within(columns: np.ndarray, t: np.ndarray, low: float, high: float) -> np.ndarray:
+def _within(columns: ndarray, t: ndarray, low: float, high: float) -> ndarray:
     """Which of the columns (w,) lie between two heights, (h, w)."""
     return columns[None, :] & (t > low) & (t < high)
 
@@ -24,7 +25,7 @@ def _within(columns: np.ndarray, t: np.ndarray, low: float, high: float) -> np.n
 def panel(color: Color, parts: Sequence[Inset] = ()) -> Shader:
     """A plain side with rectangles (s0, t0, s1, t1, colour) in metres."""
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         index = np.zeros(t.shape, np.uint8)
         for number, (s0, t0, s1, t1, _) in enumerate(parts, 1):
             np.putmask(index, ((s >= s0) & (s < s1))[None, :] & (t >= t0) & (t < t1), number)
@@ -47,7 +48,7 @@ def coach_side(
 ) -> Shader:
     """The long side of a bus or a train: a band of windows, doors, a stripe, a skirt."""
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         index = np.zeros(t.shape, np.uint8)
         np.putmask(index, t < skirt, 3)
         np.putmask(index, (t > sill - 0.35) & (t < sill - 0.12), 1)
@@ -71,7 +72,7 @@ def hedge(rng: random.Random, height: float) -> Shader:
     leaf = pick(rng, "foliage", spread=0.12)
     ox = rng.random() * 256
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         clumps = nearest(leaves(), s * 16 + ox, t * 16 + 256)
         opacity = t < height - 0.15 + 0.16 * clumps
         lum = 0.62 + 0.3 * t / height + 0.34 * clumps
@@ -119,7 +120,7 @@ class Facade:
         self.ox, self.oy = int(rng.random() * 256), int(rng.random() * 256)
         self.door_bay = int(rng.random() * bays)
 
-    def __call__(self, s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def __call__(self, s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         """``Shader``."""
         index = np.zeros(t.shape, np.uint8)
         if self.plain:
@@ -157,12 +158,12 @@ class Facade:
 
     def _storeys(
         self,
-        index: np.ndarray,
-        off: np.ndarray,
-        row: np.ndarray,
-        up: np.ndarray,
-        z: np.ndarray,
-        dice: np.ndarray,
+        index: ndarray,
+        off: ndarray,
+        row: ndarray,
+        up: ndarray,
+        z: ndarray,
+        dice: ndarray,
     ) -> None:
         """The windows above the ground floor, with balconies."""
         upper = (row >= 0) & (row < self.storeys)
@@ -181,7 +182,7 @@ class Facade:
             np.putmask(index, rail, self._RAIL)
             np.putmask(index, rail & (up < 0.06), self._BASE)
 
-    def _shop_front(self, index: np.ndarray, off: np.ndarray, s: np.ndarray, t: np.ndarray) -> None:
+    def _shop_front(self, index: ndarray, off: ndarray, s: ndarray, t: ndarray) -> None:
         """The ground floor as a shop window under a sign."""
         top = self.ground
         np.putmask(index, _within(off < 0.43, t, 0.45, top - 0.75), self._BRIGHT)
@@ -200,7 +201,7 @@ def blind_side(rng: random.Random) -> Shader:
     color = pick(rng, "plaster")
     ox = rng.random() * 256
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         dirt = nearest(clouds(), s * 10 + ox, t * 10 + 256)
         return planes(color) * (0.95 + 0.12 * dirt), None
 
@@ -217,7 +218,7 @@ def wall(rng: random.Random, height: float) -> Shader:
     paint = pick(rng, "graffiti")
     ox = rng.random() * 256
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         dirt = nearest(clouds(), s * 12 + ox, t * 12 + 256)
         lum = 0.9 + 0.14 * dirt + 0.06 * t / height
         if long:
@@ -244,7 +245,7 @@ def fence(rng: random.Random, height: float) -> Shader:
     color = pick(rng, "fence")
     span = rng.uniform(1.8, 2.6)
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         part = fraction(s / pitch)
         post = (np.abs(s / span - np.round(s / span)) * span < np.maximum(0.05, z / 900))[None, :]
         if kind == "boards":

@@ -97,8 +97,8 @@ def _leg(
 def _head(pen: Pen, middle: Point, skin: Color, hair: Color, *, helmet: bool = False) -> None:
     """A neck, a head and what covers it."""
     canvas, size = pen.canvas, pen.size
-    x, y, z = pen.at(middle)
-    canvas.limb((x, y - 0.2 * size, z), (x, y, z), skin * 0.85, 0.06 * size)
+    a, b, height = middle
+    pen.limb((a, b, height - 0.2), middle, skin * 0.85, 0.06 * size)
     x, y, scale = pen.spot(middle)
     scale *= size
     canvas.ellipse(x, y, 0.105 * scale, 0.14 * scale, skin)
@@ -229,8 +229,7 @@ def crown(
 
 def pole(pen: Pen, b: float, height: float, radius: float, color: Color) -> None:
     """An upright post ``b`` metres to the right."""
-    ends = pen.at((0, b, 0)), pen.at((0, b, height))
-    pen.canvas.limb(*ends, color, radius * 1.1, radius * 0.85, least=0.6)
+    pen.limb((0, b, 0), (0, b, height), color, radius * 1.1, radius * 0.85, least=0.6)
 
 
 def bollard(pen: Pen, rng: random.Random, color: Color) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from kseg.streets.colors import GLASS, Color, pick, pick_by, rgb
 from kseg.streets.drawing import Inset, Pen, Point, Shaded, Shader
@@ -159,7 +160,7 @@ def _wheels(pen: Pen, side: float, radius: float, places: Sequence[float]) -> No
             continue
         for a in places:
             for part, color in ((1, _TYRE), (0.58, rgb(112, 114, 116)), (0.2, rgb(50, 50, 52))):
-                pen.canvas.wheel(frame, a, b * side, radius, radius * part, color)
+                pen.wheel((a, b * side, radius), radius * part, color)
 
 
 def bus(pen: Pen, rng: random.Random) -> None:
@@ -268,7 +269,7 @@ def truck(pen: Pen, rng: random.Random) -> None:
 def _load_side(load: Color, logo: Color, length: float, high: float, ribs: float) -> Shader:
     """The long side of a lorry's load; ``ribs`` is their distance, 0 for none."""
 
-    def shade(s: np.ndarray, t: np.ndarray, z: np.ndarray) -> Shaded:
+    def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:
         index = np.zeros(t.shape, np.uint8)
         mark = (s > 0.2 * length) & (s < 0.7 * length)
         np.putmask(index, mark[None, :] & (t > 1.9) & (t < high - 0.5), 1)
@@ -284,10 +285,10 @@ def _load_side(load: Color, logo: Color, length: float, high: float, ribs: float
 def bicycle(pen: Pen, rng: random.Random) -> None:
     """A bicycle; between the spokes its ground shines through."""
     paint, dark = pick(rng, "clothes"), rgb(34, 34, 36)
-    canvas, frame, wheel = pen.canvas, pen.frame, 0.34
-    for a in sorted((-0.52, 0.52), key=lambda a: -frame.at(a, 0, 0)[2]):
-        canvas.wheel(frame, a, 0, wheel, wheel, rgb(120, 120, 122), opacity=0.4)
-        canvas.wheel(frame, a, 0, wheel, wheel, dark, inner=0.86)
+    wheel = 0.34
+    for a in sorted((-0.52, 0.52), key=lambda a: -pen.at((a, 0, 0))[2]):
+        pen.wheel((a, 0, wheel), wheel, rgb(120, 120, 122), opacity=0.4)
+        pen.wheel((a, 0, wheel), wheel, dark, inner=0.86)
         # the tyre, where the wheel is seen edge on
         pen.limb((a, 0, 0.03), (a, 0, 2 * wheel - 0.03), dark, 0.02)
     bracket, seat, head = (-0.05, 0, 0.3), (-0.2, 0, 0.82), (0.36, 0, 0.8)
@@ -315,9 +316,9 @@ def motorcycle(pen: Pen, rng: random.Random) -> None:
     scooter = rng.random() < 0.45
     radius, reach = (0.24, 0.58) if scooter else (0.31, 0.7)
     for a in (-reach, reach):
-        pen.canvas.wheel(pen.frame, a, 0, radius, radius, dark)
+        pen.wheel((a, 0, radius), radius, dark)
         pen.limb((a, 0, 0.1), (a, 0, radius * 1.9), dark, 0.08)
-        pen.canvas.wheel(pen.frame, a, 0, radius, radius * 0.5, rgb(126, 126, 128))
+        pen.wheel((a, 0, radius), radius * 0.5, rgb(126, 126, 128))
     if scooter:
         pen.limb((-0.6, 0, 0.55), (-0.1, 0, 0.6), paint, 0.2)
         pen.limb((0.4, 0, 0.4), (0.36, 0, 0.9), paint, 0.2, 0.14)

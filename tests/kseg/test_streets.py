@@ -16,7 +16,7 @@ from kseg.data import CITYSCAPES, open_dataset
 from kseg.errors import KsegError
 from kseg.streets import Scene, draw_scene, write_streets
 from kseg.streets.colors import rgb
-from kseg.streets.drawing import Canvas, Frame
+from kseg.streets.drawing import Canvas, Frame, Light, Pen
 
 SCENES = 40
 
@@ -139,18 +139,20 @@ def test_what_is_painted_is_what_is_labelled():
         color = np.broadcast_to(np.float32(90), (3, *t.shape))
         return color, np.broadcast_to(opacity, t.shape)
 
-    frame = Frame(0.5, 9.0, 0.7)
+    def pen(canvas):
+        return Pen(canvas, Frame(0.5, 9.0, 0.7), Light(rgb(1, 1, 1), rgb(0, 0, 0), 0.0, 0.0))
+
     shapes = {
         "polygon": lambda c: c.polygon([(3.2, 4.1), (40.7, 9.3), (20, 30)], rgb(9, 9, 9), fade=0.2),
         "rectangle": lambda c: c.rectangle(30.3, 20.2, 7.7, 3.1, rgb(9, 9, 9)),
         "ellipse": lambda c: c.ellipse(30.3, 20.2, 9.9, 5.5, rgb(9, 9, 9), above=21),
-        "limb": lambda c: c.limb(frame.at(0, 0, 0), frame.at(1, 1, 1.5), rgb(9, 9, 9), 0.2, 0.1),
-        "thin": lambda c: c.limb(frame.at(0, 0, 0), frame.at(0, 0, 2), rgb(9, 9, 9), 0.001),
-        "wheel": lambda c: c.wheel(frame, 0, 0, 0.7, 0.6, rgb(9, 9, 9), inner=0.5, opacity=0.4),
+        "limb": lambda c: pen(c).limb((0, 0, 0), (1, 1, 1.5), rgb(9, 9, 9), 0.2, 0.1),
+        "thin": lambda c: pen(c).limb((0, 0, 0), (0, 0, 2), rgb(9, 9, 9), 0.001),
+        "wheel": lambda c: pen(c).wheel((0, 0, 0.7), 0.6, rgb(9, 9, 9), inner=0.5, opacity=0.4),
         "wall": lambda c: c.wall((-2, 7), (3, 12), 0.2, lambda s: 1.5 + s / 4, shader),
-        "face": lambda c: c.face([(-1, 0, 5), (1, 0, 5), (1, 1, 6), (-1, 1, 6)], rgb(9, 9, 9)),
-        "clipped": lambda c: c.surface(
-            [(-1, 0, -3), (1, 0, -3), (1, 0, 9), (-1, 0, 9)], rgb(9, 9, 9)
+        "face": lambda c: pen(c).face([(0, -1, 0), (0, 1, 0), (1, 1, 1), (1, -1, 1)], rgb(9, 9, 9)),
+        "clipped": lambda c: pen(c).surface(
+            [(-12, -1, 0), (-12, 1, 0), (1, 1, 0), (1, -1, 0)], rgb(9, 9, 9)
         ),
     }
     for name, draw in shapes.items():
