@@ -16,7 +16,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from numpy import ndarray
 from PIL import Image
 
 from kseg.errors import KsegError
@@ -44,9 +43,9 @@ class Scene:
             from 24 on, the plain id for others.
     """
 
-    image: ndarray
-    labels: ndarray
-    instances: ndarray
+    image: np.ndarray
+    labels: np.ndarray
+    instances: np.ndarray
 
 
 def draw_scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Scene:

@@ -18,17 +18,17 @@ from numpy import ndarray
 
 from kseg.streets.colors import Color, planes, rgb
 
-Pixel = tuple[float, float]
-"""Column and row."""
-
 Place = tuple[float, float]
-"""(x, z) on the ground."""
+"""(x, z) on the ground, or (column, row) in the image."""
 
 Point = tuple[float, float, float]
 """(x, y, z) in camera space, or (a, b, y) of a frame."""
 
 Found = tuple[int, int, ndarray] | None
 """First row, first column and mask of a shape; None outside the image."""
+
+Amount = float | ndarray | None
+"""A share for all pixels, (w,) or (h, w) of them; None as the function says."""
 
 Inset = tuple[float, float, float, float, Color]
 """A rectangle within a face: left, bottom, right, top in 0..1."""
@@ -162,31 +162,28 @@ class Canvas:
         thick = depth * self.haze
         return 1 / (1 + thick + 0.5 * thick * thick)
 
-    def project(self, point: Point) -> Pixel:
-        """Pixels of a point in camera space."""
+    def project(self, point: Point) -> Place:
+        """Places of a point in camera space."""
         scale = self.focal / max(point[2], NEAR)
         return self.center + point[0] * scale, self.horizon + (self.eye - point[1]) * scale
 
     def scale(self, z: float) -> float:
-        """Pixels of a metre at a depth."""
+        """Places of a metre at a depth."""
         return self.focal / max(z, NEAR)
 
     def paint(
-        self,
-        top: int,
-        left: int,
-        mask: ndarray,
-        color: ndarray,
-        opacity: float | ndarray | None = None,
-        clear: float | ndarray | None = None,
+        self, found: Found, color: ndarray, opacity: Amount = None, clear: Amount = None
     ) -> None:
-        """Colour and id of a mask whose first pixel is (top, left).
+        """Gives a shape colour and id.
 
         Args:
             color: (3,) or what broadcasts to (3, h, w), already lit.
             opacity: of the colour alone; None is opaque.
-            clear: what the haze leaves, if not as ``start`` said; scalar or (w,).
+            clear: what the haze leaves; None is as ``start`` said.
         """
+        if found is None:
+            return
+        top, left, mask = found
         rows, columns = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
         pixels = self.rgb[:, rows, columns]
         if color.ndim == 1:
@@ -217,24 +214,29 @@ class Canvas:
             pixels = self.rgb[:, top : top + mask.shape[0], left : left + mask.shape[1]]
             np.multiply(pixels, np.float32(factor), out=pixels, where=mask)
 
-    def box(
+    def grid(
         self, left: float, top: float, right: float, bottom: float
-    ) -> tuple[int, int, int, int] | None:
-        """Rows and columns whose centres lie within, as (r0, r1, c0, c1); None outside."""
+    ) -> tuple[int, int, ndarray, ndarray] | None:
+        """The pixels whose centres lie within; None outside the image.
+
+        Returns:
+            First row, first column, columns' centres (w,), rows' centres (h, 1).
+        """
         c0, c1 = max(math.ceil(left - 0.5), 0), min(math.floor(right - 0.5) + 1, self.width)
         r0, r1 = max(math.ceil(top - 0.5), 0), min(math.floor(bottom - 0.5) + 1, self.height)
-        return (r0, r1, c0, c1) if r0 < r1 and c0 < c1 else None
+        if r0 >= r1 or c0 >= c1:
+            return None
+        return r0, c0, self.xs[c0:c1], self.ys[r0:r1, None]
 
-    def _convex(self, points: Sequence[Pixel]) -> Found:
+    def _convex(self, points: Sequence[Place]) -> Found:
         """The mask of a convex polygon and its first pixel."""
         if len(points) < 3:
             return None
-        columns, rows = [x for x, _ in points], [y for _, y in points]
-        box = self.box(min(columns), min(rows), max(columns), max(rows))
-        if box is None:
+        columns, rows = zip(*points, strict=True)
+        grid = self.grid(min(columns), min(rows), max(columns), max(rows))
+        if grid is None:
             return None
-        r0, r1, c0, c1 = box
-        xs, ys = self.xs[c0:c1], self.ys[r0:r1, None]
+        top, left, xs, ys = grid
         turn = 1.0 if _area(points) > 0 else -1.0
         mask = None
         x0, y0 = points[-1]
@@ -244,50 +246,38 @@ class Canvas:
             inside = down * xs + (across * y0 - down * x0) <= across * ys
             mask = inside if mask is None else np.logical_and(mask, inside, out=mask)
             x0, y0 = x1, y1
-        return r0, c0, mask
+        return top, left, mask
 
     def _oval(self, x: float, y: float, rx: float, ry: float, above: float = math.inf) -> Found:
         """The mask of an ellipse and its first pixel."""
-        box = self.box(x - rx, y - ry, x + rx, min(y + ry, above))
-        if box is None:
+        grid = self.grid(x - rx, y - ry, x + rx, min(y + ry, above))
+        if grid is None:
             return None
-        r0, r1, c0, c1 = box
-        across, down = (self.xs[c0:c1] - x) / rx, (self.ys[r0:r1, None] - y) / ry
-        return r0, c0, across * across <= 1 - down * down
+        top, left, xs, ys = grid
+        across, down = (xs - x) / rx, (ys - y) / ry
+        return top, left, across * across <= 1 - down * down
 
-    def polygon(self, points: Sequence[Pixel], color: Color, *, fade: float = 0.0) -> None:
+    def polygon(self, points: Sequence[Place], color: Color, *, fade: float = 0.0) -> None:
         """A convex polygon in pixels; ``fade`` is how much lighter its top is than its foot."""
         found = self._convex(points)
-        if found is None:
-            return
-        top, left, mask = found
         color = color * self.tint
-        if fade and len(mask) > 2:
-            ramp = (1 + fade / 2) - self.ys[: len(mask)] * (fade / len(mask))
-            color = planes(color) * ramp[:, None]
-        self.paint(top, left, mask, color)
+        if fade and found is not None and len(found[2]) > 2:
+            high = len(found[2])
+            color = planes(color) * ((1 + fade / 2) - self.ys[:high] * (fade / high))[:, None]
+        self.paint(found, color)
 
     def rectangle(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         """An upright rectangle in pixels, by its middle and half sides."""
-        box = self.box(x - rx, y - ry, x + rx, y + ry)
-        if box is not None:
-            r0, r1, c0, c1 = box
-            self.paint(r0, c0, np.ones((r1 - r0, c1 - c0), bool), color * self.tint)
+        grid = self.grid(x - rx, y - ry, x + rx, y + ry)
+        if grid is not None:
+            top, left, xs, ys = grid
+            self.paint((top, left, np.ones((len(ys), len(xs)), bool)), color * self.tint)
 
     def ellipse(
-        self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
-        color: Color,
-        *,
-        above: float | None = None,
+        self, x: float, y: float, rx: float, ry: float, color: Color, above: float = math.inf
     ) -> None:
         """An ellipse in pixels, or what of it lies above a row; never less than a pixel."""
-        found = self._oval(x, y, max(rx, 0.5), max(ry, 0.5), math.inf if above is None else above)
-        if found is not None:
-            self.paint(*found, color * self.tint)
+        self.paint(self._oval(x, y, max(rx, 0.5), max(ry, 0.5), above), color * self.tint)
 
     def wall(
         self,
@@ -323,23 +313,22 @@ class Canvas:
         seen = np.flatnonzero((along >= 0) & (along <= 1) & (z > NEAR))
         if not len(seen):
             return
-        c0, c1 = c0 + int(seen[0]), c0 + int(seen[-1]) + 1
+        c0 += int(seen[0])
         along, z = along[seen[0] : seen[-1] + 1], z[seen[0] : seen[-1] + 1]
         s = along * math.hypot(run, rise)
         roof = top(s) if callable(top) else top
         first = float((self.horizon + (self.eye - roof) * self.focal / z).min())
         last = float((self.horizon + (self.eye - bottom) * self.focal / z).max())
-        box = self.box(0, first, self.width, last)
-        if box is None:
+        grid = self.grid(0, first, self.width, last)
+        if grid is None:
             return
-        r0, r1 = box[:2]
-        t = self.eye - (self.ys[r0:r1] - self.horizon)[:, None] * (z / self.focal)[None, :]
+        t = self.eye - (grid[3] - self.horizon) * (z / self.focal)[None, :]
         mask = (t >= bottom) & (t <= roof)
         color, opacity = shader(s, t, z)
         if opacity is not None:
             mask &= opacity > 0
         clear = None if flat else self.clearness(z)
-        self.paint(r0, c0, mask, color * planes(self.tint), opacity, clear)
+        self.paint((grid[0], c0, mask), color * planes(self.tint), opacity, clear)
 
 
 class Pen:
@@ -391,13 +380,13 @@ class Pen:
         r0 = max(radius * scale0, least)
         r1 = max((radius if end_radius is None else end_radius) * scale1, least)
         left, right = min(x0 - r0, x1 - r1), max(x0 + r0, x1 + r1)
-        box = canvas.box(left, min(y0 - r0, y1 - r1), right, max(y0 + r0, y1 + r1))
-        if box is None:
+        grid = canvas.grid(left, min(y0 - r0, y1 - r1), right, max(y0 + r0, y1 + r1))
+        if grid is None:
             return
-        top, bottom, left, right = box
+        top, left, xs, ys = grid
         across, down = x1 - x0, y1 - y0
         length2 = max(across * across + down * down, 1e-6)
-        px, py = canvas.xs[left:right] - x0, canvas.ys[top:bottom, None] - y0
+        px, py = xs - x0, ys - y0
         along = px * (across / length2) + py * (down / length2)
         np.clip(along, 0, 1, out=along)
         dx, dy = px - along * across, py - along * down
@@ -406,7 +395,7 @@ class Pen:
         color = color * canvas.tint
         if max(r0, r1) > 1.5:
             color = planes(color) * (1 - 0.25 * dx / reach)
-        canvas.paint(top, left, mask, color)
+        canvas.paint((top, left, mask), color)
 
     def wheel(
         self,
@@ -425,17 +414,17 @@ class Pen:
         if abs(across) < 0.3:
             return
         wide, high = abs(across), down + abs(skew)
-        box = canvas.box(cx - wide, cy - high, cx + wide, cy + high)
-        if box is None:
+        grid = canvas.grid(cx - wide, cy - high, cx + wide, cy + high)
+        if grid is None:
             return
-        r0, r1, c0, c1 = box
-        s = (canvas.xs[c0:c1] - cx) / across
-        t = (canvas.ys[r0:r1, None] - cy - s * skew) / down
+        top, left, xs, ys = grid
+        s = (xs - cx) / across
+        t = (ys - cy - s * skew) / down
         reach = t * t + s * s
         mask = reach <= 1
         if inner:
             mask &= reach >= inner * inner
-        canvas.paint(r0, c0, mask, color * canvas.tint, opacity)
+        canvas.paint((top, left, mask), color * canvas.tint, opacity)
 
     def surface(self, corners: Sequence[Point], color: Color, *, fade: float = 0.0) -> None:
         """A convex polygon, seen from both sides."""
@@ -495,7 +484,7 @@ class Pen:
             self.canvas.wall(ground(*start), ground(*end), low, high, shader, flat=True)
 
 
-def _area(points: Sequence[Pixel]) -> float:
+def _area(points: Sequence[Place]) -> float:
     """Twice the signed area: positive clockwise, as rows go down."""
     total = 0.0
     x0, y0 = points[-1]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from kseg.data.classes import CITYSCAPES
 from kseg.streets import surfaces, things, vehicles
-from kseg.streets.colors import Color, pick, rgb
+from kseg.streets.colors import pick, rgb
 from kseg.streets.drawing import Canvas, Frame, Light, Pen, Place
 
 IDS = dict(zip(CITYSCAPES.names, CITYSCAPES.file_ids, strict=True)) | {
@@ -42,33 +42,26 @@ START, STOP = -12, 190
 """Metres along the street that profiles cover."""
 
 
-class _Weather(NamedTuple):
-    """Colours of sky and light, and the ranges of metres of shadow for a metre and of haze."""
-
-    zenith: Color
-    rim: Color
-    ambient: Color
-    sun: Color
-    slope: tuple[float, float] | None
-    haze: tuple[float, float]
-
-
-_SUN = _Weather(
-    rgb(96, 140, 200), rgb(192, 208, 222), rgb(0.5, 0.53, 0.58), rgb(0.84, 0.8, 0.72),
-    (0.5, 1.8), (0.0008, 0.003),
-)  # fmt: skip
-_CLOUDS = _Weather(
-    rgb(168, 176, 188), rgb(206, 210, 212), rgb(0.68, 0.7, 0.73), rgb(0.3, 0.29, 0.27),
-    None, (0.001, 0.006),
-)  # fmt: skip
-_GREY = _Weather(
-    rgb(158, 162, 166), rgb(182, 184, 184), rgb(0.72, 0.73, 0.74), rgb(0.14, 0.14, 0.13),
-    None, (0.006, 0.016),
-)  # fmt: skip
-_EVENING = _Weather(
-    rgb(108, 118, 158), rgb(222, 184, 150), rgb(0.54, 0.53, 0.58), rgb(0.78, 0.62, 0.46),
-    (2.0, 3.2), (0.001, 0.005),
-)  # fmt: skip
+# zenith and rim of the sky, light of the sky and of the sun; the ranges of metres of shadow for
+# a metre of height and of haze
+_WEATHER = {
+    "sun": (
+        (96, 140, 200), (192, 208, 222), (0.5, 0.53, 0.58), (0.84, 0.8, 0.72),
+        (0.5, 1.8), (0.0008, 0.003),
+    ),
+    "clouds": (
+        (168, 176, 188), (206, 210, 212), (0.68, 0.7, 0.73), (0.3, 0.29, 0.27),
+        None, (0.001, 0.006),
+    ),
+    "grey": (
+        (158, 162, 166), (182, 184, 184), (0.72, 0.73, 0.74), (0.14, 0.14, 0.13),
+        None, (0.006, 0.016),
+    ),
+    "evening": (
+        (108, 118, 158), (222, 184, 150), (0.54, 0.53, 0.58), (0.78, 0.62, 0.46),
+        (2.0, 3.2), (0.001, 0.005),
+    ),
+}  # fmt: skip
 
 # (length, width, height) in metres, about
 _VEHICLES = {
@@ -99,11 +92,10 @@ class Thing:
     Vehicles have a (length, width), to be before or behind as a whole.
     """
 
-    frame: Frame
+    pen: Pen
     depth: float
     nearer: float
     value: int
-    tint: Color
     draw: Callable[[], None]
     size: tuple[float, float] | None
 
@@ -146,13 +138,14 @@ class Street:
     def _weather(self) -> None:
         """Sky, light and haze."""
         rng = self.rng
-        weather = rng.choice((_SUN, _SUN, _SUN, _CLOUDS, _CLOUDS, _GREY, _EVENING))
+        kind = rng.choice(("sun", "sun", "sun", "clouds", "clouds", "grey", "evening"))
+        zenith, rim, sky, sun, slope, haze = _WEATHER[kind]
         angle = rng.uniform(-math.pi, math.pi)
-        slope = rng.uniform(*weather.slope) if weather.slope else 0.0
-        self.haze = rng.uniform(*weather.haze)
-        self.zenith, self.rim = weather.zenith * rng.uniform(0.85, 1.1), weather.rim
+        slope = rng.uniform(*slope) if slope else 0.0
+        self.haze = rng.uniform(*haze)
+        self.zenith, self.rim = rgb(*zenith) * rng.uniform(0.85, 1.1), rgb(*rim)
         self.canvas.veil = self.rim
-        self.light = Light(weather.ambient, weather.sun, angle - self.yaw, slope)
+        self.light = Light(rgb(*sky), rgb(*sun), angle - self.yaw, slope)
         self.sun = (math.sin(angle), math.cos(angle))
 
     def _section(self) -> None:
@@ -304,25 +297,23 @@ class Street:
             self._numbers[value] = number + 1
             value = value * 1000 + number
         pen = Pen(self.canvas, frame, light)
-        self.things.append(
-            Thing(
-                frame, frame.z, nearer, value, light.around(), lambda: draw(pen, rng, *args), size
-            )
-        )
+        draws = functools.partial(draw, pen, rng, *args)
+        self.things.append(Thing(pen, frame.z, nearer, value, draws, size))
 
     def _upright(self, name: str, at: Place | None, ends: tuple[Place, Place], *args) -> None:
-        """A vertical face between two places, as a thing."""
+        """``Canvas.wall`` between two places, as a thing."""
         (x0, z0), (x1, z1) = ends
-        self.add(name, at, Frame((x0 + x1) / 2, (z0 + z1) / 2), things.upright, ends, *args)
+        frame = Frame((x0 + x1) / 2, (z0 + z1) / 2)
+        self.add(name, at, frame, lambda pen, rng: self.canvas.wall(*ends, *args, both=True))
 
     def _order(self) -> None:
         """Sorts the things from far to near, each on the right side of every vehicle."""
         large = [thing for thing in self.things if thing.size]
         for vehicle in sorted(large, key=lambda thing: -thing.depth):
             length, width = (side / 2 + 0.2 for side in vehicle.size)
-            eye = vehicle.frame.local(0, 0)
+            eye = vehicle.pen.frame.local(0, 0)
             for thing in self.things:
-                a, b = vehicle.frame.local(thing.frame.x, thing.frame.z)
+                a, b = vehicle.pen.frame.local(thing.pen.frame.x, thing.pen.frame.z)
                 if thing is vehicle or (abs(a) > length and abs(b) > width):
                     continue
                 before = b * eye[1] > 0 if abs(a) <= length else a * eye[0] > 0
@@ -460,7 +451,7 @@ class Street:
             frame = None if self.crossing(v) else self.site(at, (0.15, 0.15), 4)
             if frame is not None:
                 self.cast(u, v, 0.08, 0.9)
-                self.add("pole", at, frame, things.bollard, color)
+                self.add("pole", at, frame, things.pole, 0.95, 0.075, color)
 
     def _barrier(self, side: int) -> None:
         """A railing along the kerb, in pieces so that others may stand before and behind."""
@@ -474,7 +465,7 @@ class Street:
             if self.crossing(v0, 2) or v1 > self.end - 10 or not self.free(u, v0 + 1, 0.1, 0.9):
                 continue
             ends = self.place(u, v0), self.place(u, v1)
-            self._upright("fence", (u, v0), ends, 0.05, height, shader, True)
+            self._upright("fence", (u, v0), ends, 0.05, height, shader)
 
     def _bin(self, side: int) -> None:
         rng = self.rng

@@ -12,29 +12,12 @@ from kseg.streets import surfaces, things
 from kseg.streets.colors import pick, pick_by, planes, rgb
 from kseg.streets.drawing import Frame, Pen, Shader
 from kseg.streets.noise import clouds, fraction, grain, nearest, normal, smooth
-from kseg.streets.plan import (
-    CURB,
-    GRASS,
-    IDS,
-    PARKING,
-    RAIL,
-    ROAD,
-    START,
-    STOP,
-    WALK,
-    Lot,
-    Street,
-)
+from kseg.streets.plan import CURB, GRASS, IDS, PARKING, ROAD, START, STOP, WALK, Lot, Street
 
-_GROUND_NAMES = {
-    ROAD: "road",
-    WALK: "sidewalk",
-    CURB: "sidewalk",
-    GRASS: "terrain",
-    PARKING: "parking",
-    RAIL: "rail track",
-}
-_GROUND_IDS = np.array([IDS[_GROUND_NAMES[kind]] for kind in range(6)], np.uint16)
+_GROUND_IDS = np.array(
+    [IDS[n] for n in ("road", "sidewalk", "sidewalk", "terrain", "parking", "rail track")],
+    np.uint16,
+)
 
 
 def draw(street: Street) -> tuple[ndarray, ndarray]:
@@ -53,7 +36,7 @@ def draw(street: Street) -> tuple[ndarray, ndarray]:
     for lot in sorted(street.lots, key=lambda lot: -lot.start):
         _lot(street, lot)
     for thing in street.things:
-        canvas.start(thing.value, thing.frame.z, thing.tint)
+        canvas.start(thing.value, thing.pen.frame.z, thing.pen.light.around())
         thing.draw()
     if street.rng.random() < 0.6:
         _bonnet(street)
@@ -102,13 +85,13 @@ def _skyline(street: Street) -> None:
         windows = (fraction(along * 0.5) < 0.5)[None, :] & (fraction(y / 3) < 0.5)
         lum = tone[None, :] * np.where(windows, 0.75, 1.0)
         canvas.start(IDS["building"], depth)
-        canvas.paint(0, 0, y < top[None, :], planes(stone * ambient) * lum)
+        canvas.paint((0, 0, y < top[None, :]), planes(stone * ambient) * lum)
     hill = smooth(clouds(), along * 0.25 + ox, along * 0 + 3.5)
     edge = nearest(clouds(), along * 4 + ox + 512, along * 0 + 60)
     top = high * (0.45 + 0.5 * hill) + 0.9 * edge
     lum = 0.9 + 0.22 * nearest(clouds(), along[None, :] * 3 + 1024, y * 3 + 1024)
     canvas.start(IDS["vegetation"], depth)
-    canvas.paint(0, 0, y < top[None, :], planes(wood * ambient) * lum)
+    canvas.paint((0, 0, y < top[None, :]), planes(wood * ambient) * lum)
 
 
 # ---- the ground
@@ -193,12 +176,7 @@ def _ground_colors(
 
 
 def _markings(
-    street: Street,
-    color: ndarray,
-    kind: ndarray,
-    u: ndarray,
-    v: ndarray,
-    metre: ndarray,
+    street: Street, color: ndarray, kind: ndarray, u: ndarray, v: ndarray, metre: ndarray
 ) -> None:
     """Paints lines on ``color``, as wide as they are and no wider."""
     rng = street.rng
@@ -325,15 +303,15 @@ def _across(
 
 
 def _house(street: Street, lot: Lot, rng: random.Random) -> None:
-    side, out, slope = lot.side, street.front + lot.setback, street.light.slope
+    side, out, shade = lot.side, street.front + lot.setback, street.light.slope
     v0, v1, height = lot.start, lot.stop, lot.height
     if lot.kind == "garden":
         v0, v1 = v0 + 1.5, max(v1 - rng.uniform(1.5, 5), v0 + 5)
         height = min(height, rng.uniform(4.5, 8))
     shadow = 0.0
-    if slope and side * street.sun[0] < -0.08:
+    if shade and side * street.sun[0] < -0.08:
         way = (out + street.front) / abs(street.sun[0])
-        shadow = float(street.roof(-side, (v0 + v1) / 2)) - way / slope
+        shadow = float(street.roof(-side, (v0 + v1) / 2)) - way / shade
     deep = rng.uniform(7, 11)
     roof = rng.uniform(1.5, 4.5) if rng.random() < 0.6 and lot.kind != "hall" else 0.0
     front = surfaces.Facade(rng, height, v1 - v0, shadow=shadow)
@@ -342,14 +320,13 @@ def _house(street: Street, lot: Lot, rng: random.Random) -> None:
     _across(street, "building", side, (out, out + deep), v0, gable, surfaces.blind_side(rng))
     _along(street, "building", side, out, (v0, v1), height, front)
     if roof and (out - side * street.own) * roof > (height - street.canvas.eye) * half:
-        tile = pick(rng, "roof")
-        corners = []
+        slope = []
         for at, y, v in ((out, height, v0), (out, height, v1), (out + half, height + roof, v1),
                          (out + half, height + roof, v0)):  # fmt: skip
             x, z = street.place(side * at, v)
-            corners.append((z, x, y))
+            slope.append((z, x, y))
         street.canvas.tint = street.light.above()
-        Pen(street.canvas, Frame(0, 0), street.light).surface(corners, tile)
+        Pen(street.canvas, Frame(0, 0), street.light).surface(slope, pick(rng, "roof"))
 
 
 def _plants(street: Street, lot: Lot, rng: random.Random) -> None:
@@ -412,7 +389,7 @@ def _bonnet(street: Street) -> None:
     mirror = 0.4 * np.exp(-6 * np.clip(down, 0, None))
     color = planes(paint) + mirror * planes(street.rim - paint)
     canvas.start(IDS["ego vehicle"], 0.0)
-    canvas.paint(first, 0, down >= 0, color)
+    canvas.paint((first, 0, down >= 0), color)
 
 
 def _photograph(street: Street) -> ndarray:

@@ -157,13 +157,7 @@ class Facade:
         return pick_by(index, self.colors) * lum, None
 
     def _storeys(
-        self,
-        index: ndarray,
-        off: ndarray,
-        row: ndarray,
-        up: ndarray,
-        z: ndarray,
-        dice: ndarray,
+        self, index: ndarray, off: ndarray, row: ndarray, up: ndarray, z: ndarray, dice: ndarray
     ) -> None:
         """The windows above the ground floor, with balconies."""
         upper = (row >= 0) & (row < self.storeys)

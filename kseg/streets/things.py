@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kseg.streets.colors import Color, pick, planes, rgb
-from kseg.streets.drawing import Pen, Place, Point, Shader
+from kseg.streets.drawing import Pen, Place, Point
 from kseg.streets.noise import clouds, leaves, patch
 from kseg.streets.surfaces import panel
 
@@ -81,11 +81,7 @@ def _far_near(pen: Pen) -> tuple[int, int]:
 
 
 def _leg(
-    pen: Pen,
-    joints: tuple[Point, Point, Point],
-    foot: tuple[Point, Point],
-    cloth: Color,
-    shoe: Color,
+    pen: Pen, joints: Sequence[Point], foot: Sequence[Point], cloth: Color, shoe: Color
 ) -> None:
     """A leg through hip, knee and ankle, and a foot from heel to toe."""
     size, (hip, knee, ankle) = pen.size, joints
@@ -104,9 +100,8 @@ def _head(pen: Pen, middle: Point, skin: Color, hair: Color, *, helmet: bool = F
     canvas.ellipse(x, y, 0.105 * scale, 0.14 * scale, skin)
     cover = y + (0.06 if pen.frame.away > 0 and not helmet else -0.03) * scale
     grow = 1.25 if helmet else 1.08
-    canvas.ellipse(
-        x, y - 0.02 * scale, 0.105 * scale * grow, 0.14 * scale * grow, hair, above=cover
-    )
+    rx, ry = 0.105 * scale * grow, 0.14 * scale * grow
+    canvas.ellipse(x, y - 0.02 * scale, rx, ry, hair, above=cover)
 
 
 def rider(pen: Pen, rng: random.Random, low: bool) -> None:
@@ -173,35 +168,28 @@ def tree(
             start = (0, lean * 0.7, foot * 1.1)
             end = (0, lean + side * radius * 0.55, middle * 1.1)
             pen.limb(start, end, bark, thick * 0.7, thick * 0.35)
-    crown(pen, (0, lean, middle), radius, (height - foot) / 2, leaf, offset, kind)
+    crown(pen, (0, lean, middle), (radius, (height - foot) / 2), leaf, offset, kind)
 
 
 def shrub(pen: Pen, rng: random.Random) -> None:
     """A round bush."""
-    size = rng.uniform(0.5, 1.4)
-    leaf = pick(rng, "shrub")
-    crown(pen, (0, 0, size * 0.8), size * 1.2, size, leaf, (rng.random() * 256, rng.random() * 256))
+    size, leaf = rng.uniform(0.5, 1.4), pick(rng, "shrub")
+    offset = rng.random() * 256, rng.random() * 256
+    crown(pen, (0, 0, size * 0.8), (size * 1.2, size), leaf, offset)
 
 
 def crown(
-    pen: Pen,
-    middle: Point,
-    rx: float,
-    ry: float,
-    leaf: Color,
-    offset: tuple[float, float],
-    kind: str = "round",
+    pen: Pen, middle: Point, radii: Place, leaf: Color, offset: Place, kind: str = "round"
 ) -> None:
-    """Foliage within about (rx, ry) metres around a point; ``offset`` is into the noise."""
-    canvas, light = pen.canvas, pen.light
+    """Foliage within about ``radii`` metres around a point; ``offset`` is into the noise."""
+    canvas, light, (rx, ry) = pen.canvas, pen.light, radii
     cx, cy, scale = pen.spot(middle)
     wide, high = 1.25 * rx * scale, 1.25 * ry * scale
-    box = canvas.box(cx - wide, cy - high, cx + wide, cy + high)
-    if box is None:
+    grid = canvas.grid(cx - wide, cy - high, cx + wide, cy + high)
+    if grid is None:
         return
-    r0, r1, c0, c1 = box
-    a = (canvas.xs[c0:c1] - cx) / (rx * scale)
-    b = ((canvas.ys[r0:r1] - cy) / (ry * scale))[:, None]
+    top, left, xs, ys = grid
+    a, b = (xs - cx) / (rx * scale), (ys - cy) / (ry * scale)
     # metres to noise cells: clumps of half a metre on lobes of two
     u, v = a * (rx * 14) + (offset[0] + 512), b[:, 0] * (ry * 14) + (offset[1] + 512)
     clumps = patch(leaves(), u, v)
@@ -221,27 +209,24 @@ def crown(
     shade = 0.74 - 0.24 * b + 0.3 * clumps + 0.14 * lit
     np.maximum(shade, 0.12, out=shade)
     color = (glow * planes(light.sun) + planes(light.ambient)) * (shade * planes(leaf))
-    canvas.paint(r0, c0, mask, color)
+    canvas.paint((top, left, mask), color)
 
 
 # ---- posts, lights and signs, which face the camera
 
 
-def pole(pen: Pen, b: float, height: float, radius: float, color: Color) -> None:
+def pole(
+    pen: Pen, rng: random.Random, height: float, radius: float, color: Color, b: float = 0.0
+) -> None:
     """An upright post ``b`` metres to the right."""
     pen.limb((0, b, 0), (0, b, height), color, radius * 1.1, radius * 0.85, least=0.6)
-
-
-def bollard(pen: Pen, rng: random.Random, color: Color) -> None:
-    """A low post."""
-    pole(pen, 0, 0.95, 0.075, color)
 
 
 def lamp(pen: Pen, rng: random.Random, side: int) -> None:
     """A street lamp with its arm toward ``side``."""
     color = pick(rng, "pole")
     height = rng.uniform(5.5, 8.5)
-    pole(pen, 0, height, 0.09, color)
+    pole(pen, rng, height, 0.09, color)
     if rng.random() < 0.7:
         reach = side * rng.uniform(1.0, 2.2)
         pen.limb((0, 0, height), (0, reach, height + 0.35), color, 0.06)
@@ -254,7 +239,7 @@ def lamp(pen: Pen, rng: random.Random, side: int) -> None:
 def signal_post(pen: Pen, rng: random.Random, high: float, reach: float) -> None:
     """The post of traffic lights, with an arm above the road if ``reach`` is not 0."""
     color = pick(rng, "pole")
-    pole(pen, 0, 5.6 if reach else high + 0.6, 0.08, color)
+    pole(pen, rng, 5.6 if reach else high + 0.6, 0.08, color)
     if reach:
         pen.limb((0, 0, 5.5), (0, reach, 5.7), color, 0.08)
 
@@ -295,13 +280,13 @@ _RED, _WHITE, _BLUE, _YELLOW = (
 _INK, _GRAY = rgb(36, 36, 38), rgb(40, 40, 42)
 
 
-def _polygon(color: Color, part: float, points: Sequence[Place]) -> tuple:
-    return "polygon", color, [(part * x, part * y) for x, y in points]
+def _scaled(part: float, corners: Sequence[Place]) -> list[Place]:
+    return [(part * x, part * y) for x, y in corners]
 
 
-def _triangle(color: Color, part: float, up: int) -> tuple:
+def _triangle(part: float, up: int) -> list[Place]:
     y = up * (0.12 - 0.75 * part)
-    return "polygon", color, [(-part, y), (part, y), (0, up * (0.12 + part))]
+    return [(-part, y), (part, y), (0, up * (0.12 + part))]
 
 
 _DIAMOND = [(-1, 0), (0, -1), (1, 0), (0, 1)]
@@ -309,60 +294,51 @@ _OCTAGON = [
     (math.cos((k + 0.5) * math.pi / 4), math.sin((k + 0.5) * math.pi / 4)) for k in range(8)
 ]
 
-# The variants of a sign: each shape with its colour, and in radii of the sign its middle and
-# half sides, or its corners.
+# Kinds of signs, and the colours that theirs is drawn from where there is a choice.
 _SIGNS = {
-    "ban": [
-        [
-            ("ellipse", _RED, (0, 0, 1, 1)),
-            ("ellipse", color, (0, 0, 0.72, 0.72)),
-            ("rectangle", _INK, (0, 0, 0.38, 0.26)),
-        ]
-        for color in (_WHITE, _WHITE, _BLUE)
-    ],
-    "order": [
-        [
-            ("ellipse", _BLUE, (0, 0, 1, 1)),
-            ("polygon", _WHITE, [(-0.5, 0), (0, -0.6), (0.5, 0)]),
-            ("rectangle", _WHITE, (0, 0.2, 0.16, 0.35)),
-        ]
-    ],
-    "warning": [
-        [
-            _triangle(_RED, 1.15, -1),
-            _triangle(_WHITE, 0.72, -1),
-            ("rectangle", _INK, (0, 0.1, 0.1, 0.32)),
-        ]
-    ],
-    "yield": [[_triangle(_RED, 1.15, 1), _triangle(_WHITE, 0.72, 1)]],
-    "priority": [[_polygon(_WHITE, 1.1, _DIAMOND), _polygon(_YELLOW, 0.78, _DIAMOND)]],
-    "park": [
-        [
-            ("rectangle", _BLUE, (0, 0, 1, 1.2)),
-            ("rectangle", _WHITE, (-0.3, 0, 0.14, 0.8)),
-            ("ellipse", _WHITE, (0.05, -0.35, 0.5, 0.42)),
-            ("ellipse", _BLUE, (0.05, -0.35, 0.24, 0.2)),
-        ]
-    ],
-    "stop": [
-        [
-            _polygon(_WHITE, 1.08, _OCTAGON),
-            _polygon(_RED, 0.96, _OCTAGON),
-            ("rectangle", _WHITE, (0, 0, 0.7, 0.2)),
-        ]
-    ],
-    "name": [
-        [("rectangle", color, (0, 0, 2.2, 0.5)), ("rectangle", ink, (0, 0, 1.65, 0.16))]
-        for color, ink in ((_BLUE, _WHITE), (_WHITE, _GRAY), (_YELLOW, _GRAY))
-    ],
+    "ban": [(_WHITE,), (_WHITE,), (_BLUE,)],
+    "order": None,
+    "warning": None,
+    "yield": None,
+    "priority": None,
+    "park": None,
+    "stop": None,
+    "name": [(_BLUE, _WHITE), (_WHITE, _GRAY), (_YELLOW, _GRAY)],
 }
+
+# The parts of signs: kind, shape, colour or which of those drawn; in radii of the sign, the
+# middle and half sides, or the corners.
+_PARTS = (
+    ("ban", "ellipse", _RED, (0, 0, 1, 1)),
+    ("ban", "ellipse", 0, (0, 0, 0.72, 0.72)),
+    ("ban", "rectangle", _INK, (0, 0, 0.38, 0.26)),
+    ("order", "ellipse", _BLUE, (0, 0, 1, 1)),
+    ("order", "polygon", _WHITE, [(-0.5, 0), (0, -0.6), (0.5, 0)]),
+    ("order", "rectangle", _WHITE, (0, 0.2, 0.16, 0.35)),
+    ("warning", "polygon", _RED, _triangle(1.15, -1)),
+    ("warning", "polygon", _WHITE, _triangle(0.72, -1)),
+    ("warning", "rectangle", _INK, (0, 0.1, 0.1, 0.32)),
+    ("yield", "polygon", _RED, _triangle(1.15, 1)),
+    ("yield", "polygon", _WHITE, _triangle(0.72, 1)),
+    ("priority", "polygon", _WHITE, _scaled(1.1, _DIAMOND)),
+    ("priority", "polygon", _YELLOW, _scaled(0.78, _DIAMOND)),
+    ("park", "rectangle", _BLUE, (0, 0, 1, 1.2)),
+    ("park", "rectangle", _WHITE, (-0.3, 0, 0.14, 0.8)),
+    ("park", "ellipse", _WHITE, (0.05, -0.35, 0.5, 0.42)),
+    ("park", "ellipse", _BLUE, (0.05, -0.35, 0.24, 0.2)),
+    ("stop", "polygon", _WHITE, _scaled(1.08, _OCTAGON)),
+    ("stop", "polygon", _RED, _scaled(0.96, _OCTAGON)),
+    ("stop", "rectangle", _WHITE, (0, 0, 0.7, 0.2)),
+    ("name", "rectangle", 0, (0, 0, 2.2, 0.5)),
+    ("name", "rectangle", 1, (0, 0, 1.65, 0.16)),
+)
 
 
 def sign_post(pen: Pen, rng: random.Random, height: float, spread: float) -> None:
     """One post, or two that are ``spread`` metres from the middle."""
     color = pick(rng, "pole")
     for b in (-spread, spread) if spread else (0.0,):
-        pole(pen, b, height, 0.045, color)
+        pole(pen, rng, height, 0.045, color, b)
 
 
 def traffic_signs(pen: Pen, rng: random.Random, y: float, count: int, large: bool) -> None:
@@ -396,8 +372,11 @@ def _sign(pen: Pen, rng: random.Random, y: float) -> float:
     kind = rng.choice(("ban", *_SIGNS))
     radius = rng.uniform(0.33, 0.42)
     pixels = max(radius * scale, 1.3)
-    variants = _SIGNS[kind]
-    for shape, color, where in variants[0] if len(variants) == 1 else rng.choice(variants):
+    chosen = rng.choice(_SIGNS[kind]) if _SIGNS[kind] else ()
+    for name, shape, color, where in _PARTS:
+        if name != kind:
+            continue
+        color = chosen[color] if isinstance(color, int) else color
         if shape == "polygon":
             canvas.polygon([(cx + x * pixels, cy + y * pixels) for x, y in where], color)
         else:
@@ -426,16 +405,3 @@ def heap(pen: Pen, rng: random.Random) -> None:
     pen.limb((0, -size, size * 0.9), (0, size, size), color, size * 0.9, size * 0.7)
     if rng.random() < 0.5:
         pen.limb((0, size, size), (0, size * 1.5, size * 2.4), color * 0.8, size * 0.35)
-
-
-def upright(
-    pen: Pen,
-    rng: random.Random,
-    ends: tuple[Place, Place],
-    low: float,
-    high: float,
-    shader: Shader,
-    both: bool = False,
-) -> None:
-    """A piece of a railing or a bridge."""
-    pen.canvas.wall(*ends, low, high, shader, both=both)
