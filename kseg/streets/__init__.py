@@ -5,9 +5,9 @@ camera. Colours overlap between classes and every surface has texture, light and
 so that a pixel's class follows from its surroundings and not from its colour. Labels are
 exact, since every shape paints colour and id through one mask.
 
-The modules: ``drawing`` is the camera and the canvas, ``surfaces`` fronts and
-walls, ``things`` vehicles, people, plants and posts, ``plan`` puts them in
-their places.
+The modules: ``plan`` puts everything in its place, ``scenery`` draws the plan; for them
+``vehicles`` and ``things`` draw what stands in a street, ``surfaces`` what fronts, walls and
+fences look like, on the canvas of ``drawing``, with ``colors`` and ``noise``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ Shaded = tuple[ndarray, ndarray | None]
 Shader = Callable[[ndarray, ndarray, ndarray], Shaded]
 """(w,) metres along a face, (h, w) height and (w,) depth to what is seen there."""
 
+Height = float | Callable[[ndarray], ndarray]
+"""Metres, the same everywhere or of (w,) metres along a face."""
+
 NEAR = 0.6
 """Metres before the camera where surfaces are cut off."""
 
@@ -105,11 +108,6 @@ class Frame:
         """(a, b) of a place (x, z)."""
         x, z = x - self.x, z - self.z
         return x * self.ahead[0] + z * self.ahead[1], x * self.right[0] + z * self.right[1]
-
-    def at(self, a: float, b: float, y: float) -> Point:
-        """(x, y, z) of a local point."""
-        x, z = self.ground(a, b)
-        return x, y, z
 
     def footprint(self, length: float, width: float) -> list[Place]:
         """The corners (x, z) of a rectangle around the place."""
@@ -284,7 +282,7 @@ class Canvas:
         left: Place,
         right: Place,
         bottom: float,
-        top: float | Callable[[ndarray], ndarray],
+        top: Height,
         shader: Shader,
         *,
         both: bool = False,
@@ -293,7 +291,7 @@ class Canvas:
         """A vertical face between two places (x, z) on the ground.
 
         Args:
-            bottom, top: heights; the top may depend on the metres along the face.
+            bottom, top: heights in metres.
             both: draw it from behind too.
             flat: as hazy as ``start`` said instead of as its own depth.
         """
@@ -336,16 +334,17 @@ class Pen:
 
     Attributes:
         canvas, frame, light: where to draw, where the thing stands, what falls on it.
-        size: scales heights.
+        size: scales heights, 1 unless set.
     """
 
-    def __init__(self, canvas: Canvas, frame: Frame, light: Light, size: float = 1.0) -> None:
-        self.canvas, self.frame, self.light, self.size = canvas, frame, light, size
+    def __init__(self, canvas: Canvas, frame: Frame, light: Light) -> None:
+        self.canvas, self.frame, self.light, self.size = canvas, frame, light, 1.0
 
     def at(self, point: Point) -> Point:
         """A point in camera space."""
         a, b, y = point
-        return self.frame.at(a, b, y * self.size)
+        x, z = self.frame.ground(a, b)
+        return x, y * self.size, z
 
     def spot(self, point: Point) -> tuple[float, float, float]:
         """Column and row of a point, and how many pixels a metre has there."""

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from kseg.streets import surfaces, things
 from kseg.streets.colors import pick, pick_by, planes, rgb
-from kseg.streets.drawing import Frame, Pen, Shader
+from kseg.streets.drawing import Frame, Height, Pen, Place, Shader
 from kseg.streets.noise import clouds, fraction, grain, nearest, normal, smooth
 from kseg.streets.plan import CURB, GRASS, IDS, PARKING, ROAD, START, STOP, WALK, Lot, Street
 
@@ -274,13 +274,7 @@ def _lot(street: Street, lot: Lot) -> None:
 
 
 def _along(
-    street: Street,
-    name: str,
-    side: int,
-    out: float,
-    span: tuple[float, float],
-    height: float,
-    shader: Shader,
+    street: Street, name: str, side: int, out: float, span: Place, height: float, shader: Shader
 ) -> None:
     """A vertical face along one side of the street that looks at it."""
     ends = (span[1], span[0]) if side > 0 else span
@@ -292,9 +286,9 @@ def _along(
 
 
 def _across(
-    street: Street, name: str, side: int, outs: tuple[float, float], v: float, height, shader
+    street: Street, name: str, side: int, outs: Place, v: float, height: Height, shader: Shader
 ) -> None:
-    """A vertical face that looks back along the street."""
+    """A vertical face that looks back along the street, between two distances from its middle."""
     near, far = (street.place(side * out, v) for out in outs)
     left, right = (near, far) if side > 0 else (far, near)
     x, z = street.frame(0, v).ahead
