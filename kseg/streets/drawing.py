@@ -30,8 +30,8 @@ Found = tuple[int, int, ndarray] | None
 Amount = float | ndarray | None
 """A share for all pixels, (w,) or (h, w) of them; None as the function says."""
 
-Inset = tuple[float, float, float, float, Color]
-"""A rectangle within a face: left, bottom, right, top in 0..1."""
+Insets = Sequence[tuple[float, float, float, float, Color]]
+"""Rectangles within a face: left, bottom, right, top and a colour."""
 
 Shaded = tuple[ndarray, ndarray | None]
 """RGB (3, h, w) and opacity: None, all opaque, or (h, w) float32, where 0 is a hole."""
@@ -360,24 +360,16 @@ class Pen:
         return b * self.frame.aside + offset < 0
 
     def limb(
-        self,
-        start: Point,
-        end: Point,
-        color: Color,
-        radius: float,
-        end_radius: float | None = None,
-        *,
-        least: float = 0.5,
+        self, start: Point, end: Point, color: Color, *radii: float, least: float = 0.5
     ) -> None:
         """A round bar between two points, at least ``least`` pixels thick.
 
-        Radii are metres; the side turned to the right is a little darker.
+        One radius or two are metres; the side turned to the right is a little darker.
         """
         canvas = self.canvas
         x0, y0, scale0 = self.spot(start)
         x1, y1, scale1 = self.spot(end)
-        r0 = max(radius * scale0, least)
-        r1 = max((radius if end_radius is None else end_radius) * scale1, least)
+        r0, r1 = max(radii[0] * scale0, least), max(radii[-1] * scale1, least)
         left, right = min(x0 - r0, x1 - r1), max(x0 + r0, x1 + r1)
         grid = canvas.grid(left, min(y0 - r0, y1 - r1), right, max(y0 + r0, y1 + r1))
         if grid is None:
@@ -397,13 +389,7 @@ class Pen:
         canvas.paint((top, left, mask), color)
 
     def wheel(
-        self,
-        hub: Point,
-        radius: float,
-        color: Color,
-        *,
-        inner: float = 0.0,
-        opacity: float | None = None,
+        self, hub: Point, radius: float, color: Color, *, inner: float = 0.0, opacity: Amount = None
     ) -> None:
         """A disc that stands along the frame, or the ring outside ``inner`` of its radius."""
         canvas, (a, b, y) = self.canvas, hub
@@ -431,17 +417,11 @@ class Pen:
         self.canvas.polygon([self.canvas.project(point) for point in points], color, fade=fade)
 
     def face(
-        self,
-        corners: Sequence[Point],
-        color: Color,
-        *,
-        insets: Sequence[Inset] = (),
-        fade: float = 0.0,
+        self, corners: Sequence[Point], color: Color, *, insets: Insets = (), fade: float = 0.0
     ) -> None:
         """Four corners from the bottom left, counter-clockwise as seen from outside.
 
-        Not drawn from behind. ``insets`` are rectangles within, as (left, bottom, right,
-        top) in 0..1 and a colour.
+        Not drawn from behind. ``insets`` are in 0..1.
         """
         canvas, corners = self.canvas, [self.at(corner) for corner in corners]
         quad = [canvas.project(corner) for corner in corners]
@@ -454,19 +434,13 @@ class Pen:
             canvas.polygon(points, inset, fade=fade)
 
     def box(
-        self,
-        span: tuple[float, float],
-        side: float,
-        low: float,
-        high: float,
-        long: Shader,
-        rear: Shader,
-        fore: Shader,
+        self, span: Place, side: float, low: float, high: float, shaders: Sequence[Shader]
     ) -> None:
-        """A box along the frame whose top is not seen, 2 ``side`` wide.
+        """A box whose top is not seen, from ``span[0]`` to ``span[1]`` and 2 ``side`` wide.
 
-        ``long`` runs from the rear to the front.
+        ``shaders`` are of the long sides, from the rear to the front, of the rear, of the front.
         """
+        long, rear, fore = shaders
         a0, a1 = span
 
         def backwards(s: ndarray, t: ndarray, z: ndarray) -> Shaded:

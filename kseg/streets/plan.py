@@ -15,15 +15,9 @@ from kseg.streets import surfaces, things, vehicles
 from kseg.streets.colors import pick, rgb
 from kseg.streets.drawing import Canvas, Frame, Light, Pen, Place
 
-IDS = dict(zip(CITYSCAPES.names, CITYSCAPES.file_ids, strict=True)) | {
-    # void ids of cityscapesScripts, helpers/labels.py
-    "ego vehicle": 1,
-    "static": 4,
-    "dynamic": 5,
-    "parking": 9,
-    "rail track": 10,
-    "bridge": 15,
-}
+# void ids of cityscapesScripts, helpers/labels.py
+_VOID = {"ego vehicle": 1, "static": 4, "dynamic": 5, "parking": 9, "rail track": 10, "bridge": 15}
+IDS = dict(zip(CITYSCAPES.names, CITYSCAPES.file_ids, strict=True)) | _VOID
 _FIRST_WITH_INSTANCES = 24
 
 # How often a side of the street has what, by the part of town.
@@ -41,26 +35,17 @@ ROAD, WALK, CURB, GRASS, PARKING, RAIL = range(6)
 START, STOP = -12, 190
 """Metres along the street that profiles cover."""
 
-
 # zenith and rim of the sky, light of the sky and of the sun; the ranges of metres of shadow for
 # a metre of height and of haze
 _WEATHER = {
-    "sun": (
-        (96, 140, 200), (192, 208, 222), (0.5, 0.53, 0.58), (0.84, 0.8, 0.72),
-        (0.5, 1.8), (0.0008, 0.003),
-    ),
-    "clouds": (
-        (168, 176, 188), (206, 210, 212), (0.68, 0.7, 0.73), (0.3, 0.29, 0.27),
-        None, (0.001, 0.006),
-    ),
-    "grey": (
-        (158, 162, 166), (182, 184, 184), (0.72, 0.73, 0.74), (0.14, 0.14, 0.13),
-        None, (0.006, 0.016),
-    ),
-    "evening": (
-        (108, 118, 158), (222, 184, 150), (0.54, 0.53, 0.58), (0.78, 0.62, 0.46),
-        (2.0, 3.2), (0.001, 0.005),
-    ),
+    "sun": ((96, 140, 200), (192, 208, 222), (0.5, 0.53, 0.58), (0.84, 0.8, 0.72),
+            (0.5, 1.8), (0.0008, 0.003)),
+    "clouds": ((168, 176, 188), (206, 210, 212), (0.68, 0.7, 0.73), (0.3, 0.29, 0.27),
+               None, (0.001, 0.006)),
+    "grey": ((158, 162, 166), (182, 184, 184), (0.72, 0.73, 0.74), (0.14, 0.14, 0.13),
+             None, (0.006, 0.016)),
+    "evening": ((108, 118, 158), (222, 184, 150), (0.54, 0.53, 0.58), (0.78, 0.62, 0.46),
+                (2.0, 3.2), (0.001, 0.005)),
 }  # fmt: skip
 
 # (length, width, height) in metres, about
@@ -111,14 +96,9 @@ class Street:
     def __init__(self, seed: int, height: int, width: int) -> None:
         self.rng = rng = random.Random(seed)
         side = math.sqrt(2 * height * width)
-        self.canvas = Canvas(
-            height,
-            width,
-            focal=side * rng.uniform(0.75, 1.0),
-            center=width * rng.uniform(0.46, 0.54),
-            horizon=height * rng.uniform(0.37, 0.46),
-            eye=rng.uniform(1.3, 1.8),
-        )
+        focal, center = side * rng.uniform(0.75, 1.0), width * rng.uniform(0.46, 0.54)
+        horizon, eye = height * rng.uniform(0.37, 0.46), rng.uniform(1.3, 1.8)
+        self.canvas = Canvas(height, width, focal, center, horizon, eye)
         self.town = rng.choice(list(_LOTS))
         self.yaw = rng.gauss(0, 0.045)
         self.curve = rng.choice((0, 0, 1)) * rng.gauss(0, 0.0011)

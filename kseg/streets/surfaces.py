@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from kseg.streets.colors import GLASS, Color, pick, pick_by, planes, rgb
-from kseg.streets.drawing import Inset, Shaded, Shader
+from kseg.streets.drawing import Insets, Shaded, Shader
 from kseg.streets.noise import clouds, fraction, grain, leaves, nearest
 
 
@@ -22,7 +22,7 @@ def _within(columns: ndarray, t: ndarray, low: float, high: float) -> ndarray:
     return columns[None, :] & (t > low) & (t < high)
 
 
-def panel(color: Color, parts: Sequence[Inset] = ()) -> Shader:
+def panel(color: Color, parts: Insets = ()) -> Shader:
     """A plain side with rectangles (s0, t0, s1, t1, colour) in metres."""
 
     def shade(s: ndarray, t: ndarray, z: ndarray) -> Shaded:

@@ -294,15 +294,9 @@ _OCTAGON = [
     (math.cos((k + 0.5) * math.pi / 4), math.sin((k + 0.5) * math.pi / 4)) for k in range(8)
 ]
 
-# Kinds of signs, and the colours that theirs is drawn from where there is a choice.
-_SIGNS = {
+# The colours that some kinds of signs draw from.
+_CHOICES = {
     "ban": [(_WHITE,), (_WHITE,), (_BLUE,)],
-    "order": None,
-    "warning": None,
-    "yield": None,
-    "priority": None,
-    "park": None,
-    "stop": None,
     "name": [(_BLUE, _WHITE), (_WHITE, _GRAY), (_YELLOW, _GRAY)],
 }
 
@@ -332,6 +326,7 @@ _PARTS = (
     ("name", "rectangle", 0, (0, 0, 2.2, 0.5)),
     ("name", "rectangle", 1, (0, 0, 1.65, 0.16)),
 )
+_KINDS = ("ban", *dict.fromkeys(part[0] for part in _PARTS))
 
 
 def sign_post(pen: Pen, rng: random.Random, height: float, spread: float) -> None:
@@ -369,10 +364,10 @@ def _sign(pen: Pen, rng: random.Random, y: float) -> float:
     """A sign by the rules of the road; returns its half height in metres."""
     canvas = pen.canvas
     cx, cy, scale = pen.spot((0, 0, y))
-    kind = rng.choice(("ban", *_SIGNS))
+    kind = rng.choice(_KINDS)
     radius = rng.uniform(0.33, 0.42)
     pixels = max(radius * scale, 1.3)
-    chosen = rng.choice(_SIGNS[kind]) if _SIGNS[kind] else ()
+    chosen = rng.choice(_CHOICES[kind]) if kind in _CHOICES else ()
     for name, shape, color, where in _PARTS:
         if name != kind:
             continue
@@ -395,7 +390,7 @@ def box_thing(pen: Pen, rng: random.Random, size: Sequence[float]) -> None:
     length, width, height = size
     parts = [(0.1 * width, 0.35 * height, 0.9 * width, 0.9 * height, poster)]
     side = panel(color, parts if rng.random() < 0.4 else ())
-    pen.box((-length / 2, length / 2), width / 2, 0.0, height, side, side, side)
+    pen.box((-length / 2, length / 2), width / 2, 0.0, height, [side] * 3)
 
 
 def heap(pen: Pen, rng: random.Random) -> None:

@@ -16,12 +16,11 @@ import numpy as np
 from numpy import ndarray
 
 from kseg.streets.colors import GLASS, Color, pick, pick_by, rgb
-from kseg.streets.drawing import Inset, Pen, Point, Shaded, Shader
+from kseg.streets.drawing import Insets, Pen, Point, Shaded, Shader
 from kseg.streets.noise import fraction
 from kseg.streets.surfaces import coach_side, panel
 
-_TYRE, _DARK = rgb(24, 24, 25), rgb(40, 40, 42)
-_BOARD, _WIRE = rgb(36, 34, 30), rgb(40, 40, 42)
+_TYRE, _DARK, _BOARD = rgb(24, 24, 25), rgb(40, 40, 42), rgb(36, 34, 30)
 
 
 class _Shape(NamedTuple):
@@ -86,7 +85,7 @@ def car(pen: Pen, rng: random.Random) -> None:
         pen.surface(_slope((0, 0.3, low), (0, 0.3, high)), rgb(220, 190, 60))
 
 
-def _pair(s0: float, t0: float, s1: float, t1: float, color: Color, wide: float) -> list[Inset]:
+def _pair(s0: float, t0: float, s1: float, t1: float, color: Color, wide: float) -> Insets:
     """A rectangle and its mirror image on a panel of that width."""
     return [(s0, t0, s1, t1, color), (wide - s1, t0, wide - s0, t1, color)]
 
@@ -101,7 +100,7 @@ def _slope(low: Point, high: Point) -> list[Point]:
 
 
 def _car_body(
-    pen: Pen, shape: _Shape, paint: Color, rear: Sequence[Inset], fore: Sequence[Inset], sill: bool
+    pen: Pen, shape: _Shape, paint: Color, rear: Insets, fore: Insets, sill: bool
 ) -> None:
     """Two sides, two ends, bonnet and boot."""
     half, side, low, belt = shape.length / 2, shape.width / 2, 0.24, shape.belt
@@ -125,9 +124,7 @@ def _car_body(
     pen.face(end, paint, fade=0.3, insets=fore)
 
 
-def _car_cabin(
-    pen: Pen, shape: _Shape, paint: Color, windows: Sequence[Inset], screen: Sequence[Inset]
-) -> None:
+def _car_cabin(pen: Pen, shape: _Shape, paint: Color, windows: Insets, screen: Insets) -> None:
     """Above the belt: two sides, two ends, the roof."""
     inner, narrow = shape.width / 2 * 0.96, shape.width / 2 * 0.76
     low, high = shape.belt - 0.07, shape.height - 0.03
@@ -189,7 +186,7 @@ def bus(pen: Pen, rng: random.Random) -> None:
         doors=(length - 1.2, length * 0.52), length=length, skirt=0.5,
     )  # fmt: skip
     span = (-length / 2, length / 2)
-    pen.box(span, side, 0.28, high, long, panel(color, rear), panel(color, fore))
+    pen.box(span, side, 0.28, high, (long, panel(color, rear), panel(color, fore)))
     _wheels(pen, side, 0.46, (-0.28 * length, 0.27 * length))
 
 
@@ -216,13 +213,13 @@ def train(pen: Pen, rng: random.Random) -> None:
     places = [(k - (carriages - 1) / 2) * piece for k in range(carriages)]
     for middle in sorted(places, key=lambda a: -math.hypot(*pen.frame.ground(a, 0))):
         rear, fore = middle - piece / 2, middle + piece / 2
-        pen.box((rear, fore), side - 0.25, 0.5, high - 0.3, joint, joint, joint)
+        pen.box((rear, fore), side - 0.25, 0.5, high - 0.3, [joint] * 3)
         ends = (end if middle == places[k] else joint for k in (0, -1))
-        pen.box((rear + 0.25, fore - 0.25), side, 0.25, high, long, *ends)
+        pen.box((rear + 0.25, fore - 0.25), side, 0.25, high, (long, *ends))
     pen.canvas.tint = pen.light.around()
-    pen.limb((-0.6, 0, high), (0.4, 0, high + 0.7), _WIRE, 0.04)
-    pen.limb((0.4, 0, high + 0.7), (-0.3, 0, high + 1.4), _WIRE, 0.04)
-    pen.limb((-0.3, -0.8, high + 1.4), (-0.3, 0.8, high + 1.4), _WIRE, 0.05)
+    pen.limb((-0.6, 0, high), (0.4, 0, high + 0.7), _DARK, 0.04)
+    pen.limb((0.4, 0, high + 0.7), (-0.3, 0, high + 1.4), _DARK, 0.04)
+    pen.limb((-0.3, -0.8, high + 1.4), (-0.3, 0.8, high + 1.4), _DARK, 0.05)
 
 
 def truck(pen: Pen, rng: random.Random) -> None:
@@ -251,13 +248,13 @@ def truck(pen: Pen, rng: random.Random) -> None:
     long = _load_side(load, logo, split + half, high, ribs)
 
     def draw_load() -> None:
-        pen.box((-half, split), side * 0.8, 0.45, 0.95, under, under, under)
-        pen.box((-half, split), side, 0.9, high, long, panel(load, rear), plain)
+        pen.box((-half, split), side * 0.8, 0.45, 0.95, [under] * 3)
+        pen.box((-half, split), side, 0.9, high, (long, panel(load, rear), plain))
         _wheels(pen, side, 0.47, (-half + 1.2, -half + 2.3))
 
     def draw_cab() -> None:
         span = (half - cab, half)
-        pen.box(span, side * 0.97, 0.4, cab_high, door, plain, panel(paint, fore))
+        pen.box(span, side * 0.97, 0.4, cab_high, (door, plain, panel(paint, fore)))
         _wheels(pen, side * 0.97, 0.47, (half - 0.55 * cab,))
 
     ground = pen.frame.ground
@@ -293,14 +290,8 @@ def bicycle(pen: Pen, rng: random.Random) -> None:
         pen.limb((a, 0, 0.03), (a, 0, 2 * wheel - 0.03), dark, 0.02)
     bracket, seat, head = (-0.05, 0, 0.3), (-0.2, 0, 0.82), (0.36, 0, 0.8)
     rear, fore = (-0.52, 0, wheel), (0.52, 0, wheel)
-    for start, end in (
-        (rear, bracket),
-        (rear, seat),
-        (bracket, seat),
-        (bracket, head),
-        (seat, head),
-        (fore, (0.34, 0, 0.95)),
-    ):
+    tubes = [(rear, bracket), (rear, seat), (bracket, seat), (bracket, head), (seat, head)]
+    for start, end in (*tubes, (fore, (0.34, 0, 0.95))):
         pen.limb(start, end, paint, 0.028)
     pen.limb((-0.32, 0, 0.9), (-0.08, 0, 0.9), dark, 0.05)
     pen.limb((0.32, -0.28, 1.0), (0.32, 0.28, 1.0), dark, 0.025)
