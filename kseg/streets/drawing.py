@@ -161,12 +161,12 @@ class Canvas:
         return 1 / (1 + thick + 0.5 * thick * thick)
 
     def project(self, point: Point) -> Place:
-        """Places of a point in camera space."""
+        """Column and row of a point in camera space."""
         scale = self.focal / max(point[2], NEAR)
         return self.center + point[0] * scale, self.horizon + (self.eye - point[1]) * scale
 
     def scale(self, z: float) -> float:
-        """Places of a metre at a depth."""
+        """How many pixels a metre has at a depth."""
         return self.focal / max(z, NEAR)
 
     def paint(

@@ -46,7 +46,8 @@ def person(pen: Pen, rng: random.Random) -> None:
         pen.limb((0, b, 1.4), (forward, out, 0.86), coat * 0.9, 0.065 * size, 0.05 * size)
         pen.limb((forward, out, 0.86), (forward, out, 0.8), skin, 0.045 * size)
 
-    far, near = _far_near(pen)
+    near = 1 if pen.frame.aside < 0 else -1  # the side of the camera
+    far = -near
     arm(far * wide)
     for b in (far, near):
         foot, out = b * swing * stride, b * 0.1
@@ -73,11 +74,6 @@ def person(pen: Pen, rng: random.Random) -> None:
         scale = pen.canvas.scale(pen.frame.z)
         y += 0.1 * scale
         pen.canvas.ellipse(x, y, 0.55 * scale, 0.36 * scale, shade, above=y)
-
-
-def _far_near(pen: Pen) -> tuple[int, int]:
-    """Which side is farther from the camera and which nearer; 1 is the right."""
-    return (-1, 1) if pen.frame.aside < 0 else (1, -1)
 
 
 def _leg(
@@ -126,7 +122,8 @@ def rider(pen: Pen, rng: random.Random, low: bool) -> None:
         ankle, toe = (foot, b * 0.12, foot_y), (foot + 0.14, b * 0.12, foot_y - 0.03)
         _leg(pen, (hip, knee, ankle), (ankle, toe), trousers, trousers * 0.5)
 
-    far, near = _far_near(pen)
+    near = 1 if pen.frame.aside < 0 else -1  # the side of the camera
+    far = -near
     leg(far)
     arm(far)
     for b in (far, near):
