@@ -1,11 +1,28 @@
-"""kseg: semantic segmentation from a published checkpoint to a phone, in Keras."""
+"""kseg: semantic segmentation from a published checkpoint to a phone, in Keras.
 
-from kseg import _startup  # noqa: F401, I001  (first: it decides what the backend prints)
-from kseg import checkpoints
+Importing kseg loads neither Keras nor TensorFlow, which take seconds: names come when they
+are first used. Once both kseg and Keras are imported, in whichever order,
+``keras.models.load_model`` reads kseg's files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
 from kseg._version import __version__
-from kseg.errors import KsegError
-from kseg.model import Card, SegmentationModel
-from kseg.zoo import create_model, list_models
+
+if TYPE_CHECKING:
+    from kseg import checkpoints, data, evaluation, layers, tflite, training
+    from kseg.card import Card
+    from kseg.errors import KsegError
+    from kseg.loading import create_model, load
+    from kseg.model import SegmentationModel
+    from kseg.opening import open_predictor
+    from kseg.zoo import list_models
 
 __all__ = [
     "Card",
@@ -14,5 +31,47 @@ __all__ = [
     "__version__",
     "checkpoints",
     "create_model",
+    "data",
+    "evaluation",
+    "layers",
     "list_models",
+    "load",
+    "open_predictor",
+    "tflite",
+    "training",
 ]
+
+_MODULES = {
+    "Card": "card",
+    "KsegError": "errors",
+    "SegmentationModel": "model",
+    "create_model": "loading",
+    "list_models": "zoo",
+    "load": "loading",
+    "open_predictor": "opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"kseg.{_MODULES[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"kseg.{name}")
+    raise AttributeError(f"module 'kseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register_classes(module: Any) -> None:
+    """Imports what Keras must know to load kseg's files.
+
+    Where ``kseg.layers`` is what imports Keras, ``kseg.model`` can only come after it.
+    """
+    if module.__name__ == "kseg.layers" or "kseg.layers" not in sys.modules:
+        importlib.import_module("kseg.model")
+
+
+for _name in ("keras", "kseg.layers"):
+    wrapt.register_post_import_hook(_register_classes, _name)

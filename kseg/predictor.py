@@ -10,9 +10,11 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from kseg.card import Card
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
-from kseg.model import Card, SegmentationModel, load_model
+from kseg.loading import load
+from kseg.model import SegmentationModel
 from kseg.resize import resize_bilinear, resize_nearest
 from kseg.zoo import at_output_stride, build
 
@@ -55,7 +57,7 @@ class KerasPredictor:
         self, model: SegmentationModel | str | Path, *, output_stride: int | None = None
     ) -> None:
         if not isinstance(model, SegmentationModel):
-            model = load_model(model)
+            model = load(model)
         # A model without the normalisation or with auxiliary heads is rebuilt: what is
         # scored takes RGB and gives logits.
         card = model.card.for_inference()

@@ -1,4 +1,4 @@
-"""Weights that come with kseg, each with its facts: ``WEIGHTS:MODEL`` names them.
+"""The files of the weights that come with kseg, each with its facts: ``WEIGHTS:MODEL``.
 
 ``weights/WEIGHTS/MODEL.safetensors`` has the published tensor names, the JSON file beside
 it what they are: data set and splits, recipe, scores, versions, licence, and the command
@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
-from kseg.model import Card, SegmentationModel
 
 FOLDER = Path(__file__).parent / "weights"
 
-# A drawn street to try them on; results/camvid.py drew it.
+# A drawn street to try them on; benchmarks/camvid.py drew it.
 SAMPLE = FOLDER / "sample.jpg"
 
 
@@ -42,7 +40,12 @@ def facts(name: str) -> dict[str, Any]:
 def is_name(text: str) -> bool:
     """Whether a text names shipped weights rather than a file."""
     weights, colon, _ = text.partition(":")
-    return bool(colon) and weights in {folder.name for folder in FOLDER.iterdir()}
+    return bool(colon) and any(folder.name == weights for folder in FOLDER.glob("*/"))
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a path names what Keras runs: a ``.keras`` file or shipped weights."""
+    return Path(path).suffix == ".keras" or is_name(str(path))
 
 
 def weights_file(name: str) -> Path:
@@ -65,54 +68,3 @@ def file_of(path: Path) -> Path:
         KsegError: there are no such weights.
     """
     return weights_file(str(path)) if is_name(str(path)) else path
-
-
-def load(name: str, **arguments: Any) -> SegmentationModel:
-    """A model with shipped weights.
-
-    Args:
-        name: of ``list_shipped()``.
-        **arguments: of ``create_model`` that leave the weights as they are, such as
-            ``input_shape`` or ``output_stride``.
-
-    Raises:
-        KsegError: no such weights, or they do not fit.
-    """
-    from kseg import checkpoints  # they build models with it
-    from kseg.zoo import create_model
-
-    card = Card.from_json(facts(name)["card"])
-    given = arguments.pop("num_classes", None)
-    if given not in (None, card.num_classes):
-        raise KsegError(
-            f"{name}: has {card.num_classes} classes, not {given}; leave num_classes out"
-        )
-    options = {**card.options, **arguments}
-    result = create_model(card.name, num_classes=card.num_classes, **options)
-    checkpoints.assign(result, checkpoints.read(weights_file(name)))
-    result.card = card.replace(options=result.card.options, preprocessing=result.card.preprocessing)
-    return result
-
-
-def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) -> Path:
-    """Puts a model's weights and facts into the package; the file of weights.
-
-    Args:
-        model: trained.
-        weights: the folder, such as "camvid-train".
-        description: facts beside the card.
-    """
-    from safetensors.numpy import save_file
-
-    from kseg import checkpoints
-
-    folder = make_folder(FOLDER / weights)
-    card = model.card.for_inference().replace(weights=f"{weights}:{model.card.name}")
-    path = folder / f"{card.name}.safetensors"
-    with whole(path) as temporary:
-        save_file(checkpoints.published(model), temporary)
-        temporary.chmod(0o644)  # the library leaves it to its owner
-    with whole(path.with_suffix(".json")) as temporary:
-        record = {**description, "card": card.to_json()}
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-    return path

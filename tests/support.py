@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from kseg import checkpoints, layers
-from kseg.model import Normalization
-from kseg.zoo import Variant
+from kseg.card import Normalization
+from kseg.networks import Variant
 
 ROOT = Path(__file__).parents[1]
 

@@ -58,7 +58,8 @@ def test_commands_parse():
     ]
     assert len(lines) >= 7
     for line in lines:
-        parser().parse_args(shlex.split(line)[1:])
+        argv = shlex.split(line)[1:]
+        parser(argv).parse_args(argv)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -266,13 +266,13 @@ def test_the_graphs_are_those_timed():
     """As the table of counts has them, which is held against the networks above."""
     for row in latency.read_rows():
         name = row["model"]
-        assert row["graph"] == COUNTED[name]["graph"], f"run `python results/latency.py {name}`"
+        assert row["graph"] == COUNTED[name]["graph"], f"run `python benchmarks/latency.py {name}`"
 
 
 def test_the_page():
     """The tables of docs/latency.md are those of the .csv files."""
     text = page.PAGE.read_text()
-    assert page.filled(text, page.tables()) == text, "run `python results/page.py`"
+    assert page.filled(text, page.tables()) == text, "run `python benchmarks/page.py`"
     with pytest.raises(ValueError, match="no place for latency"):
         page.filled(text.replace("<!-- latency -->", ""), page.tables())
 

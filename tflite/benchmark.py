@@ -13,7 +13,7 @@ import numpy as np
 
 from kseg import shipped
 from kseg.errors import KsegError
-from kseg.model import is_model
+from kseg.shipped import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import child_error
 from kseg.tflite.predictors import TFLitePredictor

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from kseg.errors import KsegError
-from kseg.model import first_line, is_model
+from kseg.errors import KsegError, first_line
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
+from kseg.shipped import is_model
 from kseg.tflite.flatbuffer import read_card
 from kseg.tflite.gpu_worker import AcceleratedModel
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor, import_onnxruntime

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from kseg.errors import KsegError
-from kseg.model import is_model
+from kseg.shipped import is_model
 
 _SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
 # Where the Vulkan loader looks for a system's.

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kseg._startup import quiet_stderr
+from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import check_output, whole
-from kseg.model import Card, SegmentationModel, load_model
+from kseg.loading import load
+from kseg.model import SegmentationModel
+from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import (
     operator_outputs,
     operators,
@@ -184,7 +186,7 @@ def convert_each(
             "set KERAS_BACKEND=tensorflow"
         )
     if isinstance(model, str | Path):
-        model = load_model(model)
+        model = load(model)
     if not isinstance(model, SegmentationModel) or model.card is None:
         raise KsegError(
             f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"

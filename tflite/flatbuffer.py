@@ -11,7 +11,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from kseg.model import Card
+from kseg.card import Card
 
 CARD_ENTRY = "KSEG_CARD"
 _IDENTIFIER = b"TFL3"

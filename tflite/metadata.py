@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import flatbuffers
 import numpy as np
 
-from kseg.model import Card
+from kseg.card import Card
 from kseg.pictures import spread_colors
 from kseg.tflite.flatbuffer import CARD_ENTRY, with_entries
 

@@ -20,8 +20,8 @@ from litert_quantizer.algorithm_manager import AlgorithmName
 from litert_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
 from litert_quantizer.utils import qsv_utils
 
-from kseg._startup import quiet_stderr
 from kseg.errors import KsegError
+from kseg.quiet import quiet_stderr
 from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import (
     between,

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kseg._startup import quiet_stderr
-from kseg.errors import KsegError
-from kseg.model import Card, first_line
+from kseg.card import Card
+from kseg.errors import KsegError, first_line
+from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY
 
 OPSET = 17

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet
-from kseg.errors import KsegError
+from kseg.errors import KsegError, first_line
 from kseg.files import make_folder, whole
-from kseg.model import SegmentationModel, first_line
+from kseg.model import SegmentationModel
 from kseg.pictures import cover, side_by_side
 from kseg.progress import duration
 from kseg.report import confusion_matrix, rendered

@@ -20,7 +20,9 @@ from kseg import checkpoints
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole, write_json
-from kseg.model import SegmentationModel, is_model, load_model
+from kseg.loading import create_model, load
+from kseg.model import SegmentationModel
+from kseg.shipped import is_model
 from kseg.training.callbacks import (
     Checkpoint,
     Faults,
@@ -45,7 +47,7 @@ from kseg.training.pipeline import (
     whole_images,
 )
 from kseg.training.records import Records, open_records
-from kseg.zoo import build, builder_options, create_model, find_variant
+from kseg.zoo import build, builder_options, find_variant
 
 _CONFIG = "config.json"
 _VERSIONED = ("kseg", "keras", "tensorflow", "jax", "numpy", "pillow")
@@ -110,7 +112,7 @@ def train(
 
     if (run_dir / "model.keras").exists():
         print(f"{run_dir}: this run is complete; remove the folder to train anew")
-        return load_model(run_dir / "model.keras")
+        return load(run_dir / "model.keras")
     with devices.scope():
         metric = _compile(model, config, data, steps, epoch_steps)
     for crop in filter(None, (config.crop, config.final_crop)):
@@ -205,7 +207,7 @@ def _initialise(model: SegmentationModel, init: str, part: str) -> None:
     """Weights of a file, with a new head where ``part`` leaves that out."""
     try:
         if is_model(init):
-            checkpoints.copy(model, load_model(init), part=part)
+            checkpoints.copy(model, load(init), part=part)
         else:
             checkpoints.assign(model, checkpoints.read(init), part=part)
     except KsegError as error:

@@ -17,22 +17,19 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Features
+from kseg.card import IMAGENET, RESNET_CAFFE, SYMMETRIC_RANGE, Normalization
 from kseg.layers import DilatedPooling, subsample
-from kseg.model import Normalization
 
 PREFIX = "encoder."
 FEATURES = f"{PREFIX}features"
 
-_TF = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-_TORCH = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-_CAFFE = Normalization((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR")
 # What ``preprocess_input`` does, or layers inside the network, by the beginning of its
 # name; the first that fits.
 _NORMALIZATIONS = (
-    (r"DenseNet|EfficientNetB|EfficientNetV2B", _TORCH),
+    (r"DenseNet|EfficientNetB|EfficientNetV2B", IMAGENET),
     (r"EfficientNetV2", Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))),
-    (r"ResNet\d+V2|MobileNet|Xception|Inception", _TF),
-    (r"ResNet|VGG", _CAFFE),
+    (r"ResNet\d+V2|MobileNet|Xception|Inception", SYMMETRIC_RANGE),
+    (r"ResNet|VGG", RESNET_CAFFE),
 )
 
 # Layers and operations that compute every pixel by itself, or several at the same place.

@@ -13,7 +13,8 @@ import numpy as np
 from kseg.checkpoints.applications import in_tf_slim_names
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
-from kseg.zoo import Variant, create_model, find_variant
+from kseg.networks import Variant
+from kseg.zoo import build, find_variant, new_card
 
 PARTS = ("all", "backbone", "all-but-classifier")
 
@@ -121,7 +122,7 @@ def _shapes(name: str) -> tuple[int, dict[str, tuple[int, ...]], list[str]]:
     Building a model takes seconds, and one is built for its weights anyway.
     """
     variant = find_variant(name)
-    model = create_model(name)
+    model = build(new_card(name))
     entries = _entries(model, variant)
     classifier = [k for k, entry in entries.items() if entry.layer.startswith(variant.classifier)]
     return model.card.num_classes, {k: entry.shape for k, entry in entries.items()}, classifier

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.checkpoints.pytorch import read_pytorch
-from kseg.errors import KsegError
-from kseg.model import first_line
+from kseg.errors import KsegError, first_line
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

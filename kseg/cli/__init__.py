@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import keyword
+import os
+import re
 import sys
 from collections.abc import Sequence
 
 from kseg._version import __version__
 from kseg.errors import KsegError
+from kseg.quiet import quiet_stderr
 
 SUBCOMMANDS = {
     "models": "the zoo as a table, with published facts",
@@ -28,16 +31,25 @@ SUBCOMMANDS = {
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "benchmark": "latency, memory and size of files, by turns",
-    "demo": "the whole way on streets that it draws, with a report",
+    "demo": "train, convert, score and compare once, on streets that it draws",
 }
 
+# These read and draw pictures only; the others start by loading Keras, which takes seconds.
+_WITHOUT_KERAS = ("streets", "check-data")
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command; a subcommand leaves its function as ``run``."""
+
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command; a subcommand leaves its function as ``run``.
+
+    Only the subcommand that ``argv`` names is imported.
+    """
     top = argparse.ArgumentParser(prog="kseg", description="Semantic segmentation in Keras.")
     top.add_argument("--version", action="version", version=f"kseg {__version__}")
-    subparsers = top.add_subparsers(required=True, metavar="SUBCOMMAND")
+    subparsers = top.add_subparsers(required=True, metavar="SUBCOMMAND", dest="subcommand")
     for name, text in SUBCOMMANDS.items():
+        if name not in argv[:1]:
+            subparsers.add_parser(name, help=text)
+            continue
         # A module cannot be named by a keyword.
         file = name.replace("-", "_") + "_" * keyword.iskeyword(name)
         module = importlib.import_module(f"kseg.cli.{file}")
@@ -49,11 +61,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; 0 when it did, 1 with one line on stderr when it could not."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser(argv).parse_args(argv)
     try:
+        if args.subcommand not in _WITHOUT_KERAS:
+            _load_keras()
         return args.run(args) or 0
     except KsegError as error:
-        print(f"kseg: {error}", file=sys.stderr)
+        print(f"kseg: {_with_flags(str(error), args)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("kseg: interrupted", file=sys.stderr)
@@ -62,3 +77,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left; nobody is there to be told.
         sys.stderr.close()
         return 1
+
+
+def _load_keras() -> None:
+    """Imports Keras and its backend, whose greetings would stand before our errors.
+
+    TensorFlow's C++ side writes to standard error before any log level is in force.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_stderr():
+        importlib.import_module("keras")
+
+
+def _with_flags(text: str, args: argparse.Namespace) -> str:
+    """The library's message with the command's flags for its arguments' names."""
+    for name in vars(args):
+        if "_" in name:
+            # Not where it is part of a path.
+            flag = f"--{name.replace('_', '-')}"
+            text = re.sub(rf"(?<![\w./-]){name}(?![\w./-])", flag, text)
+    return text

@@ -6,22 +6,21 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kseg import shipped
 from kseg.crf import DenseCRF
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
-from kseg.evaluation import LabelMaps
 from kseg.files import check_output, whole
-from kseg.model import SegmentationModel, is_model, load_model
-from kseg.predictor import KerasPredictor, Predictor
 from kseg.progress import Countdown
 
+if TYPE_CHECKING:
+    from kseg.model import SegmentationModel
+
 FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
-"""What ``load_predictor`` takes."""
+"""What ``kseg.open_predictor`` takes."""
 
 
 def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -175,10 +174,11 @@ def save_smaller(
     args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
 ) -> None:
     """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    from kseg.loading import load
     from kseg.training.pipeline import reader_errors
 
     check_output(args.out, ".keras")
-    model = load_model(args.file)
+    model = load(args.file)
     with reader_errors():
         result = make(model, **fine_tuning(args, model), **options)
     with whole(args.out) as path:
@@ -212,32 +212,3 @@ def size(value: list[int] | None) -> tuple[int, int] | None:
     if min(value) < 1:
         raise KsegError(f"a size is {value[0]} x {value[1]}; both sides must be at least 1")
     return value[0], value[1]
-
-
-def load_predictor(file: Path, runtime: str = "cpu", output_stride: int | None = None) -> Predictor:
-    """The Predictor for a file, by its suffix."""
-    if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and file.suffix != ".tflite"):
-        raise KsegError(f"{file}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
-    if is_model(file):
-        return KerasPredictor(file, output_stride=output_stride)
-    if file.suffix == ".tflite":
-        if output_stride is not None:
-            raise KsegError(f"{file}: --output-stride is for .keras files; convert one with it")
-        from kseg.tflite import GpuPredictor, TFLitePredictor
-
-        return TFLitePredictor(file) if runtime == "cpu" else GpuPredictor(file)
-    if file.suffix == ".onnx":
-        from kseg.tflite import OnnxPredictor
-
-        return OnnxPredictor(file)
-    names = ", ".join(shipped.list_shipped())
-    raise KsegError(f"{file}: is neither .keras nor .tflite nor .onnx, nor shipped ({names})")
-
-
-def load_source(file: Path, runtime: str, output_stride: int | None) -> Predictor | LabelMaps:
-    """As ``load_predictor``; a folder is one of label maps."""
-    if not file.is_dir():
-        return load_predictor(file, runtime, output_stride)
-    if runtime != "cpu" or output_stride is not None:
-        raise KsegError(f"{file}: is a folder of label maps; leave runtime and output-stride out")
-    return LabelMaps(file)

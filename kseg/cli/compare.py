@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
-from kseg.evaluation import compare, format_comparison
 from kseg.files import check_output, make_folder, whole, write_json
 from kseg.progress import Countdown
 
@@ -42,13 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table, writes the JSON and the pictures."""
+    from kseg.evaluation import compare, format_comparison
+    from kseg.opening import open_predictor
+
     data = open_dataset(args.dataset, args.data_dir, args.split)
     out = args.out and make_folder(args.out)
     if args.json:
         check_output(args.json)
     report, worst = compare(
-        arguments.load_predictor(args.first, args.runtime_a),
-        arguments.load_predictor(args.second, args.runtime_b),
+        open_predictor(args.first, runtime=args.runtime_a),
+        open_predictor(args.second, runtime=args.runtime_b),
         data,
         input_size=arguments.size(args.input_size),
         worst=args.worst,

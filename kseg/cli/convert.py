@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.model import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Converts."""
+    from kseg.loading import load
     from kseg.tflite import convert
 
-    model = load_model(args.file)
+    model = load(args.file)
     calibration = None
     if args.precision == "int8":
         calibration = arguments.calibration(args, model)

@@ -10,18 +10,19 @@ import argparse
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from kseg.cli import arguments
 from kseg.data import DataSet, open_dataset
 from kseg.environment import environment
-from kseg.evaluation import evaluate
 from kseg.files import make_folder, whole, write_json
 from kseg.pictures import cover, side_by_side, stacked
-from kseg.predictor import KerasPredictor, Predictor, predict_labels
 from kseg.progress import Stages
+
+if TYPE_CHECKING:
+    from kseg.predictor import Predictor
 
 MODEL = "cgnet_m3n21"
 
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Goes the way and prints the table."""
+    from kseg.evaluation import evaluate
+    from kseg.predictor import KerasPredictor
     from kseg.streets import write_streets
     from kseg.tflite import TFLitePredictor, convert_each
     from kseg.tflite.benchmark import benchmark
@@ -161,6 +164,8 @@ def table_text(rows: list[dict[str, Any]]) -> str:
 
 def _strips(data: DataSet, predictors: dict[str, Predictor], count: int = 4) -> list[Image.Image]:
     """Image, label and predictions of some scenes, in a row each."""
+    from kseg.predictor import predict_labels
+
     strips = []
     for sample in data.some(count).samples:
         image, label = data.labelled(sample)

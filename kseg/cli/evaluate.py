@@ -11,7 +11,6 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
-from kseg.evaluation import SavedScores, evaluate, format_report
 from kseg.files import check_output, make_folder, write_json
 from kseg.progress import Countdown
 
@@ -42,8 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON and the page."""
+    from kseg.evaluation import SavedScores, evaluate, format_report
+    from kseg.opening import open_source
+
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    source = arguments.load_source(args.file, args.runtime, args.output_stride)
+    source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)
     way = arguments.way(args)
     # What cannot be written is known before the hours of a score.
     folder = args.report and make_folder(args.report)

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from kseg.files import check_output, whole
-from kseg.zoo import create_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Builds the network with the checkpoint's classes and saves it."""
+    from kseg.loading import create_model
+
     check_output(args.out, ".keras")
     model = create_model(args.name, weights=args.checkpoint)
     with whole(args.out) as path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from kseg import shipped
-from kseg.zoo import VARIANTS, list_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table."""
+    from kseg.zoo import VARIANTS, list_models
+
     print(f"{'model':<32} {'parameters':>11} {'multiply-adds':>24}  published mean IoU %, source")
     for name in list_models():
         variant = VARIANTS[name]

@@ -16,10 +16,8 @@ from kseg import shipped
 from kseg.cli import arguments
 from kseg.data import open_dataset, read_image
 from kseg.errors import KsegError
-from kseg.evaluation import write_submission
 from kseg.files import make_folder, whole
 from kseg.pictures import overlay, spread_colors
-from kseg.predictor import predict_labels
 from kseg.progress import Countdown
 
 
@@ -55,18 +53,25 @@ def _pictures(file: Path) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     """Writes NAME.png and NAME_overlay.png for every image, or the submission."""
+    from kseg.evaluation import write_submission
+    from kseg.opening import open_predictor
+    from kseg.predictor import predict_labels
+
     if args.submission and (args.images or not args.dataset):
         raise KsegError("--submission takes --dataset and --data-dir, and no images")
     if args.out and not args.images:
         raise KsegError("--out takes images; name some, or use --submission with --dataset")
     way = arguments.way(args)
+    options = {"runtime": args.runtime, "output_stride": args.output_stride}
     if args.submission:
         data = open_dataset(args.dataset, args.data_dir, args.split)
-        predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
-        files = write_submission(predictor, data, args.submission, progress=Countdown(), **way)
+        predictor = open_predictor(args.file, **options)
+        files = write_submission(
+            open_predictor(args.file, **options), data, args.submission, progress=Countdown(), **way
+        )
         print(f"{args.submission}: {len(files)} files")
         return
-    predictor = arguments.load_predictor(args.file, args.runtime, args.output_stride)
+    predictor = open_predictor(args.file, **options)
     card = predictor.card
     names = card.class_names or [f"class {i}" for i in range(card.num_classes)]
     colors = card.colors or spread_colors(len(names))

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.model import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains and converts."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
+    from kseg.loading import load
     from kseg.tflite.qat import train_quantised
     from kseg.training.pipeline import reader_errors
 
-    model = load_model(args.file)
+    model = load(args.file)
     with reader_errors():
         train_quantised(
             model,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.files import check_output, write_json
-from kseg.model import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table, writes the JSON."""
+    from kseg.loading import load
     from kseg.tflite import format_noise, quantisation_noise
 
     if args.json:
         check_output(args.json)
-    model = load_model(args.file)
+    model = load(args.file)
     rows = quantisation_noise(
         model,
         arguments.calibration(args, model),

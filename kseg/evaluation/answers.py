@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from kseg.card import Card
 from kseg.data import DataSet, Sample
 from kseg.data.datasets import read_label
 from kseg.errors import KsegError
-from kseg.model import Card
 from kseg.predictor import Predictor, check_way, network_size, predict_labels
 from kseg.zoo import backbone_stride
 

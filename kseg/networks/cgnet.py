@@ -11,7 +11,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg import layers
+from kseg.card import Normalization
 from kseg.layers import PaddedAveragePooling, conv, depthwise_conv
+from kseg.networks import Variant
 
 _bn_prelu = partial(layers.bn_prelu, epsilon=1e-3)
 _conv_bn_prelu = partial(layers.conv_bn_prelu, epsilon=1e-3)
@@ -132,3 +134,29 @@ def _global_context(x: KerasTensor, channels: int, reduction: int, name: str) ->
     ):
         weight = kl.Conv2D(filters, 1, activation=activation, name=f"{name}.fc.{index}")(weight)
     return kl.Multiply(name=f"{name}.scale")([x, weight])
+
+
+# Its statistics were taken in BGR order and are applied to RGB (fixtures, CGNet's code).
+_CGNET_INPUT = Normalization((72.39239876, 82.90891754, 73.15835921), (1.0, 1.0, 1.0))
+_CGNET = Variant(
+    builder=cgnet,
+    normalization=_CGNET_INPUT,
+    backbone=("level", "b1", "bn_prelu_"),
+    classifier=("classifier.",),
+    source="arXiv:1811.08201; github.com/wutianyiRosun/CGNet",
+)
+
+VARIANTS = {
+    "cgnet_m3n21": _CGNET.but(
+        options={"m": 3, "n": 21},
+        parameters=496_306,
+        multiply_adds={(512, 1024): 6.76e9, (360, 480): 2.23e9, (1024, 2048): 27.05e9},
+        mean_iou="64.8 Cityscapes test; 65.6 CamVid test",
+    ),
+    "cgnet_m3n15": _CGNET.but(
+        options={"m": 3, "n": 15},
+        parameters=423_682,
+        multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
+        mean_iou="59.7 Cityscapes val",
+    ),
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from keras import KerasTensor
 from keras import layers as kl
@@ -16,7 +17,9 @@ from kseg.backbones import Features, applications
 from kseg.backbones.mobilenet_v2 import mobilenet_v2
 from kseg.backbones.resnet import resnet_v1_101_beta
 from kseg.backbones.xception import xception
+from kseg.card import SYMMETRIC_RANGE
 from kseg.layers import Resize, conv, slim_conv, slim_separable_conv
+from kseg.networks import Variant
 
 BACKBONES: dict[str, Callable[..., Features]] = {
     "xception_41": functools.partial(xception, depth=41),
@@ -225,3 +228,102 @@ def _decoder_step(
 
 def _conv_of(separable: bool) -> Callable[..., KerasTensor]:
     return _separable_conv if separable else _conv
+
+
+# The unused tensors are the heads of the ImageNet checkpoints.
+_DEEPLAB = Variant(
+    builder=deeplab,
+    # (2/255) x - 1, whichever the backbone.
+    normalization=SYMMETRIC_RANGE,
+    resize="align_corners",
+    tensors="tf_slim",
+    classifier=("logits.",),
+    source="arXiv:1802.02611; github.com/tensorflow/models research/deeplab",
+)
+
+
+def _xception(depth: int, **facts: Any) -> Variant:
+    """DeepLabv3+ with Xception of this depth."""
+    name = f"xception_{depth}"
+    return _DEEPLAB.but(
+        options={"backbone": name},
+        backbone=(f"{name}.",),
+        unused=(f"{name}/logits/",),
+        features=f"{name}.exit_flow.block2.unit_1.xception_module.separable_conv3_pointwise.relu",
+        **facts,
+    )
+
+
+_RESNET = _DEEPLAB.but(
+    options={"backbone": "resnet_v1_101_beta"},
+    backbone=("resnet_v1_101.",),
+    unused=("resnet_v1_101/logits/",),
+    features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
+)
+_MOBILENET_V2 = _DEEPLAB.but(
+    options={"backbone": "mobilenet_v2"},
+    backbone=("MobilenetV2.",),
+    unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
+    features="MobilenetV2.expanded_conv_16.project.BatchNorm",
+)
+
+VARIANTS = {
+    "deeplab_v3_plus_xception41": _xception(
+        41,
+        parameters=28_108_147,
+        multiply_adds={(513, 513): 40.00e9, (1025, 2049): 310.40e9},
+    ),
+    "deeplab_v3_plus_xception65": _xception(
+        65,
+        parameters=41_054_899,
+        multiply_adds={(513, 513): 54.03e9, (1025, 2049): 418.38e9},
+        mean_iou="78.79 Cityscapes val; 82.1 Cityscapes test",
+    ),
+    "deeplab_v3_plus_xception71": _xception(
+        71,
+        parameters=43_477_323,
+        multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
+        mean_iou="79.55 Cityscapes val",
+    ),
+    "deeplab_v3_plus_resnet101": _RESNET.but(
+        parameters=45_811_523,
+        multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
+        mean_iou="78.85 VOC 2012 val",
+    ),
+    # As in its paper: the separable pyramid came with v3+.
+    "deeplab_v3_resnet101": _RESNET.but(
+        options={**_RESNET.options, "aspp_separable": False, "decoder": False},
+        parameters=58_163_923,
+        multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
+        mean_iou="77.21 VOC 2012 val",
+        source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
+    ),
+    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.but(
+        parameters=2_725_059,
+        multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
+    ),
+    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.but(
+        options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
+        parameters=2_113_043,
+        multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
+        mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
+        source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
+    ),
+    "deeplab_v3_plus_mobilenet_v3_large": _DEEPLAB.on_application(
+        "MobileNetV3Large",
+        parameters=4_722_163,
+        multiply_adds={(513, 513): 6.00e9},
+    ),
+    "deeplab_v3_plus_efficientnet_b0": _DEEPLAB.on_application(
+        "EfficientNetB0",
+        parameters=6_181_375,
+        multiply_adds={(513, 513): 8.69e9},
+    ),
+    "deeplab_v3_plus_densenet121": _DEEPLAB.on_application(
+        "DenseNet121",
+        parameters=8_790_787,
+        multiply_adds={(513, 513): 20.40e9},
+    ),
+}
+
+HEADS = {"deeplab_v3_plus": _DEEPLAB}

@@ -9,7 +9,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.vgg import conv_relu, vgg16
+from kseg.card import VGG_CAFFE
 from kseg.layers import PaddedAveragePooling, conv
+from kseg.networks import Variant
 from kseg.networks.deeplab import check_output_stride
 
 
@@ -29,3 +31,20 @@ def deeplab_v1(x: KerasTensor, num_classes: int, *, output_stride: int = 8) -> K
         x = conv_relu(x, 1024, kernel_size, dilation=dilation, name=name)
         x = kl.Dropout(0.5, name=f"{name}.dropout")(x)
     return conv(x, num_classes, 1, use_bias=True, name="fc8")
+
+
+VARIANTS = {
+    "deeplab_v1_vgg16": Variant(
+        builder=deeplab_v1,
+        normalization=VGG_CAFFE,
+        backbone=("conv",),
+        classifier=("fc8",),
+        features="conv5_3.relu",
+        num_classes=21,
+        dataset="voc",
+        parameters=20_505_429,
+        multiply_adds={(321, 321): 50.93e9},
+        mean_iou="62.25 VOC 2012 val",
+        source="arXiv:1412.7062 (20.5 M parameters), DeepLab-LargeFOV without CRF",
+    ),
+}

@@ -12,7 +12,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.resnet import RESNET_101, STRIDE_FIRST, resnet
+from kseg.card import VGG_CAFFE
 from kseg.layers import conv
+from kseg.networks import Variant
 from kseg.networks.deeplab import check_output_stride
 
 RATES = (6, 12, 18, 24)
@@ -46,3 +48,20 @@ def deeplab_v2(
         for i, rate in enumerate(atrous_rates)
     ]
     return kl.Add(name="aspp.sum")(branches) if len(branches) > 1 else branches[0]
+
+
+VARIANTS = {
+    "deeplab_v2_resnet101": Variant(
+        builder=deeplab_v2,
+        normalization=VGG_CAFFE,
+        backbone=("layer",),
+        classifier=("aspp.",),
+        features="block4.unit_3.relu",
+        num_classes=21,
+        dataset="voc",
+        parameters=44_048_532,
+        multiply_adds={(321, 321): 75.14e9},
+        mean_iou="76.35 VOC 2012 val",
+        source="arXiv:1606.00915, without CRF; github.com/kazuto1011/deeplab-pytorch",
+    ),
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.card import UNIT_RANGE
 from kseg.layers import (
     MatchSize,
     MaxUnpooling,
@@ -18,6 +19,7 @@ from kseg.layers import (
     max_pool,
     transposed_conv,
 )
+from kseg.networks import Variant
 
 _EPSILON = 1e-5
 
@@ -169,3 +171,25 @@ def _conv_bn_act(
 def _activation(x: KerasTensor, relu: bool, name: str) -> KerasTensor:
     """PReLU with one slope in the encoder, ReLU in the decoder."""
     return kl.ReLU(name=name)(x) if relu else SharedPReLU(name=name)(x)
+
+
+VARIANTS = {
+    "enet": Variant(
+        builder=enet,
+        normalization=UNIT_RANGE,
+        backbone=(
+            "initial_block.",
+            "downsample",
+            "regular1_",
+            "regular2_",
+            "regular3_",
+            "dilated",
+            "asymmetric",
+        ),
+        classifier=("transposed_conv",),
+        parameters=351_660,
+        multiply_adds={(512, 1024): 4.04e9, (360, 640): 1.77e9},
+        mean_iou="58.3 Cityscapes test",
+        source="arXiv:1606.02147; github.com/davidtvs/PyTorch-ENet",
+    ),
+}

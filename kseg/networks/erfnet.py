@@ -8,7 +8,9 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.card import UNIT_RANGE
 from kseg.layers import batch_norm, conv, transposed_conv
+from kseg.networks import Variant
 
 _EPSILON = 1e-3
 
@@ -77,3 +79,21 @@ def _conv(x: KerasTensor, kernel: tuple[int, int], dilation: int, name: str) -> 
 def _bn_relu(x: KerasTensor, bn_name: str, name: str) -> KerasTensor:
     x = batch_norm(x, epsilon=_EPSILON, name=bn_name)
     return kl.ReLU(name=f"{name}.relu")(x)
+
+
+VARIANTS = {
+    "erfnet": Variant(
+        builder=erfnet,
+        normalization=UNIT_RANGE,
+        backbone=("encoder.",),
+        classifier=("decoder.output_conv",),
+        # The encoder's own head, of its separate training.
+        unused=("encoder.output_conv.",),
+        num_classes=20,
+        void_channels=(19,),
+        parameters=2_064_256,
+        multiply_adds={(512, 1024): 26.61e9},
+        mean_iou="69.8 Cityscapes test; 72.1 val",
+        source="Romera et al., T-ITS 2018; github.com/Eromera/erfnet_pytorch",
+    ),
+}

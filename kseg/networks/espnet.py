@@ -11,7 +11,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg import layers
+from kseg.card import Normalization
 from kseg.layers import PaddedAveragePooling, batch_norm, conv, transposed_conv
+from kseg.networks import Variant
 
 _EPSILON = 1e-3
 _DILATIONS = (1, 2, 4, 8, 16)
@@ -125,3 +127,64 @@ def _pyramid(
         total = kl.Add(name=f"{name}.sum{dilation}")([total, branch])
         merged.append(total)
     return kl.Concatenate(name=f"{name}.concat")(merged)
+
+
+# (x - mean) / std / 255 on OpenCV's BGR: the published code divides once more.
+_ESPNET_INPUT = Normalization(
+    mean=(72.3923111, 82.90893555, 73.15840149),
+    std=(255 * 45.3192215, 255 * 46.15289307, 255 * 44.91483307),
+    channel_order="BGR",
+)
+# Published without its statistics, which the authors' training takes of its own images: means
+# over CamVid's 367 of the images' means and deviations, as Cityscapes' above are made.
+_ESPNET_CAMVID_INPUT = Normalization(
+    mean=(110.25683, 108.36230, 104.99074),
+    std=(255 * 72.06399, 255 * 72.65216, 255 * 69.85317),
+    channel_order="BGR",
+)
+_ESPNET = Variant(
+    builder=espnet,
+    normalization=_ESPNET_INPUT,
+    backbone=("encoder.level", "encoder.b"),
+    # The decoder computes in class channels from its first layer on.
+    classifier=(
+        "encoder.classifier.",
+        "br",
+        "up_l3.",
+        "level3_C.",
+        "combine_l2_l3.",
+        "up_l2.",
+        "conv.",
+        "classifier",
+    ),
+    num_classes=20,
+    void_channels=(19,),
+    source="arXiv:1803.06815; github.com/sacmehta/ESPNet",
+)
+
+VARIANTS = {
+    "espnet_c": _ESPNET.but(
+        builder=espnet_c,
+        options={"p": 2, "q": 8},
+        backbone=("level", "b"),
+        classifier=("classifier.",),
+        parameters=349_449,
+        multiply_adds={(512, 1024): 3.47e9},
+    ),
+    "espnet": _ESPNET.but(
+        options={"p": 2, "q": 8},
+        parameters=364_569,
+        multiply_adds={(512, 1024): 4.71e9},
+        mean_iou="60.34 Cityscapes test",
+    ),
+    "espnet_camvid": _ESPNET.but(
+        normalization=_ESPNET_CAMVID_INPUT,
+        options={"p": 2, "q": 8, "skip": "b1"},
+        num_classes=12,
+        dataset="camvid",
+        void_channels=(11,),
+        parameters=354_517,
+        multiply_adds={(360, 480): 1.34e9},  # counted here
+        mean_iou="55.64 CamVid test",
+    ),
+}

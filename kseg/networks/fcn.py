@@ -11,7 +11,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.vgg import conv_relu, vgg16
+from kseg.card import VGG_CAFFE
 from kseg.layers import Resize, conv
+from kseg.networks import Variant
 
 STRIDES = (8, 16, 32)
 
@@ -51,3 +53,35 @@ def add_skips(scores: KerasTensor, skips: Iterable[tuple[str, KerasTensor]]) -> 
         scores = Resize(name=f"upscore_{name}")(scores, finer)
         scores = kl.Add(name=f"fuse_{name}")([scores, finer])
     return scores
+
+
+_FCN = Variant(
+    builder=fcn,
+    normalization=VGG_CAFFE,
+    backbone=("conv",),
+    classifier=("score_",),
+    num_classes=21,
+    dataset="voc",
+    source="arXiv:1411.4038 (134 M parameters); github.com/shelhamer/fcn.berkeleyvision.org",
+)
+
+VARIANTS = {
+    "fcn_32s_vgg16": _FCN.but(
+        options={"stride": 32},
+        parameters=134_346_581,
+        multiply_adds={(512, 512): 110.80e9},
+        mean_iou="63.6 VOC 2011 val",
+    ),
+    "fcn_16s_vgg16": _FCN.but(
+        options={"stride": 16},
+        parameters=134_357_354,
+        multiply_adds={(512, 512): 110.81e9},
+        mean_iou="65.0 VOC 2011 val",
+    ),
+    "fcn_8s_vgg16": _FCN.but(
+        options={"stride": 8},
+        parameters=134_362_751,
+        multiply_adds={(512, 512): 110.84e9},
+        mean_iou="65.5 VOC 2011 val; 67.2 VOC 2012 test",
+    ),
+}

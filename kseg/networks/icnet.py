@@ -11,7 +11,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.resnet import CAFFE, RESNET_50, bottleneck, stem
+from kseg.card import RESNET_CAFFE
 from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv, subsample
+from kseg.networks import Variant
 
 BINS = (1, 2, 3, 6)
 _FUSED = 128
@@ -106,3 +108,26 @@ def _conv_bn(
     x = conv(x, filters, kernel_size, name=name, **kwargs)
     x = batch_norm(x, epsilon=1e-5, momentum=CAFFE.momentum, name=f"{name}.bn")
     return kl.ReLU(name=f"{name}.relu")(x) if activation else x
+
+
+# Not conv5_4 nor the projections, such as conv3_1_sub2_proj, which belong to the fusions.
+_ICNET_BACKBONE = tuple(
+    f"conv{block}_{unit}_{part}"
+    for block in range(1, 6)
+    for unit in range(1, 7)
+    for part in ("1x1", "3x3")
+)
+
+VARIANTS = {
+    "icnet_resnet50": Variant(
+        builder=icnet,
+        normalization=RESNET_CAFFE,
+        resize="align_corners",
+        backbone=_ICNET_BACKBONE,
+        classifier=("conv6_cls", "sub24_out", "sub4_out"),
+        parameters=6_699_987,
+        multiply_adds={(1025, 2049): 29.81e9},
+        mean_iou="67.7 Cityscapes val; 69.5 Cityscapes test",
+        source="arXiv:1704.08545; github.com/hszhao/ICNet",
+    ),
+}

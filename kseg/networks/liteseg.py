@@ -14,7 +14,9 @@ from kseg.backbones import applications
 from kseg.backbones.darknet import darknet19
 from kseg.backbones.mobilenet_v2 import PYTORCH, mobilenet_v2
 from kseg.backbones.shufflenet import shufflenet
+from kseg.card import IMAGENET
 from kseg.layers import Resize, batch_norm, conv, depthwise_conv
+from kseg.networks import Variant
 
 WIDTH = 96
 RATES = (1, 3, 6, 9)
@@ -106,3 +108,38 @@ def _image_pooling(x: KerasTensor) -> KerasTensor:
     pooled = conv(pooled, WIDTH, 1, name="global_avg_pool.1")
     pooled = _bn_relu(pooled, "global_avg_pool.2", "global_avg_pool.3")
     return Resize("align_corners", name="global_avg_pool.resize")(pooled, x)
+
+
+_LITESEG = Variant(
+    builder=liteseg,
+    normalization=IMAGENET,
+    resize="align_corners",
+    backbone=("mobile_features.", "shuffle_features.", "resnet_features."),
+    classifier=("last_conv.6",),
+    # ImageNet classifiers.
+    unused=("mobile_features.classifier.", "shuffle_features.module.fc."),
+    source="arXiv:1912.06683; github.com/tahaemara/LiteSeg",
+)
+
+VARIANTS = {
+    "liteseg_mobilenet_v2": _LITESEG.but(
+        options={"backbone": "mobilenet_v2"},
+        parameters=3_101_707,
+        multiply_adds={(512, 1024): 4.31e9, (360, 640): 1.94e9, (1024, 2048): 17.22e9},
+        mean_iou="67.81 Cityscapes test",
+    ),
+    "liteseg_shufflenet": _LITESEG.but(
+        options={"backbone": "shufflenet"},
+        parameters=1_971_451,
+        multiply_adds={(512, 1024): 2.25e9, (360, 640): 1.01e9, (1024, 2048): 8.98e9},
+        mean_iou="65.17 Cityscapes test",
+    ),
+    "liteseg_darknet19": _LITESEG.but(
+        options={"backbone": "darknet19"},
+        parameters=20_545_459,
+        multiply_adds={(512, 1024): 57.13e9, (360, 640): 25.35e9, (1024, 2048): 222.56e9},
+        mean_iou="70.75 Cityscapes test",
+    ),
+}
+
+HEADS = {"liteseg": _LITESEG}

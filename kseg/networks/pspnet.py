@@ -11,7 +11,9 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones.resnet import DEEP_STEM, RESNET_50, resnet
+from kseg.card import IMAGENET
 from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv
+from kseg.networks import Variant
 from kseg.networks.deeplab import check_output_stride
 
 BINS = (1, 2, 3, 6)
@@ -69,3 +71,21 @@ def _bn_relu(x: KerasTensor, name: str, first: int) -> KerasTensor:
     """``name.first`` and the one behind: PyTorch numbers the members of a sequence."""
     x = batch_norm(x, epsilon=1e-5, name=f"{name}.{first}")
     return kl.ReLU(name=f"{name}.{first + 1}")(x)
+
+
+VARIANTS = {
+    "pspnet_resnet50": Variant(
+        builder=pspnet,
+        normalization=IMAGENET,
+        resize="align_corners",
+        backbone=("layer",),
+        classifier=("cls.4", "aux.4"),
+        features="block4.unit_3.relu",
+        # The head of the training.
+        unused=("aux.",),
+        parameters=46_715_347,
+        multiply_adds={(713, 713): 363.78e9},
+        mean_iou="77.30 Cityscapes val",
+        source="arXiv:1612.01105; github.com/hszhao/semseg",
+    ),
+}

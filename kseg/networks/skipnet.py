@@ -14,7 +14,9 @@ from keras import KerasTensor
 from kseg.backbones import Features
 from kseg.backbones.mobilenet import mobilenet
 from kseg.backbones.shufflenet import shufflenet
+from kseg.card import Normalization
 from kseg.layers import conv
+from kseg.networks import Variant
 from kseg.networks.fcn import add_skips
 
 BACKBONES: dict[str, Callable[[KerasTensor], Features]] = {
@@ -36,3 +38,31 @@ def skipnet(x: KerasTensor, num_classes: int, backbone: str) -> KerasTensor:
     features = BACKBONES[backbone](x)
     x = conv(features.output, num_classes, 1, use_bias=True, name="score_fr")
     return add_skips(x, [("feed1", features.high_level), ("feed2", features.mid_level)])
+
+
+# The mean of Cityscapes in BGR, divided by 255.
+_SKIPNET_INPUT = Normalization((73.29132098, 83.04442645, 72.5238962), (255.0, 255.0, 255.0), "BGR")
+_SKIPNET = Variant(
+    builder=skipnet,
+    normalization=_SKIPNET_INPUT,
+    classifier=("score_",),
+    source="arXiv:1803.02758; github.com/MSiam/TFSegmentation",
+)
+
+VARIANTS = {
+    "skipnet_mobilenet": _SKIPNET.but(
+        options={"backbone": "mobilenet"},
+        tensors="tf_slim",
+        backbone=("MobilenetV1.",),
+        parameters=3_241_081,
+        multiply_adds={(360, 640): 2.69e9, (512, 1024): 6.00e9},
+        mean_iou="61.5 Cityscapes test",
+    ),
+    "skipnet_shufflenet": _SKIPNET.but(
+        options={"backbone": "shufflenet"},
+        backbone=("shuffle_features.",),
+        parameters=948_897,
+        multiply_adds={(360, 640): 0.67e9, (512, 1024): 1.49e9},
+        mean_iou="58.3 Cityscapes test",
+    ),
+}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.card import UNIT_RANGE
 from kseg.layers import conv, transposed_conv
+from kseg.networks import Variant
 
 FILTERS = (64, 128, 256, 512, 1024)
 
@@ -49,3 +51,19 @@ def _double_conv(x: KerasTensor, filters: int, name: str) -> KerasTensor:
         x = conv(x, filters, 3, use_bias=True, name=f"{name}.conv{i}")
         x = kl.ReLU(name=f"{name}.relu{i}")(x)
     return x
+
+
+VARIANTS = {
+    "unet": Variant(
+        builder=unet,
+        normalization=UNIT_RANGE,
+        backbone=("down",),
+        classifier=("classifier",),
+        num_classes=2,
+        dataset="isbi",
+        parameters=31_031_810,
+        multiply_adds={(512, 512): 192.69e9},
+        mean_iou="92.03 PhC-U373; 77.56 DIC-HeLa",
+        source="arXiv:1505.04597",
+    ),
+}

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import kseg
+from kseg.card import Card, Normalization
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.evaluation import LabelMaps, evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
-from kseg.model import Card, Normalization
 from kseg.streets import write_streets
 
 CARD = Card(

@@ -118,7 +118,7 @@ def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert "scales 0.75 1, with flip, windows 32x40 overlap 0.50," in capsys.readouterr().out
     data = ["--dataset", "camvid", "--data-dir", tiny_camvid]
     text = fails(capsys, "evaluate", tiny_keras, *data, "--output-stride", 8)
-    assert "no option 'output_stride'" in text
+    assert "no option '--output-stride'" in text
     (tmp_path / "x.tflite").touch()
     text = fails(capsys, "evaluate", tmp_path / "x.tflite", *data, "--output-stride", 8)
     assert "x.tflite: --output-stride is for .keras" in text

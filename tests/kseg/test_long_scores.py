@@ -113,7 +113,7 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
     file.unlink()
     assert f"{maps.folder}: has neither {file.name} nor bonn_000001_000019.png" in fails()
     assert "scored as they are; leave scales, flip out" in fails("--scales", "1", "2", "--flip")
-    assert "leave runtime and output-stride out" in fails("--runtime", "litert-gpu")
+    assert "leave runtime and --output-stride out" in fails("--runtime", "litert-gpu")
 
 
 KILLED = """
@@ -199,7 +199,7 @@ def test_resume_in_the_command(tiny_model, tiny_keras, tmp_path, capsys, monkeyp
     image.write_bytes(content)
     for way, text in (
         (["--scales", "0.5", "1"], "scales [1.0] there and [0.5, 1.0] here"),
-        (["--input-size", "32", "40"], "input_size null there and [32, 40] here"),
+        (["--input-size", "32", "40"], "--input-size null there and [32, 40] here"),
     ):
         assert run(tiny_keras, "--resume", saved, *way) == 1
         error = capsys.readouterr().err

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import kseg
+from kseg.card import Card, Normalization
 from kseg.data import open_dataset
 from kseg.evaluation import evaluate
-from kseg.model import Card, Normalization
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.zoo import at_output_stride, backbone_stride
 

@@ -14,7 +14,7 @@ from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.evaluation import SavedScores
 from kseg.evaluation.scores import Scores
-from kseg.model import load_model
+from kseg.loading import load, ship
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def folder(tiny_model, tmp_path, monkeypatch):
     """A folder of weights with the tiny model alone."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
     facts = {"mean_iou": 0.5, "trained_on": "two images", "licence": "none"}
-    path = shipped.ship(tiny_model, "tiny", facts)
+    path = ship(tiny_model, "tiny", facts)
     assert path.name == "cgnet_m3n21.safetensors"
     return tmp_path
 
 
 def test_a_model_comes_back(folder, tiny_model):
     assert shipped.list_shipped() == ["tiny:cgnet_m3n21"]
-    model = load_model("tiny:cgnet_m3n21")
+    model = load("tiny:cgnet_m3n21")
     assert model.card == tiny_model.card.replace(weights="tiny:cgnet_m3n21")
     for a, b in zip(model.get_weights(), tiny_model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -38,7 +38,7 @@ def test_a_model_comes_back(folder, tiny_model):
 @pytest.mark.parametrize("path", [":x.keras", "/tmp:1/x.keras", "other:x.keras"])
 def test_paths_with_a_colon_are_paths(folder, path):
     with pytest.raises(kseg.KsegError, match=r"no such file; name a \.keras file"):
-        load_model(path)
+        load(path)
 
 
 def test_the_tensors_have_their_published_names(folder, tiny_model):
@@ -90,6 +90,6 @@ def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
     other = keras.models.clone_model(tiny_model)
     other.set_weights(weights)
     other.card = tiny_model.card
-    shipped.ship(other, "tiny", {})
+    ship(other, "tiny", {})
     with pytest.raises(kseg.KsegError, match="is of another score: content"):
         load()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kseg
-from kseg.model import load_model
+from kseg.loading import load
 
 
 def test_preprocessing_is_the_published_normalisation():
@@ -25,7 +25,7 @@ def test_a_model_without_a_card(tmp_path):
     model.save(tmp_path / "x.keras")
     assert keras.models.load_model(tmp_path / "x.keras").card is None
     with pytest.raises(kseg.KsegError, match=r"x\.keras: holds a SegmentationModel without a card"):
-        load_model(tmp_path / "x.keras")
+        load(tmp_path / "x.keras")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import kseg
 import kseg.tflite
 from kseg import shipped
 from kseg.cli import main
+from kseg.loading import ship
 from kseg.tflite import benchmark_worker
 from kseg.tflite.benchmark import Spread
 from kseg.tflite.benchmark_worker import start, time_round
@@ -173,7 +174,7 @@ def test_profile(precision, tiny_model, tmp_path, capsys):
 def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
     """By their name, as the command takes it and the process does; the size is their file's."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
-    file = shipped.ship(tiny_model, "tiny", {})
+    file = ship(tiny_model, "tiny", {})
     answers = []
 
     class Child(FakeChild):

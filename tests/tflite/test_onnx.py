@@ -11,8 +11,8 @@ import pytest
 
 import kseg
 import kseg.tflite
+from kseg.card import Card
 from kseg.cli import main
-from kseg.model import Card
 from kseg.tflite.benchmark_worker import start, time_round
 from kseg.tflite.predictors import OnnxPredictor
 from kseg.tflite.to_onnx import to_onnx

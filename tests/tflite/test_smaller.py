@@ -47,7 +47,7 @@ def run(tiny_camvid, tmp_path_factory):
         args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--steps", 8, "--batch-size", 2]
         args += ["--crop", 48, 64, *options]
         assert main([command, *map(str, [file, out, *args])]) == 0
-        return kseg.model.load_model(out), out
+        return kseg.load(out), out
 
     return run
 

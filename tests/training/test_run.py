@@ -20,7 +20,7 @@ import kseg
 from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
-from kseg.model import load_model
+from kseg.loading import load, ship
 from kseg.training import TrainingConfig, train
 from kseg.training.callbacks import Checkpoint
 from kseg.training.losses import SegmentationLoss
@@ -146,7 +146,7 @@ def test_other_data_is_refused(undisturbed, tmp_path, capsys):
 
 def test_weights_that_are_no_numbers_are_not_kept(small_keras, tmp_path):
     """The last update of an epoch may do it, which the next step's loss would tell."""
-    model = load_model(small_keras)
+    model = load(small_keras)
     checkpoint = Checkpoint(tmp_path)
     checkpoint.set_model(model)
     checkpoint.save()
@@ -209,12 +209,12 @@ def test_init_starts_from_weights(shipped_name, small_keras, tiny_camvid, tmp_pa
     """A learning rate of nearly nothing leaves the imported kernels as they were."""
     from safetensors.numpy import save_file
 
-    model = load_model(small_keras)
+    model = load(small_keras)
     tensors = random_tensors(model)
     if shipped_name:
         monkeypatch.setattr(shipped, "FOLDER", tmp_path / "weights")
         checkpoints.assign(model, tensors)
-        shipped.ship(model, "tiny", {})
+        ship(model, "tiny", {})
     else:
         save_file(tensors, tmp_path / "x.safetensors")
     init = shipped_name or tmp_path / "x.safetensors"
@@ -444,7 +444,7 @@ def test_an_encoder_starts_the_network_around_it(tmp_path):
     encoder = kseg.create_model("espnet_c", num_classes=5, q=2)
     encoder.save(tmp_path / "c.keras")
     model = kseg.create_model("espnet", num_classes=5, q=2)
-    checkpoints.copy(model, load_model(tmp_path / "c.keras"), part="backbone")
+    checkpoints.copy(model, load(tmp_path / "c.keras"), part="backbone")
     found = [layer for layer in encoder.layers if layer.weights and "classifier" not in layer.name]
     assert len(found) > 20
     for layer in found:

@@ -1,6 +1,6 @@
 """Every row of the zoo, counted, run on the GPU accelerator and on ONNX Runtime.
 
-``make matrix``, or ``python results/matrix.py [MODEL...]`` for models to be measured anew.
+``make matrix``, or ``python benchmarks/matrix.py [MODEL...]`` for models to be measured anew.
 Rows are written model by model, so the command can be killed and started again; a model is
 measured again when its graph or the versions beside a table change. It needs a Vulkan
 driver, see ``kseg check-gpu --help``. Every row has the digest of the model's layers, their
@@ -52,6 +52,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import table
+from table import RESULTS
 
 import kseg
 import kseg.tflite
@@ -63,8 +64,6 @@ from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
 from kseg.tflite.gpu_worker import REFUSED
 from kseg.zoo import VARIANTS
-
-RESULTS = Path(__file__).parent
 
 # Small, since a software GPU is slow; odd, since borders are where runtimes differ. LiteRT
 # waits 120 s for a result: networks with more multiply-adds than that allows get the smaller.
@@ -81,6 +80,9 @@ def digest(model: keras.Model) -> str:
     def essence(value: Any) -> Any:
         if isinstance(value, dict):
             kept = {k: v for k, v in value.items() if not k.endswith(_INCIDENTAL)}
+            # A layer may move to another file of the package.
+            if str(kept.get("module")).startswith("kseg.layers."):
+                kept["module"] = "kseg.layers"
             return {key: essence(item) for key, item in kept.items()}
         return [essence(item) for item in value] if isinstance(value, list | tuple) else value
 

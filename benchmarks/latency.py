@@ -1,6 +1,6 @@
 """What .tflite files take on a CPU: ``results/tflite.csv``, written network by network.
 
-``python results/latency.py [MODEL ...]``: of the models that are named, or of every row of the
+``python benchmarks/latency.py [MODEL ...]``: of the models that are named, or of every row of the
 zoo that is missing for this CPU, those of the least arithmetic first. Each is made in four
 precisions and every output form at 512x1024 with random weights, which the time does not
 depend on. The precisions of a form run by turns on two threads, one at a time, so that a busy
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import table
+from table import RESULTS
 
 import kseg
 from kseg.cost import multiply_adds
@@ -32,7 +33,6 @@ from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
 from matrix import MOST, digest, with_random_weights
 
-RESULTS = Path(__file__).parent
 SIZE, THREADS = (512, 1024), 2
 # Of the models whose weights go into the files, quick to build.
 SMALL = (64, 128, 3)

@@ -82,7 +82,7 @@ class _Builder:
             return
         if kind not in _MODULES:
             raise kseg.KsegError(
-                f"{layer.name}: a {kind.__name__} has no twin; write it in results/torch_twin.py"
+                f"{layer.name}: a {kind.__name__} has no twin; write it in benchmarks/torch_twin.py"
             )
         module, source = _MODULES[kind](layer), inputs[0]
         if kind in (kl.Conv2D, kl.DepthwiseConv2D) and id(source) in self._padded:
@@ -192,7 +192,7 @@ def _only(layer: keras.Layer, **wanted: Any) -> None:
         if config[option] != value:
             raise kseg.KsegError(
                 f"{layer.name}: {type(layer).__name__} with {option} {config[option]!r} has no "
-                "twin; write it in results/torch_twin.py"
+                "twin; write it in benchmarks/torch_twin.py"
             )
 
 

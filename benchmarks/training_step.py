@@ -2,7 +2,7 @@
 
 About half an hour on two cores, most of it JAX's.
 
-``python results/training_step.py [--models M ...] [--size H W] [--batch-size N]
+``python benchmarks/training_step.py [--models M ...] [--size H W] [--batch-size N]
 [--turns N]``. The same network, weights, images, loss (cross-entropy with class weights)
 and AdamW on
 
@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import table
+from table import RESULTS
 from worker import Worker, serve
 
 from kseg.environment import environment
 from kseg.errors import KsegError
 
-RESULTS = Path(__file__).parent
 COLUMNS = (
     *("model", "runtime", "seconds", "spread", "ratio", "loss", "trainable"),
     *("batch_size", "size", "turns", "command"),
@@ -97,7 +97,7 @@ def measure(
             "batch_size": batch_size,
             "size": "{}x{}".format(*size),
             "turns": turns,
-            "command": f"python results/training_step.py --models {model}",
+            "command": f"python benchmarks/training_step.py --models {model}",
         }
         for runtime in runtimes
     ]

@@ -1,6 +1,6 @@
 """What scoring costs: ``results/evaluation.csv``, in about three minutes on two idle cores.
 
-``python results/evaluation.py``. Streets of 1024x2048 with instances are drawn, and label
+``python benchmarks/evaluation.py``. Streets of 1024x2048 with instances are drawn, and label
 maps for them that are mostly right; the network apart, kseg scores the same files as
 cityscapesScripts' evalPixelLevelSemanticLabeling, by turns, to the same mean IoU. Of that
 script it is the Python code that pip installs; the source of its Cython part is neither in
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import table
 from PIL import Image
+from table import RESULTS
 
 import kseg
 from kseg.data import CITYSCAPES, DataSet, open_dataset
@@ -39,7 +40,6 @@ from kseg.environment import environment
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.streets import write_streets
 
-RESULTS = Path(__file__).parent
 COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "command")
 
 _PEAK = """
@@ -140,7 +140,7 @@ def measure(
         "official": "CITYSCAPES_DATASET=streets CITYSCAPES_RESULTS=maps "
         "csEvalPixelLevelSemanticLabeling",
         **{f"kseg_{n}": f"kseg evaluate maps {on_streets} train --workers {n}" for n in threads},
-        "decoding": "python results/evaluation.py",
+        "decoding": "python benchmarks/evaluation.py",
     }
     rows = []
     for name, command in commands.items():

@@ -17,6 +17,8 @@ from kseg.files import whole
 
 Row = dict[str, Any]
 
+RESULTS = Path(__file__).parents[1] / "results"
+
 
 def cpu() -> str:
     """What rows of milliseconds say of the CPU: the last of its instructions that matter.

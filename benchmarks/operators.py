@@ -1,6 +1,6 @@
 """Which operators a network's time on a CPU goes to: ``results/operators.csv``.
 
-``python results/operators.py [MODEL ...]``: files as ``results/latency.py`` makes them, in
+``python benchmarks/operators.py [MODEL ...]``: files as ``benchmarks/latency.py`` makes them, in
 fp32 and int8 with logits at full size and at a stride, each by the profiler of LiteRT's CPU
 runtime on two threads. A row has
 
@@ -22,11 +22,11 @@ from typing import Any
 import table
 from latency import SIZE, SMALL, THREADS, facts, write_files
 from runtimes import MODELS
+from table import RESULTS
 
 from kseg.tflite.profile import operator_profile
 from matrix import with_random_weights
 
-RESULTS = Path(__file__).parent
 OUTPUTS, PRECISIONS = ("stride-logits", "logits"), ("fp32", "int8")
 COLUMNS = ("model", "output", "precision", "operator", "count", "run_ms", "share", "cpu")
 

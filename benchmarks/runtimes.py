@@ -1,6 +1,6 @@
 """The same network on several runtimes, in one run: ``results/runtimes.csv``.
 
-``python results/runtimes.py [MODEL ...]`` (extras ``onnx`` and ``bench``): the inference graph
+``python benchmarks/runtimes.py [MODEL ...]`` (extras ``onnx`` and ``bench``): the inference graph
 that kseg exports, BatchNorm folded, with random weights, in float32 on
 
     litert       the .tflite file
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import table
+from table import RESULTS
 from worker import Worker, serve
 
 import kseg
@@ -38,7 +39,6 @@ from kseg.tflite.benchmark import benchmark
 from kseg.tflite.convert import convert
 from kseg.zoo import build
 
-RESULTS = Path(__file__).parent
 MODELS = ("cgnet_m3n21", "liteseg_mobilenet_v2", "deeplab_v3_plus_mobilenet_v2")
 SIZES = ((256, 512), (512, 1024))
 THREADS = (2, 1)
@@ -93,7 +93,7 @@ def measure(
             "p90_ms": f"{1e3 * p90:.1f}",
             "of_best": f"{median / best:.2f}" if runtime == "litert" else "",
             "runs": runs,
-            "command": f"python results/runtimes.py {name}",
+            "command": f"python benchmarks/runtimes.py {name}",
             "cpu": table.cpu(),
         }
         for runtime, (median, p90) in spreads.items()

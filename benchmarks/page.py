@@ -1,4 +1,4 @@
-"""The tables of ``docs/latency.md``, from the .csv files beside this: ``python results/page.py``.
+"""The tables of ``docs/latency.md``, from those of ``results/``: ``python benchmarks/page.py``.
 
 Each stands between two comments with its name; what is around them is written by hand.
 """
@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import table
+from table import RESULTS
 
 from kseg.files import whole
 
-RESULTS = Path(__file__).parent
 PAGE = RESULTS.parent / "docs/latency.md"
 
 # Kinds of operators that a table names: the others are one column.

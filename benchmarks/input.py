@@ -1,6 +1,6 @@
 """Images a second that reach the network, by three ways: ``results/input.csv``.
 
-``python results/input.py`` takes about four minutes on two cores. Frames of 1024 x 2048
+``python benchmarks/input.py`` takes about four minutes on two cores. Frames of 1024 x 2048
 (drawn streets, in Cityscapes' layout), crop 512 x 1024, scale 0.5 to 2, flip, jitter of
 brightness, contrast and saturation, batches of 4. The ways:
 
@@ -32,6 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import table
 import tensorflow as tf
+from table import RESULTS
 
 import kseg.training
 from kseg.data import IGNORE, DataSet, open_dataset
@@ -39,7 +40,6 @@ from kseg.environment import environment
 from kseg.streets import write_streets
 from kseg.training.records import prepare
 
-RESULTS = Path(__file__).parent
 TABLE = RESULTS / "input.csv"
 
 SIZE, CROP = (1024, 2048), (512, 1024)

@@ -1,6 +1,6 @@
 """What quantisation costs trained weights: ``results/quantisation.csv``.
 
-``python results/quantisation.py CAMVID [espnet_camvid=CHECKPOINT]``: each shipped model of
+``python benchmarks/quantisation.py CAMVID [espnet_camvid=CHECKPOINT]``: each shipped model of
 ``camvid-train`` as .tflite files, scored on val, and networks with checkpoints published for
 CamVid. With training about half an hour on two idle cores a model; the table is written row
 by row, and what it has of the same weights is not measured anew. A row has
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import table
+from table import RESULTS
 
 from kseg import shipped
 from kseg.cli import main as kseg
@@ -33,7 +34,6 @@ from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.tflite import TFLitePredictor
 
-RESULTS = Path(__file__).parent
 TABLE = RESULTS / "quantisation.csv"
 COLUMNS = ("model", "file", "mean_iou", "points", "bytes", "packed", "weights", "command")
 

@@ -1,6 +1,6 @@
 """What a run on CamVid reached, into the package and into ``results/``.
 
-``python results/camvid.py RUN CAMVID``: of a run on train alone takes the state that was
+``python benchmarks/camvid.py RUN CAMVID``: of a run on train alone takes the state that was
 best on val, of one on train and val the last, puts its weights into ``kseg/weights`` and of
 the first writes
 
@@ -10,7 +10,7 @@ the first writes
 
 A run that began with the weights of another (``--init OTHER/model.keras``) is its next stage.
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
-``python results/camvid.py`` without arguments draws the sample that kseg ships beside them.
+``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.files import whole
-from kseg.model import load_model
+from kseg.loading import load, ship
 from kseg.predictor import KerasPredictor
 from kseg.report import rendered, training_curve
 from kseg.streets import draw_scene
@@ -49,11 +49,11 @@ def ship_run(run: Path, folder: Path) -> None:
         config["init"] = FINAL.format(stage)
     splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
-    model = load_model(run / ("checkpoints/best.keras" if held_out else "model.keras"))
+    model = load(run / ("checkpoints/best.keras" if held_out else "model.keras"))
     score = None
     if held_out:
         score = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
-    path = shipped.ship(
+    path = ship(
         model,
         "camvid-train" if held_out else "camvid",
         {

@@ -1,6 +1,6 @@
 """Accuracy by latency of the shipped weights: ``docs/latency.png``.
 
-``python results/plot.py``, from ``results/quantisation.csv`` (mean IoU on CamVid's val) and
+``python benchmarks/plot.py``, from ``results/quantisation.csv`` (mean IoU on CamVid's val) and
 ``results/tflite.csv`` (milliseconds at 512x1024 on two threads, logits at full size, which
 hardly depend on the classes). A line a network and CPU, a point a file.
 """
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import table
 from matplotlib.figure import Figure
+from table import RESULTS
 
 from kseg.files import whole
 from kseg.report import rendered
-
-RESULTS = Path(__file__).parent
 
 
 def points(results: Path = RESULTS) -> dict[str, dict[str, tuple[float, float]]]:

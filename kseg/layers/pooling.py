@@ -1,0 +1,199 @@
+"""Poolings, in forms that the LiteRT GPU accelerator computes right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import KerasTensor, ops
+
+
+@keras.saving.register_keras_serializable("kseg")
+class PaddedAveragePooling(keras.layers.Layer):
+    """3x3 average pooling, one row and column of zeros around, always over 9.
+
+    PyTorch's ``AvgPool2d(3, stride=strides, padding=1)``: (N, H, W, C) to (N, ceil(H/s),
+    ceil(W/s), C). Written as a depthwise convolution with 1/9, because the LiteRT GPU
+    accelerator merges padding into a pooling and then leaves it out of the count.
+    """
+
+    def __init__(self, strides: int = 2, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.strides = strides
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        # A constant: the converter would leave ops.full's BROADCAST_TO in the file.
+        kernel = ops.convert_to_tensor(np.full((3, 3, x.shape[-1], 1), 1 / 9), dtype=x.dtype)
+        x = ops.pad(x, ((0, 0), *self.padding(x.shape), (0, 0)))
+        return ops.depthwise_conv(
+            x, kernel, strides=self.strides, padding="valid", data_format="channels_last"
+        )
+
+    def padding(self, input_shape: tuple) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros above and below, left and right, that a window reaches.
+
+        At stride 2 none reaches below an even height. A row there would make the padding
+        the same as that of a convolution beside the pooling, which the converter shares
+        then; a shared one is computed on its own, and takes longer than the pooling.
+        """
+        return tuple(
+            (1, int(extent is None or (extent - 1) % self.strides == 0))
+            for extent in input_shape[1:3]
+        )
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        size = [None if n is None else -(-n // self.strides) for n in input_shape[1:3]]
+        return (input_shape[0], *size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "strides": self.strides}
+
+
+def _cut(x: KerasTensor, axis: int, first: Any, last: Any) -> KerasTensor:
+    """Rows (axis 1) or columns (axis 2) ``first`` to ``last``."""
+    return x[:, first:last] if axis == 1 else x[:, :, first:last]
+
+
+@keras.saving.register_keras_serializable("kseg")
+class AdaptiveAveragePooling(keras.layers.Layer):
+    """Means over a grid of ``size`` x ``size`` windows: (N, H, W, C) to (N, size, size, C).
+
+    PyTorch's ``AdaptiveAvgPool2d``: the i-th of the windows reaches from floor(i H / size)
+    to ceil((i + 1) H / size), so that they overlap where ``size`` does not divide H. Rows
+    first and then columns, which needs 2 ``size`` slices for ``size`` squared windows.
+    """
+
+    def __init__(self, size: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        for axis in (1, 2):
+            extent = ops.shape(x)[axis]
+            means = []
+            for i in range(self.size):
+                first, last = i * extent // self.size, -(-(i + 1) * extent // self.size)
+                means.append(ops.mean(_cut(x, axis, first, last), axis=axis, keepdims=True))
+            x = ops.concatenate(means, axis=axis)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (input_shape[0], self.size, self.size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable("kseg")
+class DilatedPooling(keras.layers.Layer):
+    """Max or average pooling of stride 1 with a dilation, which Keras has not.
+
+    (N, H, W, C) to the same shape with ``padding`` "same", whose windows are cut off at the
+    borders; with "valid" to (size - 1) * dilation rows and columns less.
+
+    Args:
+        mode: "max", or "average" with "valid" alone.
+        size: of the square window.
+        dilation: pixels from one of the window to the next.
+        padding: "valid" or "same".
+    """
+
+    def __init__(
+        self, mode: str, size: int, dilation: int, padding: str = "valid", **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("max", "average") or (mode, padding) == ("average", "same"):
+            raise ValueError(f"there is no dilated {mode} pooling with padding {padding!r}")
+        self.mode, self.size, self.dilation, self.padding = mode, size, dilation, padding
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        for axis in (1, 2):
+            first, *others = self._members(x, axis)
+            x = first
+            for other in others:
+                x = ops.maximum(x, other) if self.mode == "max" else x + other
+        return x if self.mode == "max" else x * (1 / self.size**2)
+
+    def _members(self, x: KerasTensor, axis: int) -> list[KerasTensor]:
+        """The members of all windows along an axis, the first of each and so on."""
+        if self.padding == "valid":
+            places = [(i * self.dilation, self.size - 1 - i) for i in range(self.size)]
+            return [_cut(x, axis, at, -left * self.dilation or None) for at, left in places]
+        shifts = [(i - (self.size - 1) // 2) * self.dilation for i in range(self.size)]
+        # Beyond the border the pixel itself, which changes no maximum.
+        return [
+            x
+            if n == 0
+            else ops.concatenate([_cut(x, axis, n, None), _cut(x, axis, -n, None)], axis)
+            if n > 0
+            else ops.concatenate([_cut(x, axis, None, -n), _cut(x, axis, None, n)], axis)
+            for n in shifts
+        ]
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        lost = (self.size - 1) * self.dilation if self.padding == "valid" else 0
+        size = [None if n is None else n - lost for n in input_shape[1:3]]
+        return (input_shape[0], *size, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(mode=self.mode, size=self.size, dilation=self.dilation, padding=self.padding)
+        return config
+
+
+@keras.saving.register_keras_serializable("kseg")
+class MaxUnpooling(keras.layers.Layer):
+    """``MaxUnpooling()(y, x)``: ``y`` where the 2x2 max pooling of ``x`` found its maxima.
+
+    PyTorch's ``MaxUnpool2d(2)`` with the indices of ``MaxPool2d(2)`` on ``x``: ``y``
+    (N, floor(H/2), floor(W/2), C) and ``x`` (N, H, W, C) give (N, 2 floor(H/2),
+    2 floor(W/2), C). Of equal maxima the first in row-major order counts, as there: a
+    plain comparison with the maximum would write ``y`` more than once wherever a window
+    is constant.
+
+    No indices, since TensorFlow Lite's GPU accelerator has none: the four positions of a
+    window are compared in pairs, rows first, and put back by depth to space.
+    """
+
+    def call(self, y: KerasTensor, x: KerasTensor) -> KerasTensor:
+        height, width = ops.shape(y)[1:3]
+        windows = ops.space_to_depth(
+            x[:, : 2 * height, : 2 * width], 2, data_format="channels_last"
+        )
+        channels = x.shape[-1]
+        a, b, c, d = (windows[..., i * channels : (i + 1) * channels] for i in range(4))
+        upper, lower = _split(y, ops.maximum(a, b) >= ops.maximum(c, d))
+        positions = [*_split(upper, a >= b), *_split(lower, c >= d)]
+        return ops.depth_to_space(
+            ops.concatenate(positions, axis=-1), 2, data_format="channels_last"
+        )
+
+    def compute_output_shape(self, y_shape: tuple, x_shape: tuple) -> tuple:
+        double = [None if n is None else 2 * n for n in y_shape[1:3]]
+        return (y_shape[0], *double, y_shape[3])
+
+
+def _split(x: KerasTensor, mask: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
+    """What is under the mask, and the rest; zeros elsewhere."""
+    zeros = ops.zeros_like(x)
+    return ops.where(mask, x, zeros), ops.where(mask, zeros, x)
+
+
+def max_pool(x: KerasTensor, name: str) -> KerasTensor:
+    """3x3 max pooling of stride 2, padded by one all around: (ceil(H/2), ceil(W/2)).
+
+    PyTorch's ``MaxPool2d(3, stride=2, padding=1)``. Keras' "same" is symmetric at stride 1
+    only, and zeros around would win over negative values.
+    """
+    x = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}.window")(x)
+    return keras.layers.MaxPooling2D(1, strides=2, name=name)(x)
+
+
+def subsample(x: KerasTensor, name: str) -> KerasTensor:
+    """Every second row and column from the first on, (N, ceil(H/2), ceil(W/2), C).
+
+    In front of a 1x1 convolution it is that convolution with stride 2, which the GPU
+    accelerator computes wrong in int8.
+    """
+    return keras.layers.MaxPooling2D(1, strides=2, name=f"{name}.subsample")(x)

@@ -1,0 +1,179 @@
+"""Whatever a user may name as a model: a network of the zoo, weights, a file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kseg import checkpoints, shipped, zoo
+from kseg.backbones import applications
+from kseg.card import Card
+from kseg.errors import KsegError, first_line
+from kseg.files import make_folder, whole, write_json
+from kseg.model import SegmentationModel, check_backend
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    batch_size: int | None = None,
+    output_stride: int | None = None,
+    preprocessing: bool = True,
+    weights: str | Path | None = None,
+    auxiliary: bool = False,
+    **options: Any,
+) -> SegmentationModel:
+    """Builds a network of the zoo.
+
+    Args:
+        name: a name of ``list_models()``; or "deeplab_v3_plus." or "liteseg." and any
+            network of keras.applications, such as "deeplab_v3_plus.ResNet50V2".
+        num_classes: channels of the logits; None is what ``weights`` has, else 19.
+        input_shape: (H, W, 3); None for any height or width.
+        batch_size: None for any. With a fixed ``input_shape`` and a batch of one,
+            dilated convolutions convert to single TensorFlow Lite operators.
+        output_stride: stride of the backbone's features where the network has a choice.
+        preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
+            graph; False takes what the reference network takes.
+        weights: shipped ones, such as "camvid"; a published checkpoint (PyTorch, TF1
+            prefix, safetensors); or None. For the encoder alone, where it is of
+            keras.applications: "imagenet", which Keras downloads, or a .h5 file of that
+            network without its top.
+        auxiliary: training heads besides; the output is then a dict.
+        **options: the builder's other arguments, see its docstring.
+
+    Returns:
+        A model from (N, H, W, 3) to float32 logits (N, H, W, num_classes) at the
+        input's height and width, also where the stride does not divide it.
+
+    Raises:
+        KsegError: an unknown name or option, a value out of range, or weights that do
+            not fit.
+    """
+    check_backend()
+    if output_stride is not None:
+        options["output_stride"] = output_stride
+    if auxiliary:
+        options["auxiliary"] = True
+    card = zoo.new_card(name, num_classes, preprocessing=preprocessing, options=options)
+    form = dict(input_shape=input_shape, batch_size=batch_size)
+    if weights is None:
+        return zoo.build(card, **form)
+    if shipped.is_name(f"{weights}:{name}"):
+        return _load_shipped(
+            f"{weights}:{name}",
+            num_classes=num_classes,
+            preprocessing=preprocessing,
+            **form,
+            **options,
+        )
+    path = Path(weights)
+    application = zoo.find_variant(name).application
+    if application and (str(path) == "imagenet" or path.suffix == ".h5"):
+        return _with_encoder_weights(zoo.build(card, **form), application, path)
+    tensors = checkpoints.read(path)
+    try:
+        if num_classes is None:
+            classes = checkpoints.count_classes(name, tensors)
+            card = zoo.new_card(name, classes, preprocessing=preprocessing, options=options)
+        model = zoo.build(card.replace(weights=path.name), **form)
+        checkpoints.assign(model, tensors)
+    except KsegError as error:
+        raise KsegError(f"{path}: {error}") from error
+    return model
+
+
+def _with_encoder_weights(
+    model: SegmentationModel, application: str, path: Path
+) -> SegmentationModel:
+    """The model with weights of keras.applications in its encoder."""
+    try:
+        applications.load_weights(model, application, path)
+    except (OSError, ValueError) as error:
+        raise KsegError(
+            f"{path}: not weights of keras.applications.{application} without its top "
+            f"({first_line(error)})"
+        ) from error
+    model.card = model.card.replace(weights=f"{path.name}, encoder alone")
+    return model
+
+
+def load(path: str | Path) -> SegmentationModel:
+    """A ``.keras`` file that kseg made, without its optimizer, or shipped WEIGHTS:MODEL.
+
+    Raises:
+        KsegError: missing, damaged or not of kseg.
+    """
+    if shipped.is_name(str(path)):
+        return _load_shipped(str(path))
+    path = Path(path)
+    if not path.is_file():
+        raise KsegError(f"{path}: no such file; name a .keras file")
+    if path.suffix != ".keras":
+        raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")
+    check_backend()
+    if not zipfile.is_zipfile(path):
+        # Keras says that there is no file.
+        raise KsegError(
+            f"{path}: not a readable .keras file (no zip archive); save or import it again"
+        )
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # zipfile, h5py, json and Keras all raise their own
+        raise KsegError(
+            f"{path}: not a readable .keras file ({first_line(error)}); save or import it again"
+        ) from error
+    if not isinstance(model, SegmentationModel) or model.card is None:
+        raise KsegError(
+            f"{path}: holds a {type(model).__name__} without a card; "
+            "make it with kseg.create_model or kseg import"
+        )
+    return model
+
+
+def _load_shipped(
+    name: str, *, num_classes: int | None = None, **arguments: Any
+) -> SegmentationModel:
+    """A model with shipped weights.
+
+    Args:
+        name: of ``shipped.list_shipped()``.
+        num_classes: the weights' own or None.
+        **arguments: of ``create_model`` that leave the weights as they are, such as
+            ``input_shape`` or ``output_stride``.
+    """
+    card = Card.from_json(shipped.facts(name)["card"])
+    if num_classes not in (None, card.num_classes):
+        raise KsegError(
+            f"{name}: has {card.num_classes} classes, not {num_classes}; leave num_classes out"
+        )
+    options = {**card.options, **arguments}
+    model = create_model(card.name, num_classes=card.num_classes, **options)
+    checkpoints.assign(model, checkpoints.read(shipped.weights_file(name)))
+    model.card = card.replace(options=model.card.options, preprocessing=model.card.preprocessing)
+    return model
+
+
+def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) -> Path:
+    """Puts a model's weights and facts into the package; the file of weights.
+
+    Args:
+        model: trained.
+        weights: the folder, such as "camvid-train".
+        description: facts beside the card.
+    """
+    from safetensors.numpy import save_file
+
+    folder = make_folder(shipped.FOLDER / weights)
+    card = model.card.for_inference().replace(weights=f"{weights}:{model.card.name}")
+    path = folder / f"{card.name}.safetensors"
+    with whole(path) as temporary:
+        save_file(checkpoints.published(model), temporary)
+        temporary.chmod(0o644)  # the library leaves it to its owner
+    write_json(path.with_suffix(".json"), {**description, "card": card.to_json()})
+    return path

@@ -1,0 +1,77 @@
+"""Any file on any runtime as a Predictor: the one place that knows ``kseg.tflite`` too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kseg import shipped
+from kseg.errors import KsegError
+from kseg.evaluation import LabelMaps
+from kseg.model import SegmentationModel
+from kseg.predictor import KerasPredictor, Predictor
+
+RUNTIMES = ("cpu", "litert-gpu")
+
+
+def open_predictor(
+    file: str | Path | SegmentationModel,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    output_stride: int | None = None,
+) -> Predictor:
+    """The Predictor of a model or of its file, which the suffix names.
+
+    Args:
+        file: a model, a ``.keras``, ``.tflite`` or ``.onnx`` file, or shipped WEIGHTS:MODEL.
+        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files. None is
+            "cpu", which for Keras means whatever its backend runs on.
+        threads: of the CPU, for .tflite and .onnx; None takes all cores.
+        output_stride: of a Keras model, other than it was trained at.
+
+    Raises:
+        KsegError: a missing, damaged or foreign file, or an option that it does not take.
+    """
+    path = Path(file) if isinstance(file, str | Path) else None
+    name = path or "the model"
+    suffix = path.suffix if path else ""
+    runtime = runtime or "cpu"
+    if runtime not in RUNTIMES or (runtime != "cpu" and suffix != ".tflite"):
+        raise KsegError(f"{name}: runtime is {runtime!r}; a .tflite takes {' or '.join(RUNTIMES)}")
+    if path is None or shipped.is_model(path):
+        if threads is not None:
+            raise KsegError(f"{name}: threads is {threads}; only .tflite and .onnx files take it")
+        return KerasPredictor(file, output_stride=output_stride)
+    if suffix not in (".tflite", ".onnx"):
+        names = ", ".join(shipped.list_shipped())
+        raise KsegError(f"{name}: is neither .keras nor .tflite nor .onnx, nor shipped ({names})")
+    if output_stride is not None:
+        raise KsegError(f"{name}: output_stride is for .keras files; convert one with it")
+    if suffix == ".onnx":
+        from kseg.tflite.predictors import OnnxPredictor
+
+        return OnnxPredictor(path, threads)
+    if runtime == "litert-gpu":
+        from kseg.tflite.gpu import GpuPredictor
+
+        if threads is not None:
+            raise KsegError(f"{name}: threads is {threads}; the GPU accelerator takes none")
+        return GpuPredictor(path)
+    from kseg.tflite.predictors import TFLitePredictor
+
+    return TFLitePredictor(path, threads)
+
+
+def open_source(
+    file: str | Path, *, runtime: str | None = None, output_stride: int | None = None
+) -> Predictor | LabelMaps:
+    """As ``open_predictor``; a folder is one of label maps.
+
+    Raises:
+        KsegError: as of ``open_predictor``, or an option that a folder does not take.
+    """
+    if not Path(file).is_dir():
+        return open_predictor(file, runtime=runtime, output_stride=output_stride)
+    if runtime not in (None, "cpu") or output_stride is not None:
+        raise KsegError(f"{file}: is a folder of label maps; leave runtime and output_stride out")
+    return LabelMaps(file)
