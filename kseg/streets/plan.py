@@ -91,6 +91,15 @@ class Street:
     Street coordinates: u metres to the right of the road's middle, v metres ahead of the
     camera. Everything random comes from ``rng`` in an order that does not depend on pixels,
     so a seed is the same street at every size.
+
+    Attributes:
+        half, front: from the middle to the kerb, and to the front line of the lots.
+        own, yaw: the camera's u, and how far it is turned from the street.
+        end: where the street ends, ``STOP`` if it is not seen to.
+        lots, things: what to draw; things from far to near.
+        heights, yards: of each side, for each metre from ``START`` to ``STOP``, the height of
+            the houses and the kind of ground.
+        shadows, spots: (corners, factor) and (x, z, radius, factor), to multiply the ground by.
     """
 
     def __init__(self, seed: int, height: int, width: int) -> None:
