@@ -26,13 +26,13 @@ from PIL import Image
 
 from kseg import shipped
 from kseg.data import open_dataset
-from kseg.data.streets import draw_scene
 from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.files import whole
 from kseg.loading import load, ship
 from kseg.predictor import KerasPredictor
 from kseg.report import rendered, training_curve
+from kseg.streets import draw_scene
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results/camvid.csv"

@@ -36,9 +36,9 @@ from table import RESULTS
 
 import kseg
 from kseg.data import CITYSCAPES, DataSet, open_dataset
-from kseg.data.streets import write_streets
 from kseg.environment import environment
 from kseg.evaluation import LabelMaps, evaluate
+from kseg.streets import write_streets
 
 COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "command")
 

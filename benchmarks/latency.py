@@ -28,7 +28,7 @@ from table import RESULTS
 
 import kseg
 from kseg.cost import multiply_adds
-from kseg.data.streets import draw_scene
+from kseg.streets import draw_scene
 from kseg.tflite.benchmark import Timing, benchmark
 from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
 from matrix import MOST, digest, with_random_weights

@@ -57,8 +57,8 @@ from table import RESULTS
 import kseg
 import kseg.tflite
 from kseg.cost import multiply_adds
-from kseg.data.streets import draw_scene
 from kseg.environment import environment
+from kseg.streets import draw_scene
 from kseg.tflite.convert import PRECISIONS, convert_each
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare

@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Goes the way and prints the table."""
-    from kseg.data.streets import write_streets
     from kseg.evaluation import evaluate
     from kseg.predictor import KerasPredictor
+    from kseg.streets import write_streets
     from kseg.tflite import TFLitePredictor, convert_each
     from kseg.tflite.benchmark import benchmark
     from kseg.tflite.convert import PRECISIONS

@@ -12,9 +12,9 @@ from PIL import Image
 import kseg
 from kseg.card import Card, Normalization
 from kseg.data import CITYSCAPES, open_dataset
-from kseg.data.streets import write_streets
 from kseg.evaluation import LabelMaps, evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
+from kseg.streets import write_streets
 
 CARD = Card(
     name="painter",

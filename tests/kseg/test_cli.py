@@ -9,7 +9,7 @@ from PIL import Image
 
 from evaluation import peak_of
 from kseg.cli import SUBCOMMANDS, main
-from kseg.data.streets import write_streets
+from kseg.streets import write_streets
 from support import run_kseg, write_camvid
 
 

@@ -11,7 +11,7 @@ import kseg
 import kseg.tflite
 from kseg.cli import main
 from kseg.data import CITYSCAPES
-from kseg.data.streets import write_streets
+from kseg.streets import write_streets
 from support import randomize_statistics
 
 

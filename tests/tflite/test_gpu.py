@@ -14,7 +14,7 @@ import kseg
 import kseg.tflite
 from kseg.cli import main
 from kseg.data import read_image
-from kseg.data.streets import draw_scene
+from kseg.streets import draw_scene
 from kseg.tflite import child, gpu_worker
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kseg.cli import main
-from kseg.data.streets import write_streets
+from kseg.streets import write_streets
 from kseg.training import RECIPES
 from support import write_camvid
 

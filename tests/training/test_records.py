@@ -93,7 +93,7 @@ def test_what_the_index_says(data, folder):
 
 def test_classes_with_groups_travel(tmp_path):
     """Cityscapes' table has all that a table can have."""
-    from kseg.data.streets import write_streets
+    from kseg.streets import write_streets
 
     write_streets(tmp_path / "streets", 2, size=(16, 32))
     streets = open_dataset("streets", tmp_path / "streets", "train")
