@@ -34,7 +34,7 @@ def test_script(tmp_path, monkeypatch):
 
 def test_demo_table():
     """What the demo wrote, in the form that it prints."""
-    from kseg.cli.demo import table_text
+    from kseg.demo_report import table_text
 
     rows = json.loads((ROOT / "results/demo.json").read_text())["rows"]
     assert f"<!-- demo -->\n{table_text(rows)}\n<!-- /demo -->" in README

@@ -1,4 +1,4 @@
-"""Arguments and small views that several subcommands share."""
+"""Arguments that several subcommands share, and what was parsed as the library takes it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kseg.crf import DenseCRF
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.files import check_output, whole
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kseg.model import SegmentationModel
+    from kseg.predictor import InferenceSettings
 
 FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
 """What ``kseg.open_predictor`` takes."""
@@ -41,8 +41,8 @@ def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
     parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
 
 
-def add_way(parser: argparse.ArgumentParser) -> None:
-    """How images become label maps."""
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """How images become label maps, and what runs the network."""
     add_size(parser, "--input-size", "of the network (the image's, or the file's)")
     add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
     parser.add_argument(
@@ -64,9 +64,24 @@ def add_way(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
     parser.add_argument(
         "--crf",
-        action="store_const",
-        const=DenseCRF(),
+        action="store_true",
         help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
+    )
+
+
+def settings(args: argparse.Namespace) -> InferenceSettings:
+    """What ``add_settings`` parsed, but for what runs the network."""
+    from kseg.crf import DenseCRF
+    from kseg.predictor import InferenceSettings
+
+    return InferenceSettings(
+        input_size=size(args.input_size),
+        pad_to=size(args.pad_to),
+        scales=tuple(args.scales),
+        flip=args.flip,
+        window=size(args.window),
+        overlap=args.overlap,
+        crf=DenseCRF() if args.crf else None,
     )
 
 
@@ -190,19 +205,6 @@ def check_installed(module: str, extra: str) -> None:
     """Raises KsegError where an extra's module is not there."""
     if importlib.util.find_spec(module) is None:
         raise KsegError(f"this needs {module}; install kseg[{extra}]")
-
-
-def way(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_way`` parsed, as ``predict_labels`` takes it."""
-    return {
-        "input_size": size(args.input_size),
-        "pad_to": size(args.pad_to),
-        "scales": tuple(args.scales),
-        "flip": args.flip,
-        "window": size(args.window),
-        "overlap": args.overlap,
-        "crf": args.crf,
-    }
 
 
 def size(value: list[int] | None) -> tuple[int, int] | None:

@@ -13,21 +13,19 @@ import numpy as np
 from kseg.data import ClassTable
 from kseg.data.classes import IGNORE
 from kseg.errors import KsegError
-from kseg.evaluation.confusion import ConfusionMatrix, runs
-
-Scores = dict[str, float | None]
+from kseg.evaluation.confusion import ByName, ConfusionMatrix, runs
 
 
-def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> Scores:
-    """By category: classes of one category are not told apart."""
+def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> ByName:
+    """IoU by category, 0..1; the classes of a category count as one."""
     names, groups = _groups(classes)
     return dict(zip(names, matrix.grouped(groups).iou(), strict=True))
 
 
 class InstanceScores:
-    """Hits and misses whose weight is the class's average instance over their own instance.
+    """Hits and misses, weighted by the class's average instance size over their instance's.
 
-    A small instance so counts as much as a large one. False alarms belong to no instance
+    So a small instance counts as much as a large one. False alarms belong to no instance
     and count as pixels.
 
     Args:
@@ -48,7 +46,7 @@ class InstanceScores:
 
         Args:
             instances: (H, W) uint16, file id * 1000 + number; 1000 and below is none.
-            predictions: (H, W) classes; ``num_classes`` and above is no class.
+            predictions: (H, W) uint8 classes; ``num_classes`` and above is no class.
 
         Raises:
             KsegError: an instance of a class that has none.
@@ -78,8 +76,12 @@ class InstanceScores:
         weights = sizes / counts[2, found]
         np.add.at(self.weighted, (slice(None), owners[found]), counts[:, found] * weights)
 
-    def class_iou(self, matrix: ConfusionMatrix) -> Scores:
-        """iIoU of the classes that have instances."""
+    def class_iou(self, matrix: ConfusionMatrix) -> ByName:
+        """Instance-level IoU, 0..1, of the classes that have instances.
+
+        Args:
+            matrix: of the same images.
+        """
         alarms = matrix.false_alarms()
         hits, _, pixels = self.weighted
         return {
@@ -88,8 +90,12 @@ class InstanceScores:
             if self._classes.instance_sizes[i] is not None
         }
 
-    def category_iou(self, matrix: ConfusionMatrix) -> Scores:
-        """iIoU of the categories whose classes all have instances."""
+    def category_iou(self, matrix: ConfusionMatrix) -> ByName:
+        """Instance-level IoU, 0..1, of the categories whose classes all have instances.
+
+        Args:
+            matrix: of the same images.
+        """
         alarms = matrix.grouped(self._groups).false_alarms()
         scores = {}
         for group, name in enumerate(self._names):

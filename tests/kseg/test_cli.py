@@ -124,6 +124,14 @@ def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert "x.tflite: --output-stride is for .keras" in text
 
 
+def test_errors_of_the_settings_name_flags(capsys, tiny_keras, tiny_camvid):
+    command = ["evaluate", tiny_keras, "--dataset", "camvid", "--data-dir", tiny_camvid]
+    text = fails(capsys, *command, "--pad-to", 32, 32)
+    assert "000.png: --pad-to (32, 32) is smaller than the image (48, 64) (H, W)" in text
+    text = fails(capsys, *command, "--window", 32, 0)
+    assert "a size is 32 x 0; both sides must be at least 1" in text
+
+
 def test_report_and_boundaries(capsys, tiny_keras, tiny_camvid, tmp_path):
     out = tmp_path / "runs" / "page"
     report = score(tiny_keras, tiny_camvid, tmp_path, "--boundaries", "--report", str(out))
