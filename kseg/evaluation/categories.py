@@ -38,6 +38,7 @@ class InstanceScores:
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
+        self._sizes = classes.instance_sizes or ()
         self._names, self._groups = _groups(classes)
         self.weighted = np.zeros((3, classes.num_classes))
 
@@ -65,7 +66,7 @@ class InstanceScores:
             ]
         )
         found = (counts[2].astype(bool) & (owners != IGNORE)).nonzero()[0]
-        sizes = np.array([size or np.nan for size in self._classes.instance_sizes])
+        sizes = np.array([size or np.nan for size in self._sizes])
         # An id that the data set does not have, or of a class without instances.
         sizes = np.concatenate([sizes, np.full(256 - len(sizes), np.nan)])[owners[found]]
         if np.isnan(sizes).any():
@@ -74,7 +75,8 @@ class InstanceScores:
                 f"instance {instance} is of id {instance // 1000}, which has no instances"
             )
         weights = sizes / counts[2, found]
-        np.add.at(self.weighted, (slice(None), owners[found]), counts[:, found] * weights)
+        for total, count in zip(self.weighted, counts, strict=True):
+            np.add.at(total, owners[found], count[found] * weights)
 
     def class_iou(self, matrix: ConfusionMatrix) -> ByName:
         """Instance-level IoU, 0..1, of the classes that have instances.
@@ -87,7 +89,7 @@ class InstanceScores:
         return {
             name: _ratio(hits[i], pixels[i] + alarms[i])
             for i, name in enumerate(self._classes.names)
-            if self._classes.instance_sizes[i] is not None
+            if self._sizes[i] is not None
         }
 
     def category_iou(self, matrix: ConfusionMatrix) -> ByName:
@@ -100,7 +102,7 @@ class InstanceScores:
         scores = {}
         for group, name in enumerate(self._names):
             members = [i for i, g in enumerate(self._groups) if g == group]
-            if all(self._classes.instance_sizes[i] is not None for i in members):
+            if all(self._sizes[i] is not None for i in members):
                 _, hits, pixels = self.weighted[:, members].sum(1)
                 scores[name] = _ratio(hits, pixels + alarms[group])
         return scores
@@ -108,8 +110,9 @@ class InstanceScores:
 
 def _groups(classes: ClassTable) -> tuple[list[str], list[int]]:
     """Names of the categories, and the place of every class's category among them."""
-    names = list(dict.fromkeys(classes.categories))
-    return names, [names.index(category) for category in classes.categories]
+    categories = classes.categories or ()
+    names = list(dict.fromkeys(categories))
+    return names, [names.index(category) for category in categories]
 
 
 def _ratio(hits: float, union: float) -> float | None:

@@ -112,26 +112,23 @@ def compare(
         raise KsegError(f"worst is {worst}; it must be at least 0")
     names = _class_names(first.card, second.card)
     labelled = any(sample.label for sample in data.samples)
-    if labelled:
-        # The channels must be the data set's classes, or there is no IoU.
-        check_classes(first.card, data)
-        check_classes(second.card, data)
-    sides = [
-        _Side(predictor, input_size or predictor.input_size or other.input_size)
-        for predictor, other in ((first, second), (second, first))
-    ]
+    for predictor in (first, second) if labelled else ():
+        # An IoU needs channels that are the data set's classes.
+        check_classes(predictor.card, data)
+    a = _Side(first, input_size or first.input_size or second.input_size)
+    b = _Side(second, input_size or second.input_size or first.input_size)
     agreement = ConfusionMatrix(len(names) + 1)
     images = _Worst(worst)
     colors = first.card.colors or spread_colors(len(names))
     for number, sample in enumerate(data.samples, 1):
         image, label = data.labelled(sample) if labelled else (read_image(sample.image), None)
-        maps = [side.predict(sample, image, label) for side in sides]
-        agreement.update(*maps)
-        same = float((maps[0] == maps[1]).mean())
-        images.add(Disagreement(sample.name, sample.image, same, *maps, colors))
+        labels_a, labels_b = (side.predict(sample, image, label) for side in (a, b))
+        agreement.update(labels_a, labels_b)
+        same = float((labels_a == labels_b).mean())
+        images.add(Disagreement(sample.name, sample.image, same, labels_a, labels_b, colors))
         if progress:
             progress(number, len(data))
-    ious = [dict(zip(names, side.matrix.iou(), strict=True)) for side in sides]
+    ious = [dict(zip(names, side.matrix.iou(), strict=True)) for side in (a, b)]
     return Comparison(
         same=agreement.pixel_accuracy(),
         class_same=dict(zip(names, _row_shares(agreement.counts[: len(names)]), strict=True)),
@@ -139,10 +136,10 @@ def compare(
         dataset=data.name,
         split=data.split,
         images=len(data),
-        files=[side.facts() for side in sides],
+        files=[a.facts(), b.facts()],
         kseg=__version__,
         class_iou=ious if labelled else None,
-        mean_iou=[side.matrix.mean_iou() for side in sides] if labelled else None,
+        mean_iou=[a.matrix.mean_iou(), b.matrix.mean_iou()] if labelled else None,
         drops=_drops(*ious) if labelled else None,
     )
 
@@ -233,17 +230,18 @@ def _drops(first: dict[str, float | None], second: dict[str, float | None]) -> l
 
 def format_comparison(comparison: Comparison) -> str:
     """The comparison as text: a class a line, all pixels, largest drops, worst images."""
-    rows = [[name, same] for name, same in comparison.class_same.items()]
-    rows.append(["all pixels", comparison.same])
     header = "same %"
+    rows = {name: [same] for name, same in comparison.class_same.items()}
+    total = [comparison.same]
     if comparison.class_iou is not None and comparison.mean_iou is not None:
         header += "  IoU A  IoU B"
-        for row in rows[:-1]:
-            row += [iou[row[0]] for iou in comparison.class_iou]
-        rows[-1] += comparison.mean_iou
-    width = max(len(name) for name, *_ in rows)
+        for name, values in rows.items():
+            values += [iou[name] for iou in comparison.class_iou]
+        total += comparison.mean_iou
+    width = max(*map(len, rows), len("all pixels"))
     lines = [f"{'class':<{width}} {header}"]
-    lines += [f"{name:<{width}} {' '.join(map(_percent, values))}" for name, *values in rows]
+    for name, values in [*rows.items(), ("all pixels", total)]:
+        lines.append(f"{name:<{width}} {' '.join(map(_percent, values))}")
     if comparison.drops:
         found = [f"{drop['class']} {100 * drop['drop']:.2f}" for drop in comparison.drops[:3]]
         lines.append(f"largest drops of IoU, in points: {', '.join(found)}")

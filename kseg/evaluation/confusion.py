@@ -52,7 +52,7 @@ class ConfusionMatrix:
         # Sums of whole numbers in float64, exact below 2**53 pixels an image.
         pairs = pairs.astype(np.int64).reshape(256, columns)
         if pairs[classes:IGNORE].any():
-            bad = (pairs[classes:IGNORE].any(1).nonzero()[0] + classes).tolist()
+            bad = (np.flatnonzero(pairs[classes:IGNORE].any(1)) + classes).tolist()
             raise KsegError(f"labels have train ids {bad}, not below {classes} and not 255")
         self.counts += pairs[:classes]
 
