@@ -86,7 +86,7 @@ def settings(args: argparse.Namespace) -> InferenceSettings:
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
-    """How a model becomes int8."""
+    """The images and the method of a calibration for int8."""
     parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
     parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
     parser.add_argument("--calibration-count", type=int, metavar="N", help="for int8 (100)")
@@ -105,7 +105,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_calibration(args: argparse.Namespace) -> None:
-    """Raises KsegError where an option of ``calibration`` was given."""
+    """Raises KsegError if an option of ``add_calibration`` was given."""
     options = ("calibration", "calibration_dataset", "calibration_dir", "calibration_count")
     if given := [f"--{o}".replace("_", "-") for o in options if getattr(args, o) is not None]:
         raise KsegError(
@@ -127,7 +127,7 @@ def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[
 
 
 def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> None:
-    """How a finished model trains further."""
+    """The data and the steps of fine-tuning a finished model."""
     add_data(parser)
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help="passes (1)")
     parser.add_argument("--steps", type=int, metavar="N", help="steps, instead of --epochs")
@@ -179,7 +179,7 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
 
 
 def add_smaller(parser: argparse.ArgumentParser) -> None:
-    """A .keras file that is trained on, and what it becomes."""
+    """A .keras file, the file to write, and the fine-tuning between them."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     parser.add_argument("out", type=Path, metavar="OUT", help=".keras")
     add_fine_tuning(parser, learning_rate=1e-4)
@@ -188,7 +188,7 @@ def add_smaller(parser: argparse.ArgumentParser) -> None:
 def save_smaller(
     args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
 ) -> None:
-    """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    """Saves the model that ``make`` trains, with what ``add_smaller`` parsed."""
     from kseg.loading import load
     from kseg.training.pipeline import reader_errors
 
@@ -202,13 +202,17 @@ def save_smaller(
 
 
 def check_installed(module: str, extra: str) -> None:
-    """Raises KsegError where an extra's module is not there."""
+    """Raises KsegError if the module of an extra is not installed."""
     if importlib.util.find_spec(module) is None:
         raise KsegError(f"this needs {module}; install kseg[{extra}]")
 
 
 def size(value: list[int] | None) -> tuple[int, int] | None:
-    """What ``add_size`` parsed, as the library takes it."""
+    """What ``add_size`` parsed, as the library takes it: (H, W), or None.
+
+    Raises:
+        KsegError: a side below 1.
+    """
     if value is None:
         return None
     if min(value) < 1:

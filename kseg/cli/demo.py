@@ -1,7 +1,7 @@
-"""The whole way once, on streets that it draws: training, scores, files, a report.
+"""Runs the whole pipeline once, on streets that it draws: training, scores, files, a report.
 
-Ends with a table and DIR/report.html. Left half-way, the same command goes on. With
-CITYSCAPES_DATASET set it takes Cityscapes instead of the streets.
+It ends with a table and DIR/report.html. After an interruption the same command continues.
+With CITYSCAPES_DATASET set it takes Cityscapes instead of the streets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GPU_FIGURES = ("few_cpu", "few_gpu", "same_class", "difference")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to and how much."""
+    """Where to write, and how much to draw and train."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
     parser.add_argument("--scenes", type=int, default=160, metavar="N", help="streets (160)")
     parser.add_argument("--steps", type=int, default=220, metavar="N", help="of training (220)")

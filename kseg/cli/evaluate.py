@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="threads that read and count (one a CPU, up to 4)"
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="F", help="keep the score so far in F; go on from there"
+        "--resume", type=Path, metavar="F", help="keep the score so far in F, and continue from it"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     data = open_dataset(args.dataset, args.data_dir, args.split)
     source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)
     settings = arguments.settings(args)
-    # Before the hours that a score may take: can the results be written?
+    # A score may take hours: whether the results can be written is checked before.
     folder = args.report and make_folder(args.report)
     if args.json:
         check_output(args.json)

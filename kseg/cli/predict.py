@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out and not args.images:
         raise KsegError("--out takes images; name some, or use --submission with --dataset")
     settings = arguments.settings(args)
-    # A data set that is not there is known before the network is loaded.
+    # The data set first: it is found missing in no time, while the network takes seconds.
     data = args.submission and open_dataset(args.dataset, args.data_dir, args.split)
     predictor = open_predictor(args.file, runtime=args.runtime, output_stride=args.output_stride)
     if args.submission:

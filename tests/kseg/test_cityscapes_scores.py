@@ -32,7 +32,7 @@ CARD = Card(
 
 
 class Painted:
-    """A Predictor that reads its answer, a channel a pixel, from the image's red."""
+    """A Predictor whose channel numbers are the image's red."""
 
     card, input_size, runtime = CARD, None, "test"
 
@@ -55,12 +55,12 @@ def write_frame(folder, name, image, labels=None, instances=None, split="val"):
 
 @pytest.fixture(scope="module")
 def hard_cases(tmp_path_factory):
-    """Every id 0..33 in blocks with ragged borders, and answers that miss in every way.
+    """Every id 0..33 in blocks with ragged borders, and predictions that miss in every way.
 
     Blocks of things are instances, numbered or of a group (the plain id); the second
     frame has one-pixel instances, and instances that cross labels. Bus and wall occur
-    nowhere, train in answers alone, motorcycle in labels that are all missed; a quarter
-    of the answers is wrong and some are void.
+    nowhere, train in predictions alone, motorcycle in labels that are all missed; a quarter
+    of the predictions is wrong and some are void.
     """
     folder = tmp_path_factory.mktemp("cityscapes")
     rng = np.random.default_rng(11)
@@ -81,12 +81,12 @@ def hard_cases(tmp_path_factory):
                 labels[place] = instances[place] // 1000
             instances[10:20, 30:50] = 26999
         right = table[labels]
-        answers = np.where(
+        predictions = np.where(
             (rng.random(shape) < 0.25) | (right == 255) | (right == 17),
             rng.choice(channels, shape),
             right,
         )
-        image = np.repeat(answers.astype(np.uint8)[..., None], 3, 2)
+        image = np.repeat(predictions.astype(np.uint8)[..., None], 3, 2)
         name = f"bonn_{number:06d}_000019"
         write_frame(folder, name, image, labels.astype(np.uint8), instances)
     # Nothing to score: all void.
@@ -198,8 +198,8 @@ def test_instance_scores_by_hand(tmp_path):
     """Two cars: 1 pixel hit, and 1 of 4 hit; a false alarm; persons are all missed."""
     labels = np.array([[26, 26, 26, 26, 26, 24, 7, 4]], np.uint8)
     instances = np.array([[26000, 26001, 26001, 26001, 26001, 24001, 7, 4]], np.uint16)
-    answers = np.array([[13, 13, 0, 14, 19, 12, 13, 13]], np.uint8)
-    image = np.repeat(answers[..., None], 3, 2)
+    predictions = np.array([[13, 13, 0, 14, 19, 12, 13, 13]], np.uint8)
+    image = np.repeat(predictions[..., None], 3, 2)
     write_frame(tmp_path, "bonn_000000_000019", image, labels, instances)
     scores = evaluate(Painted(), open_dataset("cityscapes", tmp_path, "val"))
     car, person = 12794.0202738185, 3462.4756337644
@@ -225,8 +225,8 @@ def test_bad_instances_are_named(tmp_path):
 
 def test_submission(official, tmp_path, monkeypatch):
     """The official scripts find the files of a test split that has no labels."""
-    answers = np.array([[0, 13, 18, 19]], np.uint8)
-    image = np.repeat(answers[..., None], 3, 2)
+    predictions = np.array([[0, 13, 18, 19]], np.uint8)
+    image = np.repeat(predictions[..., None], 3, 2)
     for name in ("bonn_000000_000019", "bonn_000001_000019"):
         write_frame(tmp_path, name, image, split="test")
     data = open_dataset("cityscapes", tmp_path, "test")

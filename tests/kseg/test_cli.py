@@ -108,9 +108,9 @@ def test_submission(capsys, tiny_keras, tiny_camvid, tmp_path, monkeypatch):
     assert not (tmp_path / "t").exists()
 
 
-def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
-    way = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
-    report = score(tiny_keras, tiny_camvid, tmp_path, *way)
+def test_the_settings_are_in_the_score(capsys, tiny_keras, tiny_camvid, tmp_path):
+    settings = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
+    report = score(tiny_keras, tiny_camvid, tmp_path, *settings)
     assert report["scales"] == [0.75, 1]
     assert report["flip"] is True
     assert report["window"] == [32, 40]
@@ -191,9 +191,9 @@ def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert scores["logits.onnx"]["runtime"].startswith("onnxruntime")
 
 
-def score(file, folder, tmp_path, *way: str) -> dict:
+def score(file, folder, tmp_path, *options: str) -> dict:
     path = tmp_path / "score.json"
-    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *way]
+    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *options]
     assert main(["evaluate", str(file), *args]) == 0
     return json.loads(path.read_text())
 

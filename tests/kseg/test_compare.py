@@ -1,4 +1,4 @@
-"""Two Predictors that are told what to give, compared by hand, and the command."""
+"""Two Predictors with fixed label maps, compared by hand, and the command."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from kseg.predictor import KerasPredictor
 SKY, ROAD, VOID = 0, 3, 11
 
 
-class Told:
+class Fixed:
     """A Predictor of channel numbers by the image's first value."""
 
     def __init__(self, card, maps, input_size=None):
@@ -61,7 +61,7 @@ def pair(tiny_model):
     """The second has a channel more, for no class."""
     card = tiny_model.card.replace(input_size=None)
     void = card.replace(num_classes=12, void_channels=(VOID,))
-    return Told(card, FIRST), Told(void, SECOND)
+    return Fixed(card, FIRST), Fixed(void, SECOND)
 
 
 def test_by_hand(pair, data):
@@ -129,17 +129,17 @@ def test_refusals(pair, data):
     with pytest.raises(kseg.KsegError, match="worst is -1; it must be at least 0"):
         compare(first, second, data, worst=-1)
     for changes in (dict(num_classes=5, class_names=None), dict(class_names=("a",) * 11)):
-        other = Told(second.card.replace(void_channels=(), num_classes=11), SECOND)
+        other = Fixed(second.card.replace(void_channels=(), num_classes=11), SECOND)
         other.card = other.card.replace(dataset="other", **changes)
         with pytest.raises(kseg.KsegError, match="of other; compare files of the same classes"):
             compare(first, other, data)
-    both = [Told(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
+    both = [Fixed(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
     for predictor in both:
         predictor.card = predictor.card.replace(class_names=("a",) * 11)
     with pytest.raises(kseg.KsegError, match="Name the data set"):
         compare(*both, data)
     with pytest.raises(kseg.KsegError, match=r"0\.png: the model takes \(9, 9\)"):
-        compare(Told(first.card, FIRST, (9, 9)), second, data, input_size=(2, 4))
+        compare(Fixed(first.card, FIRST, (9, 9)), second, data, input_size=(2, 4))
 
 
 def test_command(tiny_model, tiny_keras, tiny_camvid, tmp_path, capsys):
