@@ -38,6 +38,7 @@ ORDER = (
     ("loading",),
     ("predictor",),
     ("evaluation",),
+    ("demo_report",),
     ("training", "tflite"),
     ("opening",),
     ("cli",),

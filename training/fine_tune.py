@@ -12,7 +12,7 @@ from keras import ops
 
 from kseg.data import open_dataset
 from kseg.errors import KsegError
-from kseg.evaluation.answers import check_classes
+from kseg.evaluation.predictions import check_classes
 from kseg.model import SegmentationModel
 from kseg.training.losses import class_weights, cross_entropy
 from kseg.training.pipeline import augmented, steps_per_epoch

@@ -14,7 +14,7 @@ from kseg.cli import main
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
 from kseg.evaluation.confusion import runs
-from kseg.evaluation.scores import Scores
+from kseg.evaluation.counts import Counts
 from support import write_camvid
 
 
@@ -47,6 +47,7 @@ def write_maps(folder, count, seed=5):
 
 
 def without_time(report):
+    """Of a score as JSON."""
     return {key: value for key, value in report.items() if key != "seconds"}
 
 
@@ -73,7 +74,9 @@ def test_threads_do_not_change_the_score(tmp_path):
     data, maps = write_maps(tmp_path, 7)
     done = []
     reports = [
-        evaluate(maps, data, boundaries=True, workers=n, progress=lambda *c: done.append(c))
+        evaluate(
+            maps, data, boundaries=True, workers=n, progress=lambda *c: done.append(c)
+        ).to_json()
         for n in (1, 2, 16)
     ]
     assert done == [(n, 7) for n in range(1, 8)] * 3
@@ -137,20 +140,20 @@ evaluate(
 
 def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
     data, maps = write_maps(tmp_path, 6)
-    want = evaluate(maps, data, boundaries=True)
+    want = evaluate(maps, data, boundaries=True).to_json()
     child = subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=300)
     assert child.returncode == -signal.SIGKILL
     saved = SavedScores(tmp_path / "saved.json", maps.folder)
     done = []
     got = evaluate(
         maps, data, boundaries=True, saved=saved, progress=lambda *counts: done.append(counts)
-    )
+    ).to_json()
     assert done == [(3, 6), (4, 6), (5, 6), (6, 6)]
     assert without_time(got) == without_time(want)
     # All is there now: nothing is left to do, and nothing is done.
     again = evaluate(maps, data, boundaries=True, saved=saved, progress=lambda *c: done.append(c))
     assert done[4:] == [(6, 6)]
-    assert without_time(again) == without_time(want)
+    assert without_time(again.to_json()) == without_time(want)
     # Another split, other label maps or other scores are another run.
     some = data.some(3)
     for other, way, name in (
@@ -169,8 +172,8 @@ def test_a_score_goes_on_with_another_number_of_threads(tmp_path):
     data, _ = write_maps(tmp_path, 1)
 
     def load(runtime):
-        scores = Scores(data.classes, instances=False, boundaries=False)
-        SavedScores(tmp_path / "saved.json").load({"runtime": runtime}, data, scores)
+        counts = Counts(data.classes, instances=False, boundaries=False)
+        SavedScores(tmp_path / "saved.json").load({"runtime": runtime}, data, counts)
 
     load("litert 2.3.0 cpu, 2 threads")
     load("litert 2.3.0 cpu, 4 threads")

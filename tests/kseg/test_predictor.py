@@ -6,7 +6,7 @@ import pytest
 import kseg
 from kseg.card import Card, Normalization
 from kseg.data import open_dataset
-from kseg.evaluation import evaluate
+from kseg.evaluation import InferenceSettings, evaluate
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.zoo import at_output_stride, backbone_stride
 
@@ -162,7 +162,9 @@ def test_vanished_probabilities_stay_finite():
     [
         ({"scales": ()}, "at least one"),
         ({"scales": (1, 0)}, "all above 0"),
-        ({"window": (0, 4)}, "must be positive"),
+        ({"window": (0, 4)}, r"window is \(0, 4\) \(H, W\); it must be positive"),
+        ({"input_size": (4, 0)}, r"input_size is \(4, 0\) \(H, W\); it must be positive"),
+        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\) \(H, W\); it must be positive"),
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
     ],
 )
@@ -174,6 +176,21 @@ def test_settings_out_of_range(way, message, tiny_camvid):
     with pytest.raises(kseg.KsegError, match=message) as error:
         evaluate(Shades(), data, **way)
     assert "png" not in str(error.value)
+
+
+def test_settings_are_the_keywords():
+    image = picture(30, 40)
+    keywords = dict(input_size=(24, 36), scales=(0.5, 1), flip=True, window=(16, 16), overlap=0.5)
+    settings = InferenceSettings(**keywords)
+    want = predict_labels(Shades(across), image, **keywords)
+    np.testing.assert_array_equal(predict_labels(Shades(across), image, settings), want)
+    assert (want != predict_labels(Shades(across), image)).any()
+    # JSON has lists for tuples.
+    assert InferenceSettings(**{**keywords, "scales": [0.5, 1], "window": [16, 16]}) == settings
+    with pytest.raises(kseg.KsegError, match="settings and flip, overlap are both given"):
+        predict_labels(Shades(), image, settings, flip=True, overlap=0)
+    with pytest.raises(TypeError, match="'mirror'"):
+        predict_labels(Shades(), image, mirror=True)
 
 
 def test_a_file_of_one_size_takes_its_windows_alone():
