@@ -1,5 +1,8 @@
 """Prepared records: a split as TFRecord shards from which training decodes windows.
 
+This module reads and writes the files without TensorFlow, which takes seconds to import and
+which the worker processes have no other use for; ``kseg.training.pipeline`` decodes them.
+
 A folder holds ``shard-I-of-N.tfrecord`` (tf.train.Example: ``image`` a JPEG, ``label`` a
 PNG of train ids, ``name``) and ``index.json``: the data set, its classes, and where every
 record lies, so that any one is read alone. The index is written last; until then every
@@ -25,26 +28,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from kseg.data import ClassTable, DataSet
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole, write_error
+from kseg.files import make_folder, whole
+from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
 
-# The framing of TFRecord: length and its checksum before the bytes, theirs behind.
-_HEAD, _FOOT = 12, 4
 _SHARD_IMAGES = 64
-
-Window = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
-"""(first, last + 1) of rows and of columns to image (h, w, 3) and label (h, w), uint8."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """A prepared split: the face of a ``DataSet`` that training needs.
+    """A prepared split, with what training needs of a ``DataSet``.
 
     Attributes:
         name, split, classes, size: of the data set.
@@ -69,6 +67,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def folder(self) -> Path:
+        """Of the shards and their index."""
+        return self.shards[0].parent
+
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
         """(num_classes,) int64: pixels of every class over all labels, which all are good."""
         return self.pixels
@@ -90,27 +93,6 @@ class Records:
         if zlib.crc32(content) != checksum:
             raise KsegError(f"{path}: is damaged at record {self.names[index]!r}; {_AGAIN}")
         return content
-
-    def open(self, index: tf.Tensor) -> tuple[tf.Tensor, Window]:
-        """(H, W) of a sample, and what decodes a window of its image and label."""
-
-        def read(i: np.ndarray) -> np.ndarray:
-            return np.array(self.read(int(i)), object)
-
-        record = tf.ensure_shape(tf.numpy_function(read, [index], tf.string, stateful=False), ())
-        kind = tf.io.FixedLenFeature([], tf.string)
-        content = tf.io.parse_single_example(record, {"image": kind, "label": kind})
-        size = tf.gather(tf.constant(self.sizes), index)
-
-        def window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            place = [rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]]
-            image = tf.io.decode_and_crop_jpeg(
-                content["image"], place, channels=3, dct_method="INTEGER_ACCURATE"
-            )
-            label = tf.reshape(tf.io.decode_png(content["label"], channels=1), size)
-            return image, label[rows[0] : rows[1], columns[0] : columns[1]]
-
-        return size, window
 
 
 _AGAIN = "run `kseg prepare` again, it makes what is wrong anew"
@@ -288,7 +270,7 @@ def _write_shards(
         for path, data in todo:
             yield _write_shard(path, data, plan)
         return
-    # Not fork: TensorFlow has threads, which a forked process would lack.
+    # Not fork: the caller may have threads, TensorFlow's for one, which a forked process lacks.
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
     ) as pool:
@@ -306,7 +288,7 @@ def _write_shards(
 
 
 def _start_worker() -> None:
-    """The parent decides when to stop; without it a worker would wait for ever."""
+    """Ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
@@ -318,27 +300,26 @@ def _start_worker() -> None:
 
 def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, Any]:
     """One shard and its part of the index."""
-    records, counts, offset = [], np.zeros(256, np.int64), _HEAD
+    records, counts, offset = [], np.zeros(256, np.int64), 0
     with whole(path) as temporary:
-        try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for sample in data.samples:
-                    image, label = data.labelled(sample)
-                    content = _example(sample.name, _jpeg(sample.image, image), _png(label))
-                    writer.write(content)
-                    records.append(
-                        {
-                            "name": sample.name,
-                            "offset": offset,
-                            "bytes": len(content),
-                            "crc32": zlib.crc32(content),
-                            "size": label.shape,
-                        }
-                    )
-                    offset += len(content) + _FOOT + _HEAD
-                    counts += np.bincount(label.ravel(), minlength=256)
-        except tf.errors.OpError as error:
-            raise write_error(path, OSError(error.message)) from error
+        with temporary.open("wb") as file:
+            for sample in data.samples:
+                image, label = data.labelled(sample)
+                content = serialized_example(
+                    image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
+                )
+                file.write(framed(content))
+                records.append(
+                    {
+                        "name": sample.name,
+                        "offset": offset + HEADER,
+                        "bytes": len(content),
+                        "crc32": zlib.crc32(content),
+                        "size": label.shape,
+                    }
+                )
+                offset += HEADER + len(content) + FOOTER
+                counts += np.bincount(label.ravel(), minlength=256)
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,
@@ -353,16 +334,6 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
-
-
-def _example(name: str, image: bytes, label: bytes) -> bytes:
-    values = {"image": image, "label": label, "name": name.encode()}
-    features = {
-        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for key, value in values.items()
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
 
 
 def _jpeg(path: Path, image: np.ndarray) -> bytes:
