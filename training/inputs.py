@@ -29,7 +29,12 @@ _DESCRIBED = (
 def from_configuration(
     config: TrainingConfig, folder: str | Path | None, settings: dict[str, Any]
 ) -> tuple[Data, DataSet | None]:
-    """The data to train and to score on."""
+    """The data to train and to score on.
+
+    Raises:
+        KsegError: arguments that do not go together, a value out of range, or what
+            ``open_dataset`` and ``open_records`` raise.
+    """
     if not isinstance(config, TrainingConfig):
         raise KsegError(
             f"train is given a {type(config).__name__}; it takes a TrainingConfig, or a model "
@@ -65,7 +70,19 @@ def from_model(
     data: Data | tuple[Data, DataSet],
     settings: dict[str, Any],
 ) -> tuple[TrainingConfig, Data, DataSet | None]:
-    """The configuration that says the same, and the data to train and to score on."""
+    """The configuration that says the same, and the data to train and to score on.
+
+    Args:
+        model: whose card names network and options.
+        data: to train on, or a pair of that and what to score on.
+        settings: other fields of TrainingConfig.
+
+    Raises:
+        KsegError: data sets that do not go together, or a setting that is unknown, not free
+            to choose or out of range.
+    """
+    if model.card is None:
+        raise KsegError("the model has no card; make it with kseg.create_model or kseg.load")
     pair = tuple(data) if isinstance(data, tuple | list) else (data, None)
     if len(pair) != 2 or not (isinstance(pair[0], Data) and isinstance(pair[1], DataSet | None)):
         raise KsegError(
@@ -73,7 +90,7 @@ def from_model(
             "where a model is trained; kseg.data.open_dataset opens them"
         )
     train_data, val_data = pair
-    if val_data and val_data.classes != train_data.classes:
+    if val_data is not None and val_data.classes != train_data.classes:
         raise KsegError("data: the two data sets have other classes; take two splits of one")
     known = {field.name for field in dataclasses.fields(TrainingConfig)} - {*_DESCRIBED}
     for name in settings:
@@ -88,7 +105,7 @@ def from_model(
         init=INITIAL,
         dataset=train_data.name,
         split=train_data.split,
-        val_split=val_data.split if val_data else None,
+        val_split=None if val_data is None else val_data.split,
         records=str(train_data.folder) if isinstance(train_data, Records) else None,
         **settings,
     )

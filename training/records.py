@@ -174,17 +174,13 @@ def prepare(
         raise KsegError(f"workers is {workers}; it must be at least 1")
     folder = make_folder(folder)
     plan = _plan(data, shards)
-    edges = np.linspace(0, len(data), shards + 1).astype(int).tolist()
-    slices = [
-        dataclasses.replace(data, samples=data.samples[a:b]) for a, b in itertools.pairwise(edges)
-    ]
-    paths = [folder / f"shard-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
+    slices = _slices(data, folder, shards)
     parts = {p["file"]: p for p in _find_parts(folder, plan) if _is_whole(folder, p)}
-    for path, part in zip(paths, slices, strict=True):
+    for path, part in slices.items():
         names = [sample.name for sample in part.samples]
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
             raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
-    todo = [(p, part) for p, part in zip(paths, slices, strict=True) if p.name not in parts]
+    todo = [(path, part) for path, part in slices.items() if path.name not in parts]
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
@@ -193,13 +189,13 @@ def prepare(
         done += len(part["records"])
         if progress:
             progress(done, len(data))
-    index = {**plan, "shards": [parts[path.name] for path in paths]}
+    index = {**plan, "shards": [parts[path.name] for path in slices]}
     with whole(folder / "index.json") as temporary:
         temporary.write_text(_json(index))
-    # What killed workers left, and the parts, which the index holds now.
+    # Killed workers may have left the first; the index holds the parts now.
     for path in folder.glob(".kseg-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in paths:
+    for path in slices:
         path.with_suffix(".json").unlink(missing_ok=True)
     return open_records(folder)
 
@@ -207,8 +203,19 @@ def prepare(
 _ELSEWHERE = "choose another folder or remove this one"
 
 
+def _slices(data: DataSet, folder: Path, shards: int) -> dict[Path, DataSet]:
+    """The files of the shards, and the samples of each."""
+    edges = np.linspace(0, len(data), shards + 1).astype(int).tolist()
+    return {
+        folder / f"shard-{i:05d}-of-{shards:05d}.tfrecord": dataclasses.replace(
+            data, samples=data.samples[first:end]
+        )
+        for i, (first, end) in enumerate(itertools.pairwise(edges))
+    }
+
+
 def _plan(data: DataSet, shards: int) -> dict[str, Any]:
-    """What the index says of the whole; a part belongs to it if it says the same."""
+    """The index without its shards; a part of the index has the same values."""
     plan = {
         "version": VERSION,
         "dataset": data.name,
@@ -222,7 +229,7 @@ def _plan(data: DataSet, shards: int) -> dict[str, Any]:
 
 
 def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is said of the shards that are there.
+    """The parts of the index of the shards that are there.
 
     Raises:
         KsegError: they are of other data.
