@@ -26,7 +26,7 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides the result of a run; its file is what a resume compares.
+    """Everything that decides the result of a run; a resume compares it with its file.
 
     Attributes:
         recipe: name of the recipe that some values came from, None without.
@@ -67,7 +67,8 @@ class TrainingConfig:
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
-            start from, and what of it: "all", "backbone" or "all-but-classifier".
+            start from, and what of it: "all", "backbone" or "all-but-classifier". Where
+            ``train`` was given a model, "initial.keras", its copy in the run's folder.
     """
 
     model: str

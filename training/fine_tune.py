@@ -1,4 +1,4 @@
-"""What training a finished model a little further needs, whoever runs the steps."""
+"""Batches, loss and number of steps to train a finished model a little further."""
 
 from __future__ import annotations
 

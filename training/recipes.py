@@ -1,7 +1,7 @@
 """The papers' training settings as data.
 
 A recipe holds what a paper or its code states; whatever neither states is kseg's default.
-A value that kseg cannot follow to the letter says so beside it. Losses here are means over
+Where kseg cannot follow a value exactly, its note says so. Losses here are means over
 all pixels of the batch; PyTorch's and Torch's weighted cross-entropy is divided by the sum of
 the pixels' weights.
 """

@@ -73,7 +73,7 @@ class Records:
         return self.shards[0].parent
 
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(num_classes,) int64: pixels of every class over all labels, which all are good."""
+        """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
 
     def read(self, index: int) -> bytes:

@@ -200,6 +200,8 @@ class Run:
         if not path.exists() or (self._is_first_worker and not is_claimed(self.folder)):
             return source
         kept = load(path)
+        # Loading drew random numbers, and the dropout of the run's model draws its seed next.
+        keras.utils.set_random_seed(self.config.seed)
         if _digest(kept) != _digest(source):
             print(
                 f"kseg: {self.folder}: goes on with the run that began from {path}; the model's "

@@ -193,7 +193,7 @@ def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatc
     real = RUN.augmented
 
     def augmented(*args, **options):
-        streams.append((options["crop"], options["start_step"]))
+        streams.append((args[1].crop, options["start_step"]))
         return real(*args, **options)
 
     monkeypatch.setattr(RUN, "augmented", augmented)
