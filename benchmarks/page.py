@@ -1,10 +1,13 @@
-"""The tables of ``docs/latency.md``, from those of ``results/``: ``python benchmarks/page.py``.
+"""The tables of README.md and docs/latency.md: ``python benchmarks/page.py`` writes them anew.
 
-Each stands between two comments with its name; what is around them is written by hand.
+They are made of the zoo and of the tables in ``results/``. Each stands between two comments
+with its name; what is around them is written by hand.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,9 +16,12 @@ from pathlib import Path
 import table
 from table import RESULTS
 
+from kseg.cli.demo import table_text
 from kseg.files import whole
+from kseg.zoo import list_models, published_cells
 
-PAGE = RESULTS.parent / "docs/latency.md"
+README = RESULTS.parent / "README.md"
+LATENCY = RESULTS.parent / "docs/latency.md"
 
 # Kinds of operators that a table names: the others are one column.
 _OPERATORS = {
@@ -28,8 +34,25 @@ _OPERATORS = {
 }
 
 
-def tables(results: Path = RESULTS) -> dict[str, str]:
-    """Every table by its name."""
+def pages() -> dict[Path, dict[str, str]]:
+    """The tables of every page by their names."""
+    return {README: readme_tables(), LATENCY: latency_tables()}
+
+
+def readme_tables() -> dict[str, str]:
+    """The demo's figures, the shipped weights' scores, and the networks of the zoo."""
+    demo = json.loads((RESULTS / "demo.json").read_text())
+    header, *scores = csv.reader((RESULTS / "camvid.csv").read_text().splitlines())
+    head = ["network", "parameters", "multiply-adds", "published mean IoU, %"]
+    return {
+        "demo": table_text(demo["rows"]),
+        "camvid": _markdown(header, scores),
+        "zoo": _markdown(head, [[name, *published_cells(name)] for name in list_models()]),
+    }
+
+
+def latency_tables(results: Path = RESULTS) -> dict[str, str]:
+    """What the files of every network take, and what quantisation costs."""
     return {
         "latency": _latency(table.read(results / "tflite.csv")),
         "runtimes": _runtimes(table.read(results / "runtimes.csv")),
@@ -129,10 +152,11 @@ def filled(page: str, contents: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
-    text = filled(PAGE.read_text(), tables())
-    with whole(PAGE) as path:
-        path.write_text(text)
+    """Writes the pages."""
+    for page, tables in pages().items():
+        text = filled(page.read_text(), tables)
+        with whole(page) as path:
+            path.write_text(text)
 
 
 if __name__ == "__main__":

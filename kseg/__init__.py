@@ -16,7 +16,17 @@ import wrapt
 from kseg._version import __version__
 
 if TYPE_CHECKING:
-    from kseg import checkpoints, data, evaluation, layers, tflite, training
+    from kseg import (
+        checkpoints,
+        data,
+        evaluation,
+        layers,
+        pictures,
+        predictor,
+        shipped,
+        tflite,
+        training,
+    )
     from kseg.card import Card
     from kseg.errors import KsegError
     from kseg.loading import create_model, load
@@ -37,6 +47,9 @@ __all__ = [
     "list_models",
     "load",
     "open_predictor",
+    "pictures",
+    "predictor",
+    "shipped",
     "tflite",
     "training",
 ]

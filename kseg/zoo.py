@@ -38,6 +38,13 @@ def list_models() -> list[str]:
     return sorted(VARIANTS)
 
 
+def published_cells(name: str) -> tuple[str, str, str]:
+    """Parameters, multiply-adds at one size and mean IoU in per cent of a row, as text."""
+    variant = find_variant(name)
+    costs = [f"{n / 1e9:.2f} G at {h}x{w}" for (h, w), n in variant.multiply_adds.items()]
+    return f"{variant.parameters:,}", costs[0] if costs else "-", variant.mean_iou or "-"
+
+
 def find_variant(name: str) -> Variant:
     """The row of ``name``, or of a head and a network of keras.applications.
 

@@ -1,23 +1,35 @@
 """The README's script and commands are what they say."""
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
-import pytest
+from PIL import Image
 
 import kseg
-from kseg.zoo import VARIANTS
 from support import ROOT, write_camvid
 
 README = (ROOT / "README.md").read_text()
+SCRIPTS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+
+
+def test_first_lines(tmp_path, monkeypatch):
+    """As printed; they make the first picture."""
+    first, _ = SCRIPTS
+    monkeypatch.chdir(tmp_path)
+    exec(compile(first, "README.md", "exec"), {})
+    made, shown = (
+        np.asarray(Image.open(path), np.int16) for path in ("street.png", ROOT / "docs/street.png")
+    )
+    assert made.shape == shown.shape
+    # Other CPUs round otherwise, which moves a few pixels at borders of classes.
+    assert (made != shown).any(-1).mean() < 0.002
 
 
 def test_script(tmp_path, monkeypatch):
     """As printed, but on eight small images, for one epoch, with fewer blocks."""
-    (script,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    _, script = SCRIPTS
     script = script.replace('EPOCHS = "camvid", 6', 'EPOCHS = "camvid", 1')
     script = script.replace("(176, 240)", "(32, 40)")
     script = script.replace("batch_size=8", "batch_size=4")
@@ -32,22 +44,6 @@ def test_script(tmp_path, monkeypatch):
     assert predictor.card.class_names == kseg.data.CAMVID.names
 
 
-def test_demo_table():
-    """What the demo wrote, in the form that it prints."""
-    from kseg.cli.demo import table_text
-
-    rows = json.loads((ROOT / "results/demo.json").read_text())["rows"]
-    assert f"<!-- demo -->\n{table_text(rows)}\n<!-- /demo -->" in README
-
-
-def test_camvid_table():
-    """IoU on val of the shipped weights, as scored."""
-    lines = (ROOT / "results/camvid.csv").read_text().splitlines()
-    header, *rows = [line.split(",") for line in lines]
-    table = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    assert "<!-- camvid -->\n" + "\n".join(table) + "\n<!-- /camvid -->" in README
-
-
 def test_commands_parse():
     """Every kseg line of the README is understood by the command."""
     from kseg.cli import parser
@@ -60,12 +56,3 @@ def test_commands_parse():
     for line in lines:
         argv = shlex.split(line)[1:]
         parser(argv).parse_args(argv)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_table(name):
-    variant = VARIANTS[name]
-    (height, width), count = next(iter(variant.multiply_adds.items()))
-    cost = f"{count / 1e9:.2f} G at {height}x{width}"
-    row = f"| {name} | {variant.parameters:,} | {cost} | {variant.mean_iou or '-'} |"
-    assert row in README

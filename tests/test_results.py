@@ -269,12 +269,14 @@ def test_the_graphs_are_those_timed():
         assert row["graph"] == COUNTED[name]["graph"], f"run `python benchmarks/latency.py {name}`"
 
 
-def test_the_page():
-    """The tables of docs/latency.md are those of the .csv files."""
-    text = page.PAGE.read_text()
-    assert page.filled(text, page.tables()) == text, "run `python benchmarks/page.py`"
-    with pytest.raises(ValueError, match="no place for latency"):
-        page.filled(text.replace("<!-- latency -->", ""), page.tables())
+@pytest.mark.parametrize("path", page.pages(), ids=lambda path: path.name)
+def test_the_pages(path):
+    """Their tables are those of the zoo and of the .csv files."""
+    text, tables = path.read_text(), page.pages()[path]
+    assert page.filled(text, tables) == text, "run `python benchmarks/page.py`"
+    name = next(iter(tables))
+    with pytest.raises(ValueError, match=f"no place for {name}"):
+        page.filled(text.replace(f"<!-- {name} -->", ""), tables)
 
 
 def test_the_plot(tmp_path):

@@ -13,17 +13,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table."""
-    from kseg.zoo import VARIANTS, list_models
+    from kseg.zoo import find_variant, list_models, published_cells
 
     print(f"{'model':<32} {'parameters':>11} {'multiply-adds':>24}  published mean IoU %, source")
     for name in list_models():
-        variant = VARIANTS[name]
-        cost = "; ".join(
-            f"{count / 1e9:.2f} G at {height}x{width}"
-            for (height, width), count in list(variant.multiply_adds.items())[:1]
-        )
-        facts = f"{variant.mean_iou or '-'} ({variant.source})"
-        print(f"{name:<32} {variant.parameters:>11,} {cost:>24}  {facts}")
+        parameters, cost, score = published_cells(name)
+        source = find_variant(name).source
+        print(f"{name:<32} {parameters:>11} {cost:>24}  {score} ({source})")
     for name in shipped.list_shipped():
         facts = shipped.facts(name)
         score = f"mean IoU {100 * facts['mean_iou']:.1f} %" if facts["mean_iou"] else "not scored"

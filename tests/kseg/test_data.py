@@ -110,8 +110,8 @@ def other_size(folder):
     Image.new("L", (10, 10)).save(folder / "trainannot/000.png")
 
 
-def truncate(folder):
-    path = folder / "train/000.png"
+def truncate(folder, split="train"):
+    path = folder / split / "000.png"
     path.write_bytes(path.read_bytes()[:-200])
 
 
@@ -177,6 +177,22 @@ def test_check_data_survives_damage(folder):
     report = check_data("camvid", folder, "train")
     assert len(report.problems) == 2
     assert report.images == 1
+
+
+def test_check_data_of_a_split_without_labels(folder):
+    """Right for the images of a test server, wrong for what is to be trained on."""
+    for path in (folder / "trainannot").iterdir():
+        path.unlink()
+    assert len(check_data("camvid", folder, "train").problems) == 2
+    (folder / "train").rename(folder / "test")
+    report = check_data("camvid", folder, "test")
+    assert (report.images, report.labelled, report.problems) == (2, False, [])
+    assert str(report).splitlines()[1:] == [
+        "  no labels: only the images were read",
+        "  no problems",
+    ]
+    truncate(folder, split="test")
+    assert "not a readable image" in check_data("camvid", folder, "test").problems[0]
 
 
 def test_every_data_set_has_a_name():
