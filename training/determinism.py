@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,7 +46,7 @@ def deterministic(seed: int) -> Iterator[None]:
 def _deterministic_operators() -> Iterator[None]:
     # TensorFlow 2.21 exports the switch on alone. The one off, and the question, stand beside
     # it in its module; should they go, the operators stay deterministic.
-    switches = inspect.getmodule(tf.config.experimental.enable_op_determinism)
+    switches: Any = inspect.getmodule(tf.config.experimental.enable_op_determinism)
     is_on = getattr(switches, "is_op_determinism_enabled", lambda: True)
     was_on = is_on()
     tf.config.experimental.enable_op_determinism()

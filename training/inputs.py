@@ -51,6 +51,7 @@ def from_configuration(
             "use dataclasses.replace"
         )
     config.check()
+    data: Data
     if config.records:
         data = open_records(config.records, config.dataset, config.split)
     else:

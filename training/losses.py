@@ -190,14 +190,14 @@ class SegmentationLoss(keras.losses.Loss):
         }
 
 
-def class_weights(pixels: Sequence[int], c: float = 1.10) -> list[float]:
+def class_weights(pixels: Sequence[int] | np.ndarray, c: float = 1.10) -> list[float]:
     """``1 / ln(c + p)`` with p the share of each class among the labelled pixels.
 
     ENet's formula (arXiv:1606.02147, Section 5.2) with its c = 1.02; CGNet and ESPNet
     take 1.10.
 
     Args:
-        pixels: how many each class has, of ``DataSet.class_pixels``.
+        pixels: (num_classes,), how many each class has, of ``DataSet.class_pixels``.
         c: above 1; the closer, the more rare classes weigh.
 
     Raises:

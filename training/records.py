@@ -132,7 +132,7 @@ def open_records(
         classes=_classes(index["classes"]),
         size=index["size"] and tuple(index["size"]),
         names=tuple(r["name"] for _, r in records),
-        pixels=np.sum([shard["class_pixels"] for shard in index["shards"]], axis=0, dtype=np.int64),
+        pixels=np.array([shard["class_pixels"] for shard in index["shards"]], np.int64).sum(0),
         sizes=np.array([r["size"] for _, r in records], np.int32),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
@@ -184,9 +184,9 @@ def prepare(
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
-    for part in _write_shards(todo, plan, workers):
-        parts[part["file"]] = part
-        done += len(part["records"])
+    for entry in _write_shards(todo, plan, workers):
+        parts[entry["file"]] = entry
+        done += len(entry["records"])
         if progress:
             progress(done, len(data))
     index = {**plan, "shards": [parts[path.name] for path in slices]}
@@ -298,8 +298,10 @@ def _start_worker() -> None:
     """Ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    parent = multiprocessing.parent_process()
+
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
