@@ -92,8 +92,8 @@ def train(
 
     Args:
         config: what to train: a configuration; or a model of the zoo, which stays as it is
-            and whose weights the run begins with. They are kept as ``initial.keras``: a
-            call that resumes the run goes on from those, whatever weights its model has.
+            and whose weights the run begins with. It is kept as ``initial.keras``: a call
+            that resumes the run takes that one's weights, whatever its own model has.
         data: for a configuration the root of its data set, not looked at where the
             configuration has records and no ``val_split``. For a model a ``DataSet``, or
             records, to train on; or a pair of that and a ``DataSet`` to score on.
@@ -204,8 +204,8 @@ class Run:
         keras.utils.set_random_seed(self.config.seed)
         if _digest(kept) != _digest(source):
             print(
-                f"kseg: {self.folder}: goes on with the run that began from {path}; the model's "
-                "own weights are not looked at",
+                f"kseg: {self.folder}: resumes the run that began with {path}; the given model "
+                "has other weights, which are not used",
                 file=sys.stderr,
             )
         return kept

@@ -106,7 +106,7 @@ def test_resumes_whatever_weights_the_model_has(
     capsys.readouterr()
     train(make_model(seed=1), data, tmp_path, **SETTINGS)
     assert_same(tmp_path, configured, left_within_an_epoch=left_by is Terminated)
-    assert "began from" in capsys.readouterr().err
+    assert "which are not used" in capsys.readouterr().err
 
 
 def test_a_complete_run_stays(data, tmp_path, capsys):
