@@ -35,7 +35,7 @@ SUBCOMMANDS = {
 }
 
 # These read and draw pictures only; the others start by loading Keras, which takes seconds.
-_WITHOUT_KERAS = ("streets", "check-data")
+_WITHOUT_KERAS = ("streets", "check-data", "prepare")
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:

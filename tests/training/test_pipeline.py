@@ -7,7 +7,7 @@ from PIL import Image
 
 import kseg
 import kseg.training
-from kseg.training import pipeline
+from kseg.training import augment, pipeline
 from support import write_camvid
 
 CROP = (32, 40)
@@ -102,7 +102,7 @@ def test_padding(tiny_camvid):
 def test_window_covers_the_source_evenly():
     """Every start is as likely: 4 windows of 7 in 10 pixels, each a quarter of the range."""
     starts = [
-        int(pipeline._window(tf.constant(10), 7, tf.constant(1.0), tf.constant(u))[0][0])
+        int(augment.source_window(tf.constant(10), 7, tf.constant(1.0), tf.constant(u))[0][0])
         for u in (0.0, 0.24, 0.26, 0.49, 0.51, 0.74, 0.76, 0.99)
     ]
     assert starts == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -112,7 +112,7 @@ def test_window_covers_the_source_evenly():
 @pytest.mark.parametrize("extent", [5, 48, 101])
 def test_window_is_whole(extent, factor):
     for where in np.linspace(0, 0.999, 7):
-        source, padding = pipeline._window(
+        source, padding = augment.source_window(
             tf.constant(extent), 32, tf.constant(factor, tf.float32), tf.constant(where, tf.float32)
         )
         first, last = source.numpy()
@@ -127,17 +127,17 @@ def test_window_is_whole(extent, factor):
 def test_jitter_is_what_it_says():
     image = tf.constant([[[100.0, 150.0, 50.0]]])
     grey = 0.299 * 100 + 0.587 * 150 + 0.114 * 50
-    same = pipeline._jitter(image, tf.constant([1.0, 1.0, 1.0]))
+    same = augment.jitter_colours(image, tf.constant([1.0, 1.0, 1.0]))
     np.testing.assert_allclose(same, image, rtol=1e-5)
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.0, 1.0, 0.0])), [[[grey] * 3]], rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.0, 1.0, 0.0])), [[[grey] * 3]], rtol=1e-5
     )
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.2, 1.0, 1.0])), image * 1.2, rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.2, 1.0, 1.0])), image * 1.2, rtol=1e-5
     )
     contrast = (np.asarray(image) - 127.5) * 0.5 + 127.5
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.0, 0.5, 1.0])), contrast, rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.0, 0.5, 1.0])), contrast, rtol=1e-5
     )
 
 
@@ -189,11 +189,13 @@ def test_names_of_a_step(tiny_camvid):
 def test_workers_share_every_batch(tiny_camvid):
     """Two parts of one, side by side, are the batches of one reader."""
     data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
-    options = dict(scale=(0.5, 2.0), flip=True, jitter=0.2, pad_value=(0, 0, 0), seed=3)
+    augmentation = augment.Augmentation(
+        CROP, scale=(0.5, 2.0), flip=True, jitter=0.2, pad_value=(0, 0, 0)
+    )
 
     def images(part):
         stream = pipeline.augmented(
-            data, crop=CROP, batch_size=4, start_step=1, part=part, **options
+            data, augmentation, batch_size=4, seed=3, start_step=1, part=part
         )
         return np.stack([image.numpy() for image, _ in stream.take(8 // part[1])])
 
