@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from kseg.model import SegmentationModel
-from kseg.tflite.convert import export_graph, layer_names, tensors_of, to_flatbuffer
-from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, with_input_type
+from kseg.tflite.export import export_graph, to_flatbuffer
+from kseg.tflite.flatbuffer import Flatbuffer, int8_ranges, operator_outputs
+from kseg.tflite.naming import layer_names, tensors_of
+from kseg.tflite.options import ExportOptions
 from kseg.tflite.quantise import activations, prepared, quantise_int8
 
 
@@ -53,17 +55,23 @@ def quantisation_noise(
     Raises:
         KsegError: what ``convert`` raises.
     """
+    options = ExportOptions(
+        precision="int8",
+        input_size=input_size,
+        calibration_method=calibration_method,
+        keep_float=keep_float,
+    )
     images = list(images)
-    graph, card = export_graph(model, "logits", input_size)
-    exact = to_flatbuffer(graph)
+    graph, card = export_graph(model, options.output, options.input_size)
+    exact = to_flatbuffer(graph).content
     rounded = quantise_int8(
         exact,
         images,
         card.input_size,
-        calibration=calibration_method,
-        keep_float=tensors_of(keep_float, exact, graph),
+        calibration=options.calibration_method,
+        keep_float=tensors_of(options.keep_float, exact, graph),
     )
-    rounded = with_input_type(rounded, "float32")
+    rounded = Flatbuffer(rounded).with_input_type(options.dtype).content
     return _noise(exact, rounded, layer_names(exact, graph), images, card.input_size)
 
 

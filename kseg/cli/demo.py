@@ -43,10 +43,9 @@ def run(args: argparse.Namespace) -> None:
     from kseg.data.streets import write_streets
     from kseg.evaluation import evaluate
     from kseg.predictor import KerasPredictor
-    from kseg.tflite import TFLitePredictor, convert_each
-    from kseg.tflite.benchmark import benchmark
-    from kseg.tflite.convert import PRECISIONS
+    from kseg.tflite import TFLitePredictor, benchmark, convert_each
     from kseg.tflite.gpu import Comparison, NoAccelerator
+    from kseg.tflite.options import PRECISIONS
     from kseg.training import TrainingConfig, train
     from kseg.training.run import default_crop
 

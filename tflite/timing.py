@@ -109,15 +109,13 @@ def benchmark(
     with contextlib.ExitStack() as stack:
         # All start at once, then each says what it has.
         children = [
-            stack.enter_context(
-                Child("kseg.tflite.benchmark_worker", path, options, timeout=timeout)
-            )
+            stack.enter_context(Child("kseg.tflite.timing_worker", path, options, timeout=timeout))
             for path in paths
         ]
-        facts = [answer_of(child.receive()) for child in children]
+        facts = [parse_reply(child.receive()) for child in children]
         rounds = []
         for number in range(warm_up + runs):
-            rounds.append([answer_of(child.ask(b"")) for child in children])
+            rounds.append([parse_reply(child.ask(b"")) for child in children])
             if progress:
                 progress(number + 1, warm_up + runs)
     timings = []
@@ -145,17 +143,21 @@ def benchmark(
 
 def check_counts(threads: int | None, runs: int, warm_up: int) -> None:
     """Raises KsegError where one is too small."""
-    for name, value, least in (("runs", runs, 1), ("warm-up", warm_up, 0), ("threads", threads, 1)):
+    for name, value, least in (("runs", runs, 1), ("warm_up", warm_up, 0), ("threads", threads, 1)):
         if value is not None and value < least:
             raise KsegError(f"{name} is {value}; it must be at least {least}")
 
 
-def answer_of(message: bytes) -> dict[str, Any]:
-    """What a child says, unless it says that it failed."""
-    answer = json.loads(message)
-    if "error" in answer:
-        raise child_error(answer["error"])
-    return answer
+def parse_reply(message: bytes) -> dict[str, Any]:
+    """A child process's message of JSON.
+
+    Raises:
+        NoAccelerator, KsegError: the child's error, where the message is one.
+    """
+    reply = json.loads(message)
+    if "error" in reply:
+        raise child_error(reply["error"])
+    return reply
 
 
 def _check(path: Path, runtime: str) -> None:
