@@ -14,7 +14,7 @@ import kseg.tflite
 from kseg import shipped
 from kseg.cli import main
 from kseg.loading import ship
-from kseg.tflite import timing, timing_worker
+from kseg.tflite import timing_worker
 from kseg.tflite.flatbuffer import operator_outputs
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.timing import Spread
@@ -111,7 +111,7 @@ def test_turns(tmp_path, monkeypatch):
             self.seconds /= 2
             return json.dumps(dict(copy=1.0, run=self.seconds, argmax=0.5, peak_memory=130))
 
-    monkeypatch.setattr(timing, "Child", Child)
+    monkeypatch.setattr("kseg.tflite.timing.Child", Child)
     for name in ("a.tflite", "b.tflite"):
         (tmp_path / name).write_bytes(b"12345")
     files = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
@@ -188,7 +188,7 @@ def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
 
         ask = receive
 
-    monkeypatch.setattr(timing, "Child", Child)
+    monkeypatch.setattr("kseg.tflite.timing.Child", Child)
     report = tmp_path / "o.json"
     options = ["--runs", "1", "--warm-up", "0", "--json", str(report)]
     assert main(["benchmark", "tiny:cgnet_m3n21", *options]) == 0
