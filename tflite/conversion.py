@@ -1,4 +1,9 @@
-"""Models to .tflite files that run whole on the GPU delegate, and to .onnx files."""
+"""Models to .tflite files that run whole on the GPU delegate, and to .onnx files.
+
+The way of a model: its inference graph, rewritten (``export``, ``rewrite``); a float .tflite
+model of that (``export``, ``flatbuffer``); quantised (``quantise``); with its card and its
+metadata (``metadata``), the file.
+"""
 
 from __future__ import annotations
 
@@ -220,14 +225,7 @@ class _Exporter:
         if options.precision == "w8":
             model = Flatbuffer(quantise_weights(model.content))
         elif options.precision == "int8":
-            content = quantise_int8(
-                model.content,
-                calibration,
-                card.input_size,
-                calibration=options.calibration_method,
-                keep_float=tensors_of(options.keep_float, model.content, graph),
-            )
-            model = Flatbuffer(content).with_input_type(options.dtype)
+            model = to_int8(model, graph, calibration, card.input_size, options)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
         return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
@@ -236,6 +234,35 @@ class _Exporter:
 def _graph_dtype(options: ExportOptions) -> str:
     """Of the graph's input; int8 files get their input's type after quantisation."""
     return "float32" if options.precision == "int8" else options.dtype
+
+
+def to_int8(
+    model: Flatbuffer,
+    graph: keras.Model,
+    calibration: Iterable[np.ndarray],
+    input_size: tuple[int, int],
+    options: ExportOptions,
+) -> Flatbuffer:
+    """The int8 form of a float model, which takes the file's input.
+
+    Args:
+        model: of the graph, float32 with a float32 input.
+        graph: whose layers ``options.keep_float`` names.
+        calibration: RGB images (h, w, 3) uint8.
+        input_size: (H, W) of the graph.
+        options: calibration method, layers in float and input type.
+
+    Raises:
+        KsegError: no image or one of another form, or a layer without an operator.
+    """
+    content = quantise_int8(
+        model.content,
+        calibration,
+        input_size,
+        calibration=options.calibration_method,
+        keep_float=tensors_of(options.keep_float, model.content, graph),
+    )
+    return Flatbuffer(content).with_input_type(options.dtype)
 
 
 def finished(model: Flatbuffer, card: Card, beside: Collection[str] = ()) -> bytes:

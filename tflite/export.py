@@ -46,9 +46,20 @@ def export_graph(
 ) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
-    Batch, height and width are all static for .tflite: only then does a dilated
-    convolution stay one operator. ``batch_size`` None leaves the batch open,
-    ``rewritten`` False leaves normalisation and wide convolutions as they are.
+    Args:
+        model: with a card.
+        output: "logits", "stride-logits" or "argmax".
+        input_size: (H, W); None is the card's, else 512 x 1024.
+        dtype: of the input, "float32" or "uint8".
+        batch_size: None leaves the batch open. For .tflite it is as static as height and
+            width: only then does a dilated convolution stay one operator.
+        rewritten: False leaves normalisation and wide convolutions as they are.
+
+    Returns:
+        A graph from (N, H, W, 3) to the output, and the card of its file.
+
+    Raises:
+        KsegError: a size below 32, or a network without low-resolution logits.
     """
     height, width = input_size or model.card.input_size or _DEFAULT_SIZE
     check_input_size((height, width))

@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from kseg.model import SegmentationModel
+from kseg.tflite.conversion import to_int8
 from kseg.tflite.export import export_graph, to_flatbuffer
-from kseg.tflite.flatbuffer import Flatbuffer, int8_ranges, operator_outputs
-from kseg.tflite.naming import layer_names, tensors_of
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
+from kseg.tflite.naming import layer_names
 from kseg.tflite.options import ExportOptions
-from kseg.tflite.quantise import activations, prepared, quantise_int8
+from kseg.tflite.quantise import activations, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +64,10 @@ def quantisation_noise(
     )
     images = list(images)
     graph, card = export_graph(model, options.output, options.input_size)
-    exact = to_flatbuffer(graph).content
-    rounded = quantise_int8(
-        exact,
-        images,
-        card.input_size,
-        calibration=options.calibration_method,
-        keep_float=tensors_of(options.keep_float, exact, graph),
-    )
-    rounded = Flatbuffer(rounded).with_input_type(options.dtype).content
-    return _noise(exact, rounded, layer_names(exact, graph), images, card.input_size)
+    exact = to_flatbuffer(graph)
+    rounded = to_int8(exact, graph, images, card.input_size, options)
+    layers = layer_names(exact.content, graph)
+    return _noise(exact.content, rounded.content, layers, images, card.input_size)
 
 
 def _noise(

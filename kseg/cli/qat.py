@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kseg.cli import arguments
 
+FLAGS = {"input_type": "--input"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, the training and the form."""

@@ -13,6 +13,7 @@ import kseg.tflite
 from kseg.tflite import conversion
 from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import (
+    Flatbuffer,
     between,
     input_name,
     int8_ranges,
@@ -241,6 +242,26 @@ def test_what_is_replaced_leaves_the_file():
     raised = with_quantisable_biases(content, {input_name(content)[0]: (0.0, 255.0)})
     assert len(raised) < len(content) + kernel.nbytes / 10
     assert raised != content
+
+
+def test_a_change_leaves_what_it_was_made_of(files):
+    """Whose bytes, values included, both share; what is set again replaces what was there."""
+    content = files["logits"].read_bytes()
+    model = Flatbuffer(content)
+    first = model.with_entries({"NOTE": b"number one"})
+    second = first.with_entries({"NOTE": b"twenty-two"}).with_signature("pixels", "scores")
+    assert Flatbuffer(content).with_entries({"NOTE": b"number one"}).content == first.content
+    assert model.content == content
+    assert input_name(first.content)[2] == "image"
+    assert input_name(second.content)[2] == "pixels"
+    for changed, present, absent in (
+        (first, b"number one", b"twenty-two"),
+        (second, b"twenty-two", b"number one"),
+    ):
+        assert present in changed.content
+        assert absent not in changed.content
+        assert read_card(changed.content) == read_card(content)
+        assert changed.operators() == operators(content)
 
 
 @pytest.mark.parametrize(
