@@ -45,7 +45,7 @@ COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "comm
 _PEAK = """
 import sys
 from kseg.cli import main
-from kseg.tflite.benchmark_worker import peak_memory
+from kseg.tflite.timing_worker import peak_memory
 
 code = main(sys.argv[1:])
 print(peak_memory())

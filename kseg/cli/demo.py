@@ -115,7 +115,7 @@ def _convert(
 ) -> tuple[dict[str, Path], tuple[int, int]]:
     """A file for each precision, and the input size (H, W) of all."""
     from kseg.tflite import convert_each
-    from kseg.tflite.convert import PRECISIONS
+    from kseg.tflite.options import PRECISIONS
     from kseg.training.run import default_crop
 
     size = default_crop(val_data)

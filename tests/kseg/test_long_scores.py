@@ -228,7 +228,7 @@ import sys
 from kseg.data import open_dataset
 from kseg.evaluation import evaluate
 from kseg.predictor import KerasPredictor
-from kseg.tflite.benchmark_worker import peak_memory
+from kseg.tflite.timing_worker import peak_memory
 
 predictor, data = KerasPredictor(sys.argv[1]), open_dataset("camvid", sys.argv[2], "val")
 for count in (8, 64):

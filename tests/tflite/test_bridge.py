@@ -79,9 +79,46 @@ def test_layers_that_tf_keras_lacks_are_refused():
 def test_importing_kseg_tflite_leaves_tf_keras_alone():
     """The optimisation library would set TF_USE_LEGACY_KERAS for the whole process."""
     code = (
-        "import sys, kseg.tflite, kseg.cli; kseg.cli.parser();"
+        "import sys, kseg.tflite, kseg.cli; kseg.tflite.convert; kseg.cli.parser(['qat']);"
         "assert not {'tf_keras', 'tensorflow_model_optimization'} & set(sys.modules)"
     )
     # Other tests of this process have imported it.
     environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@keras.saving.register_keras_serializable("kseg-tests")
+class Gain(kl.Layer):
+    """A layer as a network's file may bring it: a factor a channel, and what is said of it."""
+
+    def build(self, shape: tuple) -> None:
+        self.gain = self.add_weight(shape=shape[-1:], initializer="ones", name="gain")
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return self.call_with_weights(x, self.gain)
+
+    @staticmethod
+    def call_with_weights(x: keras.KerasTensor, gain: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.tanh(x) * gain
+
+
+def test_a_layer_of_ones_own_trains():
+    """By ``call_with_weights`` alone; its weight comes back."""
+    x = keras.Input((4, 4, 3))
+    layer = Gain(name="gain")
+    model = keras.Model(x, layer(x))
+    layer.set_weights([np.array([1.0, -2.0, 0.5], "float32")])
+    assert_equal_outputs(model, (4, 4))
+    bridge = to_tf_keras(model)
+    pixels = image((4, 4)) / 255
+    batches = tf.data.Dataset.from_tensors((pixels, np.tanh(pixels)))
+    bridge.fit(
+        batches,
+        lambda want, got: tf.square(want - got),
+        steps=200,
+        learning_rate=0.1,
+        progress=lambda done, total: None,
+    )
+    bridge.copy_to(model)
+    # Adam is at the minimum, gains of one, when its rate has fallen to zero.
+    np.testing.assert_allclose(layer.get_weights()[0], np.ones(3), atol=0.02)

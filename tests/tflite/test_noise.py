@@ -11,11 +11,12 @@ import kseg.tflite
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert, quantisation_noise
-from kseg.tflite.convert import to_flatbuffer
+from kseg.tflite.export import to_flatbuffer
 from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, operators
 from kseg.tflite.noise import LayerNoise
+from kseg.tflite.options import CALIBRATION_METHODS
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.quantise import CALIBRATIONS, quantise_int8
+from kseg.tflite.quantise import quantise_int8
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_calibration_methods(tiny_model, images, tmp_path):
         io = TFLitePredictor(path).io
         # The zero point is rounded: the range ends within a step.
         assert (127 - io.zero_point) * io.scale == pytest.approx(high, abs=io.scale)
-    with pytest.raises(kseg.KsegError, match="calibration is 'mean'"):
+    with pytest.raises(kseg.KsegError, match="calibration_method is 'mean'"):
         quantisation_noise(tiny_model, images, calibration_method="mean")
 
 
@@ -107,20 +108,20 @@ def test_percentiles_of_large_tensors():
     kernel = np.outer([0.0, 0.0, 1.0], np.arange(1, 17))
     model.set_weights([kernel.reshape(1, 1, 3, 16)])
     image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
-    rounded = quantise_int8(to_flatbuffer(model), [image], (512, 512))
+    rounded = quantise_int8(to_flatbuffer(model).content, [image], (512, 512))
     *_, limits = int8_ranges(rounded).values()
     want = np.percentile(np.asarray(model(image[None])), 99.99)
     # 26 of the values looked at lie above it; from one to the next there are 16 at most.
     assert limits[1] == pytest.approx(want, abs=32)
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", CALIBRATION_METHODS)
 def test_comparisons_have_no_range(calibration):
     """As in ENet's unpooling: what is compared becomes int8, the truth value stays one."""
     x = keras.Input((8, 8, 3), batch_size=1)
     y = keras.layers.Conv2D(3, 1)(x)
     kept = keras.ops.where(keras.ops.greater_equal(y, x), y, x)
-    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(kept)))
+    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(kept))).content
     assert "GREATER_EQUAL" in operators(content)
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     rounded = quantise_int8(content, [image], (8, 8), calibration=calibration)

@@ -11,11 +11,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 import kseg
 from kseg.cli import main
 from kseg.data import open_dataset
-from kseg.tflite import convert
+from kseg.tflite import convert, train_quantised
 from kseg.tflite.bridge import Bridge, to_tf_keras
 from kseg.tflite.flatbuffer import operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.qat import train_quantised
 from kseg.tflite.rewrite import split_for_quantisation
 from kseg.training.losses import cross_entropy
 
@@ -123,11 +122,11 @@ def test_a_teacher_that_is_unknown(tiny_keras, tiny_camvid, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(steps=-1), "steps are -1"),
-        (dict(learning_rate=0), "learning rate 0"),
+        (dict(steps=-1), "steps is -1"),
+        (dict(learning_rate=0), "learning_rate is 0"),
         (dict(output="labels"), "output is 'labels'"),
-        (dict(input_type="int4"), "input is 'int4'"),
-        (dict(input_size=(16, 16)), "input size is 16x16"),
+        (dict(input_type="int4"), "input_type is 'int4'"),
+        (dict(input_size=(16, 16)), "input_size is 16x16"),
         (dict(path="x.keras"), "x.keras: the file's name must end in .tflite"),
         (dict(path="none/x.tflite"), "none/x.tflite: cannot be written"),
     ],

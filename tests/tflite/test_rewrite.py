@@ -9,7 +9,8 @@ from keras import layers as kl
 import kseg
 from kseg import checkpoints
 from kseg.data import open_dataset
-from kseg.tflite.convert import convert, export_graph, to_flatbuffer
+from kseg.tflite import convert
+from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import (
@@ -78,7 +79,7 @@ def test_relu_goes_into_branches(relu):
     image = np.random.default_rng(5).normal(size=(1, 9, 11, 3), scale=5).astype("float32")
     for got, want in zip(graph(image), model(image), strict=True):
         np.testing.assert_array_equal(got, want)
-    content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0]))
+    content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0])).content
     # The convolution's has become part of it.
     assert operators(content)["RELU6" if isinstance(relu, kl.ReLU) else "RELU"] == 1
 
@@ -89,7 +90,7 @@ def test_normalisation_is_a_convolution(dtype, order):
     x = keras.Input((5, 7, 3), batch_size=1, dtype=dtype)
     means, deviations = (123.7, 0.0, 103.5), (58.4, 1.0, 255.0)
     model = keras.Model(x, kseg.layers.Normalize(means, deviations, order)(x))
-    content = to_flatbuffer(normalise_by_convolution(model))
+    content = to_flatbuffer(normalise_by_convolution(model)).content
     assert operators(content) == {"CONV_2D": 1} | ({"CAST": 1} if dtype == "uint8" else {})
     image = np.random.default_rng(5).integers(0, 256, (1, 5, 7, 3)).astype(dtype)
     want = image[..., :: -1 if order == "BGR" else 1] - np.float64(means)
@@ -104,9 +105,9 @@ def test_small_deviations_are_no_subnormal_numbers_in_half_precision():
     means, deviations = (72.4, 82.9, 72.9), (255 * 69.85317, 255 * 72.65216, 255 * 72.06399)
     model = keras.Model(x, kseg.layers.Normalize(means, deviations, "BGR")(x))
     graph = normalise_by_convolution(model)
-    content = to_flatbuffer(graph)
+    content = to_flatbuffer(graph).content
     assert operators(content) == {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1}
-    interpreter = Interpreter(model_content=to_flatbuffer(graph, half=True))
+    interpreter = Interpreter(model_content=to_flatbuffer(graph, half=True).content)
     tensors = interpreter.get_tensor_details()
     halves = [interpreter.get_tensor(t["index"]) for t in tensors if t["dtype"] == np.float16]
     values = np.abs(np.concatenate([half[half != 0] for half in halves]))
