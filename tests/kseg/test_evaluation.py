@@ -43,6 +43,9 @@ def test_confusion_matrix_counts_beyond_float32():
     matrix.update(zeros, zeros)
     matrix.update(zeros[:1, :1], zeros[:1, :1])
     assert matrix.counts[0, 0] == 2**24 + 1
+    matrix.counts[0, 0] = 2**31
+    matrix.update(zeros[:1, :1], zeros[:1, :1])
+    assert matrix.counts[0, 0] == 2**31 + 1
 
 
 def test_confusion_matrix_without_labels():
@@ -53,7 +56,13 @@ def test_confusion_matrix_without_labels():
 
 @pytest.mark.parametrize(
     ("labels", "predictions", "message"),
-    [([0, 5], [0, 0], "train ids \\[5\\]"), ([0, 1], [0], "differ")],
+    [
+        ([0, 5], [0, 0], r"train ids \[5\], not below 2 and not 255"),
+        ([0, 2], [0, 0], r"train ids \[2\]"),
+        ([0, 254], [0, 0], r"train ids \[254\]"),
+        ([0, 1], [0], "differ"),
+        ([[0, 1]], [[0], [1]], "differ"),
+    ],
 )
 def test_confusion_matrix_refuses(labels, predictions, message):
     with pytest.raises(kseg.KsegError, match=message):
