@@ -137,6 +137,14 @@ def test_a_padded_input_may_be_the_files_size():
     np.testing.assert_array_equal(seen[0][:, 13:], np.full((9, 3, 3), 90))
 
 
+def test_padding_of_classes_is_cropped():
+    image = picture()
+    network = Shades(lambda pixels: pixels.argmax(-1), output="argmax")
+    labels = predict_labels(network, image, pad_to=(12, 16))
+    assert network.sizes == [(12, 16)]
+    np.testing.assert_array_equal(labels, image.argmax(-1))
+
+
 def test_padding_is_in_rgb():
     """A network that takes BGR has its mean in BGR."""
     seen = []
@@ -148,14 +156,18 @@ def test_padding_is_in_rgb():
 
 def test_windows_of_stride_logits(tiny_resize):
     """Every window's logits become the window's size before the mean."""
-    image = picture(5, 8)
-    want = np.zeros((5, 8, 3))
+    image, seen = picture(5, 8), []
+    want, counts = np.zeros((5, 8, 3)), np.zeros((1, 8, 1))
     for left in (0, 3):
         view = across(image[:, left : left + 5] * 1.0)
         want[:, left : left + 5] += softmax(tiny_resize(view[::2, ::2], (5, 5)))
+        counts[:, left : left + 5] += 1
     network = Shades(lambda pixels: across(pixels)[::2, ::2], output="stride-logits")
-    labels = predict_labels(network, image, window=(5, 5), overlap=0.4)
+    way = dict(window=(5, 5), overlap=0.4, crf=lambda _, logits: seen.append(logits) or logits)
+    labels = predict_labels(network, image, **way)
     np.testing.assert_array_equal(labels, want.argmax(-1))
+    # float32 probabilities
+    np.testing.assert_allclose(np.exp(seen[0]), want / counts, atol=1e-6)
 
 
 def test_scales_of_padded_inputs():

@@ -75,10 +75,14 @@ def window(crop, length, start):
     """(crop,) places along an axis by the definition, -1 for padding.
 
     ``length`` source pixels from ``start`` on, which may lie partly outside, fill the crop.
-    What is inside is resized by half-pixel centres, without looking beyond the window.
+    What is inside is resized by half-pixel centres, without looking beyond the window, to
+    one pixel at least.
     """
     first, last = max(start, 0), min(start + length, EXTENT)
     begin, end = (round((edge - start) / length * crop) for edge in (first, last))
+    if begin == end:
+        begin = min(begin, crop - 1)
+        end = begin + 1
     centres = (np.arange(end - begin) + 0.5) * (last - first) / (end - begin) - 0.5
     result = np.full(crop, -1.0)
     result[begin:end] = first + centres.clip(0, last - first - 1)
@@ -122,6 +126,7 @@ def assert_uncorrelated(*lines):
         ((30, 40), 0.5, (60, 80)),  # columns are padded
         ((40, 29), 0.4, (100, 72)),
         ((5, 9), 0.1, (50, 90)),
+        ((16, 9), 0.005, (3200, 1800)),
         ((1, 2), 8.0, (1, 1)),
     ],
 )
