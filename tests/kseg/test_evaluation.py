@@ -40,12 +40,21 @@ def test_confusion_matrix():
     assert matrix.pixel_accuracy() == 3 / 6
 
 
-def test_confusion_matrix_counts_beyond_float32():
+def test_confusion_matrix_counts_beyond_float32_and_int32():
+    zeros = np.zeros((1, 1), np.uint8)
+    for count in (2**24, 2**31):
+        matrix = ConfusionMatrix(1)
+        matrix.counts[0, 0] = count
+        matrix.update(zeros, zeros)
+        # int(): NumPy takes the number beside a float32 to float32 too, where they are equal
+        assert int(matrix.counts[0, 0]) == count + 1
+
+
+def test_confusion_matrix_of_many_pixels():
     matrix = ConfusionMatrix(1)
-    zeros = np.zeros((4096, 4096), np.uint8)
+    zeros = np.zeros((4096, 4097), np.uint8)
     matrix.update(zeros, zeros)
-    matrix.update(zeros[:1, :1], zeros[:1, :1])
-    assert matrix.counts[0, 0] == 2**24 + 1
+    assert int(matrix.counts[0, 0]) == 4096 * 4097
 
 
 def test_confusion_matrix_without_labels():
@@ -56,7 +65,13 @@ def test_confusion_matrix_without_labels():
 
 @pytest.mark.parametrize(
     ("labels", "predictions", "message"),
-    [([0, 5], [0, 0], "train ids \\[5\\]"), ([0, 1], [0], "differ")],
+    [
+        ([0, 5], [0, 0], r"train ids \[5\], not below 2 and not 255"),
+        ([0, 2], [0, 0], r"train ids \[2\]"),
+        ([0, 254], [0, 0], r"train ids \[254\]"),
+        ([0, 1], [0], "differ"),
+        ([[0, 1]], [[0], [1]], "differ"),
+    ],
 )
 def test_confusion_matrix_refuses(labels, predictions, message):
     with pytest.raises(kseg.KsegError, match=message):
