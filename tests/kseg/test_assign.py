@@ -27,14 +27,20 @@ def torch_layers(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     x = SharedPReLU(name="shared")(x)
     x = GroupedPointwiseConv(8, 2, name="grouped")(x)
     x = kl.Conv2DTranspose(5, (2, 3), strides=2, name="up")(x)
+    x = kl.Conv2D(5, 1, name="classifier.hidden")(x)
     return kl.Conv2D(num_classes, 1, name="classifier.linear")(x)
 
 
 def encoder_layers(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """An encoder's layer and the decoder's have the same name but for the scope."""
+    """Layers of the same name but for the scope, one of which others take for a wrapper."""
     x = kl.Conv2D(3, 1, name="encoder.conv")(x)
     x = kl.Conv2D(3, 1, name="conv")(x)
+    x = kl.Conv2D(3, 1, name="module.conv")(x)
     return kl.Conv2D(num_classes, 1, name="classifier")(x)
+
+
+def encoder_alone(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+    return kl.Conv2D(num_classes, 1, name="classifier")(kl.Conv2D(3, 1, name="conv")(x))
 
 
 def slim_layers(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
@@ -57,6 +63,9 @@ def rows(monkeypatch):
         ),
         "encoder_layers": Variant(
             builder=encoder_layers, backbone=("encoder.",), classifier=("classifier",), **common
+        ),
+        "encoder_alone": Variant(
+            builder=encoder_alone, backbone=("conv",), classifier=("classifier",), **common
         ),
         "slim_layers": Variant(
             builder=slim_layers,
@@ -95,6 +104,7 @@ def published_torch():
     network.add_module("grouped", nn.Conv2d(6, 8, 1, groups=2))
     network.add_module("up", nn.ConvTranspose2d(8, 5, (2, 3), stride=2))
     network.add_module("classifier", nn.Sequential())
+    network.classifier.add_module("hidden", nn.Conv2d(5, 5, 1))
     network.classifier.add_module("linear", nn.Conv2d(5, 3, 1))
     with torch.no_grad():
         for tensor in (*network.parameters(), *network.buffers()):
@@ -289,11 +299,35 @@ def test_parts_from_another_model():
         checkpoints.copy(model, row("slim_layers"), part="backbone")
 
 
-def test_layers_of_an_encoder_and_of_a_decoder_stay_apart():
-    source, model = row("encoder_layers"), row("encoder_layers")
-    checkpoints.copy(model, source)
-    for got, want in zip(model.get_weights(), source.get_weights(), strict=True):
+def test_layers_whose_names_differ_by_a_scope_stay_apart():
+    source = row("encoder_layers")
+    copied, assigned = row("encoder_layers"), row("encoder_layers")
+    checkpoints.copy(copied, source)
+    checkpoints.assign(assigned, checkpoints.published(source))
+    for model in (copied, assigned):
+        for got, want in zip(model.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_an_encoder_alone_has_no_scope():
+    source, model = row("encoder_alone"), row("encoder_layers")
+    checkpoints.copy(model, source, part="backbone")
+    for got, want in zip(
+        model.get_layer("encoder.conv").get_weights(),
+        source.get_layer("conv").get_weights(),
+        strict=True,
+    ):
         np.testing.assert_array_equal(got, want)
+    assert not np.array_equal(model.get_layer("conv").kernel, source.get_layer("conv").kernel)
+
+
+def test_classes_are_those_of_the_last_layer():
+    """Not of one before it; by the bias where the kernel is a linear layer's."""
+    assert checkpoints.count_classes("torch_layers", torch_tensors(7)) == 7
+    tensors = {"logits/semantic/weights": np.zeros((1, 1, 5, 7))}
+    assert checkpoints.count_classes("slim_layers", tensors) == 7
+    tensors = {"logits/semantic/weights": np.zeros((5, 7)), "logits/semantic/biases": np.zeros(7)}
+    assert checkpoints.count_classes("slim_layers", tensors) == 7
 
 
 def test_parts_of_a_checkpoint():
@@ -303,4 +337,6 @@ def test_parts_of_a_checkpoint():
     checkpoints.assign(model, torch_tensors(4), part="all-but-classifier")
     assert filled(model) == BACKBONE | {"shared", "grouped", "up"}
     checkpoints.assign(model, torch_tensors())
-    assert filled(model) == BACKBONE | {"shared", "grouped", "up", "classifier.linear"}
+    assert filled(model) == BACKBONE | {
+        *("shared", "grouped", "up", "classifier.hidden", "classifier.linear")
+    }
