@@ -179,6 +179,18 @@ def test_ranges_of_one_sign_end_at_zero(calibration, second):
     assert output_range(content) == (pytest.approx(-1, abs=0.01), pytest.approx(0, abs=0.01))
 
 
+def test_activations_are_the_numbers_that_int8_stands_for():
+    """Also at a zero point of 0."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[0], image[1] = (127, 0, 0), (0, 128, 0)
+    content = to_flatbuffer(differences((8, 8)))
+    content = quantise_int8(content, [image], (8, 8), calibration="min-max")
+    ((*_, (_, got)),) = map(list, activations(content, [image[None] - 128.0]))
+    assert output_range(content) == (-128, 127)
+    # Every difference is a step.
+    np.testing.assert_allclose(got[0, ..., 0], image[..., 0] - image[..., 1].astype(int), atol=1e-4)
+
+
 def test_channels_of_a_bias_alone():
     """A kernel that weight decay has driven to nothing: the bias does not overflow."""
     x = keras.Input((8, 8, 3), batch_size=1)
@@ -209,8 +221,14 @@ def test_everything_else_is_int8(keep_float):
     rounded = quantise_int8(content, [image], (8, 8), keep_float=kept)
     assert set(names) - set(int8_ranges(rounded)) == set(kept)
     interpreter = Interpreter(model_content=rounded)
-    kernels = [t["dtype"] for t in interpreter.get_tensor_details() if len(t["shape"]) == 4]
-    assert set(kernels) <= {np.int8, np.float32}
+    kernels = [
+        interpreter.get_tensor(operator["inputs"][1])
+        for operator in interpreter._get_ops_details()
+        if operator["op_name"] == "CONV_2D"
+    ]
+    assert [kernel.dtype for kernel in kernels].count(np.int8) == 3 - len(kept)
+    # Of 108 weights: 4 bits have 15 values.
+    assert max(np.unique(kernel).size for kernel in kernels if kernel.dtype == np.int8) > 15
     assert set(operators(rounded)) <= {"ADD", "CONV_2D", "QUANTIZE", "DEQUANTIZE"}
 
 
