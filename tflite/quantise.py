@@ -80,10 +80,10 @@ def quantise_int8(
         ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
         for values in ranges.values():
             # Units that are dead on all images: a step of nothing would keep XNNPACK, and so
-            # every phone's CPU, from running the file.
+            # every phone's CPU, from running the file. A constant has the range from zero.
             if (
                 np.size(values["max"]) == 1
-                and float(np.max(values["max"])) - float(np.min(values["min"])) < _NONE
+                and max(float(np.max(values["max"])), -float(np.min(values["min"]))) < _NONE
             ):
                 values["max"] = np.full_like(values["max"], 1.0)
         limits = {

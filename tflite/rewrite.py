@@ -219,6 +219,11 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         x = args[0]
         if isinstance(layer, kl.Dropout | kl.SpatialDropout2D):
+            source, _ = calls.of(x)
+            if source is not None:
+                # Its readers read what it read.
+                others = [reader for reader in readers[source.name] if reader is not layer]
+                readers[source.name] = others + readers[layer.name]
             return x
         if isinstance(layer, Normalize):
             x = Pixels(name="pixels")(x)

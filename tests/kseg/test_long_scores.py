@@ -85,7 +85,7 @@ def test_scores_are_those_of_their_parts():
         frames.append((name, np.uint8(label), np.uint8(answer), np.uint16(instances)))
 
     def scores(*frames):
-        result = Scores(classes, instances=True, boundaries=True)
+        result = Counts(classes, instances=True, boundaries=True)
         for frame in frames:
             result.add(*frame)
         return result
@@ -109,7 +109,7 @@ def test_scores_are_those_of_their_parts():
     iiou = instances.class_iou(matrix)
     f_scores = edges.boundary_f()
     for made in (whole, merged, resumed):
-        report = made.report()
+        report = made.figures()
         assert made.images == 3
         assert report["image_iou"] == images
         assert report["confusion_matrix"] == matrix.counts.tolist()
@@ -126,10 +126,10 @@ def test_scores_are_those_of_their_parts():
 def test_borders_are_those_of_the_labels():
     """A prediction without any: everything within 40 pixels of the label's border is scored."""
     label = (np.indices((4, 100))[1] >= 50).astype(np.uint8)
-    scores = Scores(CITYSCAPES, instances=False, boundaries=True)
+    scores = Counts(CITYSCAPES, instances=False, boundaries=True)
     scores.add("a", label, np.zeros_like(label), None)
     # half of the band is right: an IoU of 1/2 of class 0, and none of class 1
-    assert scores.report()["trimap_iou"] == [0.25] * 40
+    assert scores.figures()["trimap_iou"] == [0.25] * 40
 
 
 def test_threads_do_not_change_the_score(tmp_path):

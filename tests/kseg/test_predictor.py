@@ -290,7 +290,7 @@ def test_a_file_of_one_size_takes_its_windows_alone():
 
 @pytest.mark.parametrize("size", [(8, 16), (12, 12)])
 def test_padding_does_not_cut(size):
-    with pytest.raises(kseg.KsegError, match=r"pad-to .* is smaller than the image \(9, 13\)"):
+    with pytest.raises(kseg.KsegError, match=r"pad_to .* is smaller than the image \(9, 13\)"):
         predict_labels(Shades(), picture(), pad_to=size)
 
 
