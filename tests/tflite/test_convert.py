@@ -167,7 +167,9 @@ def test_kernels_above_32_mib():
     model = keras.Sequential(
         [keras.Input((3, 3, 980), batch_size=1), keras.layers.Conv2D(980, 3, use_bias=False)]
     )
-    kernel = model.layers[0].get_weights()[0]
+    # Channels of scales that differ.
+    kernel = model.layers[0].get_weights()[0] * np.linspace(0.1, 1, 980, dtype="float32")
+    model.layers[0].set_weights([kernel])
     assert kernel.nbytes > 32 * 2**20
     content = quantise_weights(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     interpreter = Interpreter(model_content=content)
@@ -180,6 +182,27 @@ def test_kernels_above_32_mib():
     step = np.abs(kernel).max((0, 1, 2)) / 127
     # The sum of 3 x 3 x 980 errors of at most half a step, each times a value of x.
     assert (np.abs(got - np.asarray(model(x))) <= np.abs(x).sum() * step / 2).all()
+
+
+def test_weights_of_8_bits_compute_in_float32():
+    """Whole numbers with 127 among each channel's are exact; the input is not rounded."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 32), batch_size=1), keras.layers.Conv2D(64, 1, use_bias=False)]
+    )
+    kernel = rng.integers(-127, 128, (1, 1, 32, 64)).astype("float32")
+    kernel[:, :, 0] = 127
+    model.set_weights([kernel])
+    content = quantise_weights(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    assert len(content) < kernel.nbytes
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    x = rng.normal(size=(1, 8, 8, 32)).astype("float32")
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    # float32 sums of 32 products of size 100 in another order; 8 bits of x would be 1 off
+    np.testing.assert_allclose(got, x @ kernel[0, 0], atol=1e-2)
 
 
 def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):

@@ -186,12 +186,13 @@ def test_activations_are_the_numbers_that_int8_stands_for():
     """Also at a zero point of 0."""
     image = np.zeros((8, 8, 3), np.uint8)
     image[0], image[1] = (127, 0, 0), (0, 128, 0)
-    content = to_flatbuffer(differences((8, 8))).content
+    content = to_flatbuffer(differences((8, 8), 0.5)).content
     content = quantise_int8(content, [image], (8, 8), calibration="min-max")
     ((*_, (_, got)),) = map(list, activations(content, [image[None] - 128.0]))
-    assert output_range(content) == (-128, 127)
-    # Every difference is a step.
-    np.testing.assert_allclose(got[0, ..., 0], image[..., 0] - image[..., 1].astype(int), atol=1e-4)
+    assert output_range(content) == (-64, 63.5)
+    # A difference of one is a step.
+    want = (image[..., 0] - image[..., 1].astype(int)) / 2
+    np.testing.assert_allclose(got[0, ..., 0], want, atol=1e-4)
 
 
 def test_channels_of_a_bias_alone():
