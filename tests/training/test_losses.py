@@ -123,6 +123,21 @@ def test_lovasz_of_a_certain_answer_is_the_jaccard_loss():
         assert value == pytest.approx(np.mean(losses), abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["dice", "lovasz"])
+def test_classes_that_the_label_lacks_do_not_count(kind):
+    """Though they are predicted: each certain answer's mean is over the label's two classes."""
+    labels = np.where(LABELS == 2, 1, LABELS)
+    found = np.random.default_rng(8).integers(0, 3, labels.shape)
+    got = LOSSES[kind](labels, np.eye(3)[found].astype("float32") * 200)
+    for value, label, answer in zip(np.asarray(got), labels, found, strict=True):
+        valid, losses = label != 255, []
+        for c in (0, 1):
+            truth, guess = label[valid] == c, answer[valid] == c
+            hits, both = (truth & guess).sum(), truth.sum() + guess.sum()
+            losses.append(1 - (2 * hits / both if kind == "dice" else hits / (both - hits)))
+        assert value == pytest.approx(np.mean(losses), abs=1e-6)
+
+
 def test_lovasz_between():
     """The definition: errors by rank times what each rank adds to the Jaccard loss."""
     want = []
@@ -328,6 +343,13 @@ def test_mean_iou_adds_up_and_is_saved():
         ]
         assert scores[2] == 0
         assert float(made.result()) == pytest.approx(np.mean(scores), rel=1e-6)
+        assert made.num_classes == 5
+
+
+def test_mean_iou_of_one_pixel():
+    metric = MeanIoU(3)
+    metric.update_state(np.ones((1, 1, 1)), np.eye(3)[[[[1]]]])
+    assert float(metric.result()) == 1
 
 
 @pytest.mark.parametrize("count", [2**24, 2**31])
