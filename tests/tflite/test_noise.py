@@ -151,7 +151,9 @@ def test_ranges_by_their_definition(options, low, high):
         image[0, 0, 1], image[0, 1:10, 1] = lowest, second_lowest
         image[9, 0, 0], image[9, 1:10, 0] = highest, second_highest
         images.append(image)
-    content = quantise_int8(to_flatbuffer(differences((100, 100))), images, (100, 100), **options)
+    content = quantise_int8(
+        to_flatbuffer(differences((100, 100))).content, images, (100, 100), **options
+    )
     # A step: the zero point is rounded.
     step = (high - low) / 255
     assert output_range(content) == (
@@ -164,7 +166,7 @@ def test_images_of_another_size_are_resized_by_half_pixel_centres():
     """Half the size: every pixel is the mean of four; those of a checkerboard are grey."""
     image = np.zeros((16, 48, 3), np.uint8)
     image[::2, ::2, 0] = image[1::2, 1::2, 0] = 255
-    content = to_flatbuffer(differences((8, 24)))
+    content = to_flatbuffer(differences((8, 24))).content
     content = quantise_int8(content, [image], (8, 24), calibration="min-max")
     assert output_range(content)[1] == pytest.approx(127.5, abs=0.5)
 
@@ -175,7 +177,7 @@ def test_ranges_of_one_sign_end_at_zero(calibration, second):
     """Also that of what is the same everywhere."""
     image = np.full((8, 8, 3), (0, 255, 0), np.uint8)
     image[4:] = second
-    content = to_flatbuffer(differences((8, 8), 1 / 255))
+    content = to_flatbuffer(differences((8, 8), 1 / 255)).content
     content = quantise_int8(content, [image], (8, 8), calibration=calibration)
     assert output_range(content) == (pytest.approx(-1, abs=0.01), pytest.approx(0, abs=0.01))
 
@@ -184,7 +186,7 @@ def test_activations_are_the_numbers_that_int8_stands_for():
     """Also at a zero point of 0."""
     image = np.zeros((8, 8, 3), np.uint8)
     image[0], image[1] = (127, 0, 0), (0, 128, 0)
-    content = to_flatbuffer(differences((8, 8)))
+    content = to_flatbuffer(differences((8, 8))).content
     content = quantise_int8(content, [image], (8, 8), calibration="min-max")
     ((*_, (_, got)),) = map(list, activations(content, [image[None] - 128.0]))
     assert output_range(content) == (-128, 127)
@@ -200,7 +202,7 @@ def test_channels_of_a_bias_alone():
     kernel[:, 1] *= 1e-30
     model.set_weights([kernel[None, None], np.float32([0, 2.5, 1])])
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    content = quantise_int8(to_flatbuffer(model), [image], (8, 8), calibration="min-max")
+    content = quantise_int8(to_flatbuffer(model).content, [image], (8, 8), calibration="min-max")
     low, high = output_range(content)
     ((*_, (_, got)),) = map(list, activations(content, [image[None] - 128.0]))
     # Half a step of the output; a kernel of 127 steps is exact, a bias counts in fine steps.
@@ -214,7 +216,7 @@ def test_everything_else_is_int8(keep_float):
     y = keras.layers.Conv2D(4, 3, padding="same", name="kept.b")(x)
     z = keras.layers.Conv2D(4, 3, padding="same", name="kept_b")(x)
     model = keras.Model(x, keras.layers.Conv2D(2, 1, name="last")(keras.layers.Add()([y, z])))
-    content = to_flatbuffer(model)
+    content = to_flatbuffer(model).content
     names = [name for _, name in operator_outputs(content).values()]
     kept = [name for name in names if any(f"/{layer}" in name for layer in keep_float)]
     assert len(kept) == len(keep_float)
@@ -235,7 +237,7 @@ def test_everything_else_is_int8(keep_float):
 
 def test_the_quantisation_library_stays_as_it_is():
     original = uniform_quantize_tensor.uniform_quantize
-    content = to_flatbuffer(differences((8, 8)))
+    content = to_flatbuffer(differences((8, 8))).content
     quantise_weights(content)
     quantise_int8(content, [np.zeros((8, 8, 3), np.uint8)], (8, 8))
     assert uniform_quantize_tensor.uniform_quantize is original
