@@ -41,7 +41,7 @@ def create_model(
         preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
             graph; False takes what the reference network takes.
         weights: shipped ones, such as "camvid"; a published checkpoint (PyTorch, TF1
-            prefix, safetensors); or None. For the encoder alone, where it is of
+            prefix, safetensors, TensorFlow Lite); or None. For the encoder alone, where it is of
             keras.applications: "imagenet", which Keras downloads, or a .h5 file of that
             network without its top.
         auxiliary: training heads besides; the output is then a dict.

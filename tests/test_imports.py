@@ -36,6 +36,7 @@ ORDER = (
     ("zoo",),
     ("checkpoints",),
     ("loading",),
+    ("importing",),
     ("predictor",),
     ("evaluation",),
     ("training", "tflite"),
