@@ -17,6 +17,7 @@ from kseg.card import (
     Card,
     Normalization,
 )
+from kseg.checkpoints.tflite import dilations
 from kseg.data.classes import ClassTable, read_classes
 from kseg.errors import KsegError
 from kseg.loading import create_model
@@ -90,7 +91,21 @@ def import_checkpoint(
             f"{has}{variant.num_classes}: the model subtracts their mean all the same, "
             f"{numbers} of R, G, B; state mean (and std) if this one was trained with another"
         )
+    if Path(checkpoint).suffix == ".tflite":
+        unsaid += _other_dilations(model, Path(checkpoint))
     return model, unsaid
+
+
+def _other_dilations(model: SegmentationModel, path: Path) -> list[str]:
+    """A line where a .tflite file runs the weights at another output stride than the model."""
+    for scope, dilation in dilations(path).items():
+        now = model.get_layer(scope.replace("/", ".")).dilation_rate[0]
+        if now != dilation:
+            return [
+                f"{path}: dilates {scope} by {dilation}, the model by {now}, so their labels "
+                "differ; state the file's output_stride in options"
+            ]
+    return []
 
 
 def _with_classes(

@@ -69,6 +69,11 @@ def encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def no_bytes() -> bytes:
+    """``bytes()``, by which those protocols write none."""
+    return b""
+
+
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if not isinstance(dtype, DType):
         raise ValueError("a NumPy array without a type")
@@ -91,6 +96,7 @@ _SCALARS = (
 
 NAMES: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): encode,
+    ("__builtin__", "bytes"): no_bytes,
     ("numpy", "dtype"): DType,
     ("numpy", "ndarray"): Array,
     # Named as a type, which a list of settings may hold; nothing can be called by it.

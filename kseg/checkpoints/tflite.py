@@ -42,12 +42,8 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
         KsegError: no TensorFlow Lite file, two convolutions of one scope, or weights of a
             type that is not known here.
     """
-    content = path.read_bytes()
-    if content[4:8] != b"TFL3":
-        raise KsegError("not a readable checkpoint (no TensorFlow Lite file); fetch it again")
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    model, codes = _load(path)
     graph = model.subgraphs[0]
-    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
 
     def is_constant(index: int) -> bool:
         return index >= 0 and model.buffers[graph.tensors[index].buffer].data is not None
@@ -93,6 +89,32 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise KsegError("it holds no weights; name a file with a network in it")
     return tensors
+
+
+def dilations(path: Path) -> dict[str, int]:
+    """Dilation by scope of the file's convolutions of more than one tap.
+
+    Empty where an old converter wrote dilations as operators of their own.
+    """
+    model, codes = _load(path)
+    graph = model.subgraphs[0]
+    if schema.BuiltinOperator.SPACE_TO_BATCH_ND in codes:
+        return {}
+    return {
+        _scope(kernel.name.decode()): operator.builtinOptions.dilationHFactor
+        for operator in graph.operators
+        if codes[operator.opcodeIndex] in (_CONV, _DEPTHWISE)
+        and np.prod((kernel := graph.tensors[operator.inputs[1]]).shape[1:3]) > 1
+    }
+
+
+def _load(path: Path) -> tuple[schema.ModelT, list[int]]:
+    """The file and the operators that its codes stand for."""
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise KsegError("not a readable checkpoint (no TensorFlow Lite file); fetch it again")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    return model, [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
 
 
 def _scope(name: str) -> str:
