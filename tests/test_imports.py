@@ -39,6 +39,7 @@ ORDER = (
     ("importing",),
     ("predictor",),
     ("evaluation",),
+    ("demo_report",),
     ("training", "tflite"),
     ("opening",),
     ("cli",),

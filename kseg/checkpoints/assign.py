@@ -20,14 +20,15 @@ PARTS = ("all", "backbone", "all-but-classifier")
 
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
-# Weight names and the axes that take a published tensor to Keras' layout; None keeps it.
-_PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+# By weight name, a published tensor's and the axes that take it to Keras' layout; None keeps
+# it. Layers of kseg say theirs themselves (``published_tensors``, see ``kseg.layers``).
+_Tensors = dict[str, tuple[str, tuple[int, ...] | None]]
+
+_PYTORCH: dict[str, _Tensors] = {
     "Conv2D": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
-    "GroupedPointwiseConv": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
     "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "PReLU": {"alpha": ("weight", None)},
-    "SharedPReLU": {"alpha": ("weight", None)},
     "BatchNormalization": {
         name: (published, None)
         for name, published in zip(
@@ -35,7 +36,7 @@ _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
         )
     },
 }
-_TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+_TF_SLIM: dict[str, _Tensors] = {
     "Conv2D": {"kernel": ("weights", None), "bias": ("biases", None)},
     "DepthwiseConv2D": {"kernel": ("depthwise_weights", None), "bias": ("biases", None)},
     "SeparableConv2D": {
@@ -92,12 +93,18 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[-1:]
 
 
+def _published_tensors(layer: keras.Layer, layout: str) -> _Tensors:
+    """The published tensors of a layer's weights, by weight name."""
+    own = getattr(layer, "published_tensors", None)
+    return own[layout] if own else _LAYOUTS[layout][0][type(layer).__name__]
+
+
 def _entries(model: keras.Model, variant: Variant) -> dict[str, _Entry]:
-    table, separator = _LAYOUTS[variant.tensors]
+    separator = _LAYOUTS[variant.tensors][1]
     entries = {}
     for layer in model.layers:
         for variable in layer.weights:
-            suffix, axes = table[type(layer).__name__][variable.name]
+            suffix, axes = _published_tensors(layer, variant.tensors)[variable.name]
             name = f"{layer.name.replace('.', separator)}{separator}{suffix}"
             entries[name] = _Entry(layer.name, variable, axes)
     return entries

@@ -250,7 +250,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "folder": _Layout(
         classes=None, size=None, images="images/{}".format, labels="labels/{}".format
     ),
-    # kseg.data.streets draws these.
+    # kseg.streets draws these.
     "streets": dataclasses.replace(_CITYSCAPES, size=None, environment=""),
     "voc": _Layout(
         classes=VOC,

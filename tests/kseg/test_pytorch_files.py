@@ -139,6 +139,144 @@ def test_refuses_views_beyond_the_storage(tmp_path, fake_torch):
         checkpoints.read(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize(("offset", "strides"), [(-1, (1,)), (3, (-1,))])
+def test_refuses_views_before_the_storage(offset, strides, tmp_path, fake_torch):
+    storage = _Storage("0", np.arange(4, dtype="float32"))
+    write_zip(tmp_path / "x.pth", {"v": _Tensor(storage, offset, (2,), strides)}, [storage])
+    with pytest.raises(kseg.KsegError, match="a tensor has a negative extent"):
+        checkpoints.read(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+def test_reads_views_of_one_storage_in_containers(write, tmp_path, fake_torch):
+    """Each an array of its own, which may be written to."""
+    storage = _Storage("0", np.arange(6, dtype="float32"))
+    first, second = (_Tensor(storage, offset, (3,), (1,)) for offset in (0, 3))
+    write(tmp_path / "x.pth", {"a": (first, [second, second]), "b": "text"}, [storage])
+    got = checkpoints.read(tmp_path / "x.pth")
+    assert list(got) == ["a.0", "a.1.0", "a.1.1"]
+    got["a.1.0"] += 10
+    for name, want in (("a.0", [0, 1, 2]), ("a.1.0", [13, 14, 15]), ("a.1.1", [3, 4, 5])):
+        np.testing.assert_array_equal(got[name], want)
+
+
+def test_reads_tensors_of_no_values(tmp_path, fake_torch):
+    storage = _Storage("0", np.zeros(0, "float32"))
+    write_zip(tmp_path / "x.pth", {"v": _Tensor(storage, 0, (3, 0), (1, 1))}, [storage])
+    assert checkpoints.read(tmp_path / "x.pth")["v"].shape == (3, 0)
+
+
+def test_reads_a_sequence_at_the_top(tmp_path, fake_torch):
+    storage = _Storage("0", np.arange(2, dtype="float32"))
+    write_zip(tmp_path / "x.pth", [3, _Tensor(storage, 0, (2,), (1,))], [storage])
+    assert list(checkpoints.read(tmp_path / "x.pth")) == ["1"]
+
+
+def write_archive(path: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+@pytest.fixture
+def zipped(fake_torch) -> dict[str, bytes]:
+    """The files of an archive with one tensor, 0 1 2 3."""
+    storage = _Storage("0", np.arange(4, dtype="float32"))
+    value = {"weight": _Tensor(storage, 0, (4,), (1,))}
+    return {"x/data.pkl": dump(value), "x/data/0": storage.array.tobytes()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x/byteorder": b"little"},
+        # Other pickles beside it; strings as Python 2 writes them; a tensor's older name.
+        {"x/extradata.pkl": b"other"},
+        {"x/data.pkl": (b"X\x06\x00\x00\x00weight", b"U\x06weight")},
+        {"x/data.pkl": (b"_rebuild_tensor_v2", b"_rebuild_tensor")},
+    ],
+)
+def test_reads_archives_as_others_write_them(files, zipped, tmp_path):
+    for name, content in files.items():
+        if isinstance(content, tuple):
+            assert content[0] in zipped[name]
+            content = zipped[name].replace(*content)
+        zipped[name] = content
+    write_archive(tmp_path / "y.pth", zipped)
+    np.testing.assert_array_equal(checkpoints.read(tmp_path / "y.pth")["weight"], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"x/byteorder": b"big"}, "written on a big-endian machine"),
+        ({"y/data.pkl": b"other"}, "no data.pkl inside"),
+        ({"x/data/0": bytes(8)}, "storage 0 has 2 of 4 elements"),
+        # Allowed names, but of another module.
+        ({"x/data.pkl": b"\x80\x02cevil\nSize\n(tR."}, "refused to load evil.Size"),
+        ({"x/data.pkl": b"\x80\x02ctorch._utils\nSize\n."}, "refused to load torch._utils.Size"),
+        ({"x/data.pkl": dump({"epoch": 3})}, "it holds no tensors"),
+    ],
+)
+def test_refuses_archives(files, message, zipped, tmp_path):
+    write_archive(tmp_path / "x.pth", zipped | files)
+    with pytest.raises(kseg.KsegError, match=message):
+        checkpoints.read(tmp_path / "x.pth")
+
+
+def test_refuses_other_persistent_objects(tmp_path, fake_torch, monkeypatch):
+    storage = _Storage("0", np.arange(4, dtype="float32"))
+    value = {"v": _Tensor(storage, 0, (4,), (1,))}
+    pid = _Pickler.persistent_id
+    for kind in ("module", "storage"):
+        dtype = _FloatStorage if kind == "module" else "FloatStorage"
+
+        def other(self, obj, kind=kind, dtype=dtype):
+            found = pid(self, obj)
+            return found and (kind, dtype, *found[2:])
+
+        monkeypatch.setattr(_Pickler, "persistent_id", other)
+        write_zip(tmp_path / "x.pth", value, [storage])
+        with pytest.raises(kseg.KsegError, match=f"an unknown persistent object '{kind}'"):
+            checkpoints.read(tmp_path / "x.pth")
+
+
+def test_refuses_tensors_without_a_storage(tmp_path, fake_torch):
+    write_zip(tmp_path / "x.pth", {"v": _Tensor(5, 0, (4,), (1,))}, [])
+    with pytest.raises(kseg.KsegError, match="a tensor without a storage"):
+        checkpoints.read(tmp_path / "x.pth")
+
+
+MAGIC = 0x1950A86A20F9469CFC6C
+
+
+@pytest.mark.parametrize(
+    ("magic", "protocol", "system", "count", "cut", "message"),
+    [
+        (MAGIC, 1001, {"little_endian": True}, 4, 0, None),
+        (MAGIC, 1001, {}, 4, 0, None),
+        (MAGIC + 1, 1001, {}, 4, 0, "no PyTorch file"),
+        (MAGIC, 1002, {}, 4, 0, "no PyTorch file"),
+        (MAGIC, 1001, {"little_endian": False}, 4, 0, "written on a big-endian machine"),
+        (MAGIC, 1001, {}, 3, 4, "storage 0 is cut short"),
+        (MAGIC, 1001, {}, 4, 4, "storage 0 is cut short"),
+    ],
+)
+def test_legacy_files(magic, protocol, system, count, cut, message, tmp_path, fake_torch):
+    """As PyTorch wrote them before 1.6: numbers, facts, the pickle, then the storages."""
+    storage = _Storage("0", np.arange(4, dtype="float32"))
+    # The view ends before what is cut off.
+    value = {"v": _Tensor(storage, 0, (2,), (1,))}
+    content = b"".join(map(dump, (magic, protocol, system, value, ["0"])))
+    content += struct.pack("<q", count) + storage.array.tobytes()
+    (tmp_path / "x.pth").write_bytes(content[: len(content) - cut])
+    if message is None:
+        np.testing.assert_array_equal(checkpoints.read(tmp_path / "x.pth")["v"], [0, 1])
+        return
+    with pytest.raises(kseg.KsegError, match=message):
+        checkpoints.read(tmp_path / "x.pth")
+
+
 class _RunsCode:
     def __reduce__(self):
         return os.system, ("touch ran",)
@@ -154,13 +292,27 @@ def test_refuses_code(write, tmp_path, monkeypatch, fake_torch):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int64", "bool"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *("float32", "float64", "float16", "bfloat16", "bool"),
+        *("int64", "int32", "int16", "int8", "uint8"),
+    ],
+)
 def test_equals_torch(dtype, legacy, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed; .ci/run installs it")
-    tensor = torch.randn(3, 4, 5).to(getattr(torch, dtype))
-    value = {"module": {"x": tensor.permute(2, 0, 1)[1:], "y": torch.nn.Parameter(tensor.float())}}
+    tensor = 200 * torch.randn(3, 4, 5)
+    if not getattr(torch, dtype).is_floating_point:
+        # Of both signs; in 8 bits it wraps around.
+        tensor = tensor.to(torch.int64)
+    tensor = tensor.to(getattr(torch, dtype))
+    value = {
+        "module": {"x": tensor.permute(2, 0, 1)[1:], "y": torch.nn.Parameter(tensor.float())},
+        "shape": tensor.shape,
+    }
     torch.save(value, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
     got = checkpoints.read(tmp_path / "x.pth")
+    assert got.keys() == {"module.x", "module.y"}
     for name, want in value["module"].items():
         want = want.detach()
         want = want.float() if dtype == "bfloat16" else want
