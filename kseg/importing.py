@@ -20,7 +20,7 @@ from kseg.card import (
 from kseg.checkpoints.tflite import dilations
 from kseg.data.classes import ClassTable, read_classes
 from kseg.errors import KsegError
-from kseg.loading import create_model
+from kseg.loading import ENCODER_ALONE, create_model
 from kseg.model import SegmentationModel
 
 # Networks are trained on these whatever their data set.
@@ -75,6 +75,8 @@ def import_checkpoint(
     model.card = card
     unsaid = []
     variant = zoo.find_variant(name)
+    if card.weights.endswith(ENCODER_ALONE):
+        unsaid.append(f"{checkpoint}: has the encoder alone; train the model before you use it")
     has = f"{checkpoint}: has {card.num_classes} channels, {name}'s published weights have "
     if card.class_names is None:
         unsaid.append(

@@ -15,6 +15,9 @@ from kseg.errors import KsegError, first_line
 from kseg.files import make_folder, whole, write_json
 from kseg.model import SegmentationModel, check_backend
 
+# Behind the file's name in the card, where the head has random weights.
+ENCODER_ALONE = ", encoder alone"
+
 
 def create_model(
     name: str,
@@ -99,7 +102,7 @@ def _with_encoder_weights(
             f"{path}: not weights of keras.applications.{application} without its top "
             f"({first_line(error)})"
         ) from error
-    model.card = model.card.replace(weights=f"{path.name}, encoder alone")
+    model.card = model.card.replace(weights=f"{path.name}{ENCODER_ALONE}")
     return model
 
 
