@@ -25,7 +25,7 @@ _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if n
 # What stands behind the scope in a kernel's name: its own, the operator's, and what tools
 # for graphs add to them.
 _BEHIND_THE_SCOPE = re.compile(
-    r"/(read|(depthwise_)?weights\w*|Conv2D\w*|BatchNorm\w*|batch_norm\w*|FusedBatchNorm\w*|FakeQuant\w*"
+    r"/(read|(depthwise_)?weights\w*|Conv2D\w*|(Fused)?BatchNorm\w*|batch_norm\w*|FakeQuant\w*"
     r"|mul_fold|depthwise(?<=/depthwise/depthwise))$"
 )
 
