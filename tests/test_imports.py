@@ -37,6 +37,7 @@ ORDER = (
     ("zoo",),
     ("checkpoints",),
     ("loading",),
+    ("importing",),
     ("predictor",),
     ("evaluation",),
     ("demo_report",),
