@@ -107,18 +107,19 @@ def read_classes(path: Path) -> ClassTable:
 
 def _rows(path: Path) -> list[_Row]:
     lines = re.split("\r\n|\n|\r", _text(path).rstrip())
-    first = [field.lower() for field in _fields(lines[0])]
     columns = None
-    if first[0] in _COLUMNS and len(lines) > 1:
+    header = [_COLUMNS.get(field.lower()) for field in _fields(lines[0])]
+    known = [column for column in header if column]
+    if len(lines) > 1 and (header == ["name"] or len(known) > 1):
         where = f"{path}, line 1"
-        columns = [_COLUMNS.get(field) for field in first]
-        if None in columns or "name" not in columns or len(set(columns)) < len(columns):
+        if len(header) == 1:
+            raise KsegError(f"{where}: {lines[0]!r} looks like a header; remove it")
+        if known != header or "name" not in known or len(set(known)) < len(known):
             raise KsegError(
                 f"{where}: {lines[0]!r} is no header that kseg knows; it may have the columns "
                 "id, name, r, g, b and color, once each"
             )
-        if len(columns) == 1:
-            raise KsegError(f"{where}: {lines[0]!r} looks like a header; remove it")
+        columns = known
     elif lines[0].startswith("# label:"):
         columns = []  # of CVAT, whose lines have a form of their own
     numbers = range(2 if columns is not None else 1, len(lines) + 1)
@@ -212,8 +213,8 @@ def _values(where: str, line: str, fields: list[str]) -> dict[str, str]:
 def _fields(line: str) -> list[str]:
     """What stands between tabs, semicolons or commas, quoted or not."""
     mark = next((mark for mark in "\t;," if mark in line), ",")
-    fields = next(csv.reader([line.strip()], delimiter=mark, skipinitialspace=True), [""])
-    return [field.strip() for field in fields]
+    fields = next(csv.reader([line.strip()], delimiter=mark, skipinitialspace=True), [])
+    return [field.strip() for field in fields] or [""]
 
 
 def _color(where: str, values: dict[str, str]) -> Color | None:

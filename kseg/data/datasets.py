@@ -215,14 +215,12 @@ _NOTES = (".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml")
 
 
 def _warn_of_unused(place: str, pairs: Pairs) -> None:
-    tell = functools.partial(warn_once, place)
+    tell = functools.partial(warn_once, place, more="; `kseg check-data` lists them")
     unused = [path for path in pairs.unused_images if path.suffix.lower() not in _NOTES]
-    more = "; `kseg check-data` lists them"
     if unused:
-        tell("unused", unused[0], f"is not used, as {len(unused)} files of the images{more}")
+        tell("unused", unused[0], f"is not used ({len(unused)} such files)")
     if pairs.samples and pairs.imageless:
-        count = len(pairs.imageless)
-        tell("imageless", pairs.imageless[0], f"has no image, as {count} labels{more}")
+        tell("imageless", pairs.imageless[0], f"has no image ({len(pairs.imageless)} such labels)")
 
 
 def _common_size(samples: Sequence[Sample]) -> tuple[int, int] | None:

@@ -237,19 +237,18 @@ class _Folder:
         self.hidden = 0
         self.left = sorted(self._walk(folder, ())) if folder.is_dir() else []
 
-    def _walk(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-        """Files below a folder, and links to a folder that it is in, which are not followed."""
+    def _walk(self, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        """Files below a folder, and links that would lead round, which are not followed."""
         try:
-            status = folder.stat()
+            above = (*above, folder.resolve())
             entries = list(os.scandir(folder))
         except OSError as error:
             raise KsegError(f"{folder}: cannot be listed ({error.strerror})") from error
-        above = (*above, (status.st_dev, status.st_ino))
         for entry in entries:
             path = folder / entry.name
             if entry.name.startswith(".") or entry.name in _SYSTEM_NAMES:
                 self.hidden += 1
-            elif not entry.is_dir() or (entry.is_symlink() and _identity(path) in above):
+            elif not entry.is_dir() or (entry.is_symlink() and _is_loop(path, above)):
                 yield path
             else:
                 yield from self._walk(path, above)
@@ -280,9 +279,10 @@ class _Folder:
         return found
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def _is_loop(link: Path, above: tuple[Path, ...]) -> bool:
+    """Whether a link leads to a folder that one of those above it is, or is in."""
+    target = link.resolve()
+    return any(folder.is_relative_to(target) for folder in above)
 
 
 def _read_listing(

@@ -48,13 +48,15 @@ _warned: set[tuple[str, str]] = set()
 _warned_lock = threading.Lock()
 
 
-def warn_once(place: str, kind: str, path: Path, text: str) -> None:
+def warn_once(
+    place: str, kind: str, path: Path, text: str, more: str = " (said of the first such file only)"
+) -> None:
     """A KsegWarning, but one alone of each kind and place (a data set, a folder) in a process."""
     with _warned_lock:
         if (place, kind) in _warned:
             return
         _warned.add((place, kind))
-    warnings.warn(f"{path}: {text} (said of the first such file only)", KsegWarning, stacklevel=3)
+    warnings.warn(f"{path}: {text}{more}", KsegWarning, stacklevel=3)
 
 
 def read_image(path: str | Path, tell: Tell | None = None) -> np.ndarray:
@@ -89,13 +91,11 @@ def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
         # Not MPO: a camera's JPEG with a preview or a gain map behind it.
         if image.format in ("GIF", "PNG", "TIFF", "WEBP") and getattr(image, "is_animated", False):
             tell("frames", path, "holds several pictures; the first alone is read")
+        pixels = image if image.mode == "RGB" else image.convert("RGB")
+        if image.format == "TIFF":
+            # Pillow turned it while it loaded, and forgot how.
+            return np.asarray(pixels), orientation_of(path)[0]
         orientation = image.getexif().get(_ORIENTATION, 1)
-        try:
-            pixels = image if image.mode == "RGB" else image.convert("RGB")
-        except ValueError as error:
-            raise KsegError(
-                f"{path}: is an image of mode {image.mode} ({error}); save it as RGB"
-            ) from error
         if orientation not in _TURNS:
             return np.asarray(pixels), 1
         return np.asarray(pixels.transpose(_TURNS[orientation])), orientation
@@ -123,9 +123,9 @@ def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
         else:
             orientation = image.getexif().get(_ORIENTATION, 1)
         size = image.height, image.width
-    if orientation not in _TURNS:
-        return 1, size
-    return orientation, size[::-1] if orientation >= 5 else size
+        # A TIFF's size is the upright one from the beginning.
+        sideways = orientation in _TURNS and orientation >= 5 and image.format != "TIFF"
+    return orientation if orientation in _TURNS else 1, size[::-1] if sideways else size
 
 
 def read_label(path: Path, classes: ClassTable, tell: Tell | None = None) -> np.ndarray:
@@ -175,17 +175,21 @@ def read_train_ids(
     if not unknown.any():
         return label, ""
     bad = sorted(set(ids[unknown].tolist()))
-    return label, f"ids {bad} that the data set does not know; correct them or map them to 255"
+    text = f"ids {bad} that the data set does not know; correct them or map them to 255"
+    if bad == [classes.num_classes] and classes.file_ids == tuple(range(classes.num_classes)):
+        text += "; if ids start at 1, make `ignore` the first line of classes.txt"
+    return label, text
 
 
 def _stored(path: Path) -> tuple[Image.Image, int]:
     """A label file, and by how much Pillow multiplied its ids."""
     content = _content(path)
     image = _opened(path, content, load=False)
-    if image.format not in _EXACT_FORMATS or _is_lossy_webp(content):
+    lossy_webp = _is_lossy_webp(content)
+    if lossy_webp or image.format not in _EXACT_FORMATS:
         raise KsegError(
-            f"{path}: holds {image.format}, which is lossy and changes ids; make the label again "
-            "from its source and save it as PNG"
+            f"{path}: holds {'lossy ' * lossy_webp}{image.format}; labels are PNG, BMP, GIF, TIFF "
+            "or lossless WebP, since loss changes ids; make it again from its source as PNG"
         )
     bits, grey = 8, False
     if image.format == "PNG":  # Portable Network Graphics, Section 11.2.1: IHDR
