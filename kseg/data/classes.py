@@ -99,7 +99,7 @@ def never_occurring(classes: ClassTable, pixels: np.ndarray, ignored: int = 0) -
     if not absent:
         return None
     what = f"{len(absent)} of {classes.num_classes} classes never occur: {', '.join(absent)}"
-    if classes in (CAMVID, CITYSCAPES, VOC):
+    if classes in PUBLISHED:
         return what
     if ignored and len(absent) == classes.num_classes - 1:
         return f"{what}; 255 is ignored, so save masks of 0 and 255 with the ids 0 and 1"
@@ -224,3 +224,6 @@ VOC = _table(
     void_ids=(IGNORE,),
     void_colors=((224, 224, 192),),
 )
+
+PUBLISHED = (CAMVID, CITYSCAPES, VOC)
+"""Tables whose ids and colours are known, as those of a user's classes.txt are not."""

@@ -70,6 +70,12 @@ def test_classes_that_never_occur(own):
     assert check_data("folder", root, "train").warnings == ["2 of 4 classes never occur: b, d"]
 
 
+def test_published_classes_may_be_missing(tiny_camvid):
+    report = check_data("camvid", tiny_camvid, "train")
+    assert (report.problems, report.warnings) == ([], [])
+    assert report.notes[0].startswith("9 of 11 classes never occur: building, pole, pavement")
+
+
 def test_ids_from_one(own):
     root = own("a\nb\n", [[[0, 1, 2]]])
     (problem,) = check_data("folder", root, "train").problems
