@@ -26,13 +26,13 @@ from PIL import Image
 
 from kseg import shipped
 from kseg.data import open_dataset
-from kseg.data.streets import draw_scene
 from kseg.environment import environment
-from kseg.evaluation import evaluate
+from kseg.evaluation import Scores, evaluate
 from kseg.files import whole
 from kseg.loading import load, ship
 from kseg.predictor import KerasPredictor
 from kseg.report import rendered, training_curve
+from kseg.streets import draw_scene
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results/camvid.csv"
@@ -50,17 +50,17 @@ def ship_run(run: Path, folder: Path) -> None:
     splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
     model = load(run / ("checkpoints/best.keras" if held_out else "model.keras"))
-    score = None
+    scores = None
     if held_out:
-        score = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
+        scores = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
     path = ship(
         model,
         "camvid-train" if held_out else "camvid",
         {
             "trained_on": f"camvid {'+'.join(sorted(splits))}",
-            "scored_on": "camvid val" if score else None,
-            "mean_iou": score and score["mean_iou"],
-            "class_iou": score and score["class_iou"],
+            "scored_on": "camvid val" if scores else None,
+            "mean_iou": scores and scores.mean_iou,
+            "class_iou": scores and scores.class_iou,
             "state": "best on val of those scored" if held_out else "last",
             "recipe": configs,
             "versions": records[-1]["versions"],
@@ -71,12 +71,12 @@ def ship_run(run: Path, folder: Path) -> None:
         },
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-    if score:
-        write_row(model.card.name, score)
+    if scores:
+        write_row(model.card.name, scores)
         figure = training_curve(history(stages(run)))
         with whole(ROOT / "docs/camvid.png") as temporary:
             rendered(figure).save(temporary)
-        print(f"{100 * score['mean_iou']:.2f} % on val")
+        print(f"{100 * scores.mean_iou:.2f} % on val")
 
 
 def draw_sample() -> None:
@@ -118,10 +118,10 @@ def command(arguments: list[str], stage: int) -> str:
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
 
 
-def write_row(name: str, score: dict) -> None:
+def write_row(name: str, scores: Scores) -> None:
     """A row by model: mean IoU and IoU by class on val."""
-    classes = {key: f"{value:.4f}" for key, value in score["class_iou"].items()}
-    row = {"model": name, "mean_iou": f"{score['mean_iou']:.4f}", **classes}
+    classes = {key: f"{value:.4f}" for key, value in scores.class_iou.items()}
+    row = {"model": name, "mean_iou": f"{scores.mean_iou:.4f}", **classes}
     table.replace(TABLE, list(row), [row], environment())
 
 

@@ -36,16 +36,16 @@ from table import RESULTS
 
 import kseg
 from kseg.data import CITYSCAPES, DataSet, open_dataset
-from kseg.data.streets import write_streets
 from kseg.environment import environment
 from kseg.evaluation import LabelMaps, evaluate
+from kseg.streets import write_streets
 
 COLUMNS = ("what", "value", "unit", "spread", "images", "size", "repeats", "command")
 
 _PEAK = """
 import sys
 from kseg.cli import main
-from kseg.tflite.benchmark_worker import peak_memory
+from kseg.tflite.timing_worker import peak_memory
 
 code = main(sys.argv[1:])
 print(peak_memory())
@@ -77,8 +77,8 @@ def write_maps(data: DataSet, folder: Path) -> None:
         ids, wrong = (
             x.repeat(4, 0).repeat(4, 1)[: coarse.shape[0], : coarse.shape[1]] for x in (ids, wrong)
         )
-        answer = np.where(wrong, ids, coarse).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(answer).save(folder / f"{sample.name}_pred_labelIds.png")
+        prediction = np.where(wrong, ids, coarse).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(prediction).save(folder / f"{sample.name}_pred_labelIds.png")
 
 
 def official(data: DataSet, folder: Path) -> float:
@@ -125,7 +125,7 @@ def measure(
     write_streets(root, count, size=size)
     data = open_dataset("streets", root, "train")
     write_maps(data, maps)
-    want, got = official(data, maps), evaluate(LabelMaps(maps), data)["mean_iou"]
+    want, got = official(data, maps), evaluate(LabelMaps(maps), data).mean_iou
     if abs(want - got) > 1e-9:
         raise kseg.KsegError(f"{maps}: cityscapesScripts' mean IoU is {want}, kseg's {got}")
     threads = sorted({1, os.cpu_count() or 1})
@@ -150,8 +150,8 @@ def measure(
             ratio = f"ratio_{name.removeprefix('kseg_')}"
             rows.append(_row(ratio, seconds["official"] / seconds[name], "times", command, common))
     kseg.create_model("cgnet_m3n21").save(model)
-    way = ("--dataset", "streets", "--data-dir", root, "--split", "val")
-    peak = np.array([peak_of("evaluate", model, *way) / 2**30])
+    split = ("--dataset", "streets", "--data-dir", root, "--split", "val")
+    peak = np.array([peak_of("evaluate", model, *split) / 2**30])
     common |= {"images": len(open_dataset("streets", root, "val")), "repeats": 1}
     command = f"kseg evaluate {model.name} {on_streets} val"
     return [*rows, _row("peak_memory", peak, "GiB", command, common)]

@@ -36,8 +36,8 @@ from table import RESULTS
 
 import kseg.training
 from kseg.data import IGNORE, DataSet, open_dataset
-from kseg.data.streets import write_streets
 from kseg.environment import environment
+from kseg.streets import write_streets
 from kseg.training.records import prepare
 
 TABLE = RESULTS / "input.csv"

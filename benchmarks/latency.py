@@ -28,9 +28,9 @@ from table import RESULTS
 
 import kseg
 from kseg.cost import multiply_adds
-from kseg.data.streets import draw_scene
-from kseg.tflite.benchmark import Timing, benchmark
-from kseg.tflite.convert import OUTPUTS, PRECISIONS, convert_each
+from kseg.streets import draw_scene
+from kseg.tflite import Timing, benchmark, convert_each
+from kseg.tflite.options import OUTPUTS, PRECISIONS
 from matrix import MOST, digest, with_random_weights
 
 SIZE, THREADS = (512, 1024), 2

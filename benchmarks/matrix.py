@@ -57,12 +57,13 @@ from table import RESULTS
 import kseg
 import kseg.tflite
 from kseg.cost import multiply_adds
-from kseg.data.streets import draw_scene
 from kseg.environment import environment
-from kseg.tflite.convert import PRECISIONS, convert_each
+from kseg.streets import draw_scene
+from kseg.tflite import convert_each
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.gpu import Agreement, NoAccelerator, compare
 from kseg.tflite.gpu_worker import REFUSED
+from kseg.tflite.options import PRECISIONS
 from kseg.zoo import VARIANTS
 
 # Small, since a software GPU is slow; odd, since borders are where runtimes differ. LiteRT

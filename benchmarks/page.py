@@ -16,7 +16,7 @@ from pathlib import Path
 import table
 from table import RESULTS
 
-from kseg.cli.demo import table_text
+from kseg.demo_report import table_text
 from kseg.files import whole
 from kseg.zoo import list_models, published_cells
 

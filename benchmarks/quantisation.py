@@ -88,11 +88,11 @@ def measure(
         if kseg([given.get(word, word) for word in shlex.split(command)]):
             raise RuntimeError(f"{name}, {file}: kseg {command} failed")
     content = (folder / "x.tflite").read_bytes()
-    score = evaluate(TFLitePredictor(folder / "x.tflite"), open_dataset("camvid", camvid, "val"))
+    scores = evaluate(TFLitePredictor(folder / "x.tflite"), open_dataset("camvid", camvid, "val"))
     return {
         "model": name,
         "file": file,
-        "mean_iou": f"{100 * score['mean_iou']:.2f}",
+        "mean_iou": f"{100 * scores.mean_iou:.2f}",
         "bytes": len(content),
         "packed": len(zlib.compress(content)),
         "command": " && ".join(f"kseg {command}" for command in commands),

@@ -35,8 +35,7 @@ from table import RESULTS
 from worker import Worker, serve
 
 import kseg
-from kseg.tflite.benchmark import benchmark
-from kseg.tflite.convert import convert
+from kseg.tflite import benchmark, convert
 from kseg.zoo import build
 
 MODELS = ("cgnet_m3n21", "liteseg_mobilenet_v2", "deeplab_v3_plus_mobilenet_v2")

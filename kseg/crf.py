@@ -24,13 +24,14 @@ class DenseCRF:
     """Refines logits along the edges of the image.
 
     The defaults lie in the ranges that DeepLab v2 searched (arXiv:1606.00915, Section
-    4.1); weights and widths of a model are to be found on some images of its own.
+    4.1). The best values differ by model: search them on some images with labels.
 
     Attributes:
         appearance_weight, appearance_xy, appearance_rgb: of the kernel over place and
-            colour: weight, and standard deviations in pixels and in 0..255.
-        smoothness_weight, smoothness_xy: of the kernel over place alone.
-        iterations: of the mean field.
+            colour: its weight, and its standard deviations in pixels and in 0..255.
+        smoothness_weight, smoothness_xy: of the kernel over place alone: its weight, and
+            its standard deviation in pixels.
+        iterations: of the mean field; 0 is the softmax of the logits.
     """
 
     appearance_weight: float = 4.0
@@ -41,11 +42,11 @@ class DenseCRF:
     iterations: int = 10
 
     def __call__(self, image: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Log-probabilities (H, W, C), float32.
+        """Refined log-probabilities (H, W, C), float32.
 
         Args:
             image: (H, W, 3) RGB 0..255.
-            logits: (H, W, C).
+            logits: (H, W, C) float.
 
         Raises:
             KsegError: SciPy is not installed, or the sizes differ.
@@ -78,14 +79,15 @@ def mean_field(
     result = _log_softmax(unary)
     for _ in range(iterations):
         probabilities = np.exp(result)
-        # The Potts model punishes other labels; up to a constant that is a reward for one's own.
+        # The Potts model adds a cost to every other label. Up to a constant that is the same
+        # as a reward for the label itself.
         reward = sum(weight * apply(probabilities) for weight, apply in filters)
         result = _log_softmax(unary + reward)
     return result.reshape(logits.shape).astype(np.float32)
 
 
 def normalized(apply: Filter) -> Filter:
-    """The filter with its kernel divided by the square roots of both ends' sums."""
+    """The filter with its kernel divided by the square roots of its sums at both places."""
 
     @functools.cache
     def scale(count: int) -> np.ndarray:
@@ -95,11 +97,14 @@ def normalized(apply: Filter) -> Filter:
 
 
 def lattice_filter(features: np.ndarray) -> Filter:
-    """Gaussian filter of values (n, C) at places ``features`` (n, d) of unit deviation.
+    """Gaussian filter of values (n, C) at places ``features`` (n, d), of standard deviation 1.
 
     Splatting, blurring along the lattice's d + 1 directions and slicing are sparse
-    matrices, made once. The lattice's kernel is close to ``exp(-|x - y|**2 / 2)`` up to a
-    factor, which ``normalized`` takes out.
+    matrices, made once. The lattice's kernel is close to ``exp(-|x - y|**2 / 2)`` times a
+    factor, which ``normalized`` removes.
+
+    Raises:
+        KsegError: SciPy is not installed, or the places are too far apart.
     """
     try:
         from scipy import sparse
@@ -132,7 +137,7 @@ def lattice_filter(features: np.ndarray) -> Filter:
 def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (n, d + 1, d + 1) int64 of every point's simplex, and barycentric weights."""
     count, d = features.shape
-    # Onto the plane of sum 0, so that a blur of 1/2, 1, 1/2 has the unit deviation.
+    # Onto the plane of sum 0, scaled so that a blur of 1/2, 1, 1/2 has standard deviation 1.
     axes = np.arange(1, d + 1)
     scaled = features * (d + 1) * np.sqrt(2 / 3) / np.sqrt(axes * (axes + 1))
     sums = np.zeros((count, d + 1))
@@ -156,7 +161,7 @@ def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = (elevated - nearest * (d + 1)) / (d + 1)
     weights = np.zeros((count, d + 2))
     points = np.arange(count)[:, None]
-    # Every rank occurs once a point, so that no place is written twice.
+    # Every rank occurs once for a point, so no element is written twice.
     weights[points, d - rank] += share
     weights[points, d + 1 - rank] -= share
     weights[:, 0] += 1 + weights[:, d + 1]
@@ -168,13 +173,13 @@ def _simplices(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows in order, and where every row is among them."""
+    """The distinct rows, sorted, and the index among them of every row."""
     _, first, inverse = np.unique(_numbers(keys, keys), return_index=True, return_inverse=True)
     return keys[first], inverse
 
 
 def _neighbours(vertices: np.ndarray, step: np.ndarray) -> Any:
-    """Sparse (n, n), 1/2 where a vertex has another one step away."""
+    """Sparse (n, n): 1/2 where the second vertex is one step from the first."""
     from scipy import sparse
 
     places = _numbers(vertices, vertices)
@@ -186,9 +191,10 @@ def _neighbours(vertices: np.ndarray, step: np.ndarray) -> Any:
 
 
 def _numbers(keys: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """One integer a row, different for different rows within a step around ``frame``.
+    """One integer for each row, different for different rows.
 
-    The last coordinate follows from the others, since all sum up to zero.
+    That holds for rows within a step of the range of ``frame``. The last coordinate is left
+    out: it follows from the others, since their sum is zero.
     """
     low = frame[:, :-1].min(0) - frame.shape[1]
     spans = frame[:, :-1].max(0) + frame.shape[1] - low + 1

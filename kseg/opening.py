@@ -1,4 +1,4 @@
-"""Any file on any runtime as a Predictor: the one place that knows ``kseg.tflite`` too."""
+"""Any file on any runtime as a Predictor; the one module that may import ``kseg.tflite``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def open_predictor(
     threads: int | None = None,
     output_stride: int | None = None,
 ) -> Predictor:
-    """The Predictor of a model or of its file, which the suffix names.
+    """The Predictor of a model, or of a file by its suffix.
 
     Args:
         file: a model, a ``.keras``, ``.tflite`` or ``.onnx`` file, or shipped WEIGHTS:MODEL.
-        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files. None is
-            "cpu", which for Keras means whatever its backend runs on.
-        threads: of the CPU, for .tflite and .onnx; None takes all cores.
-        output_stride: of a Keras model, other than it was trained at.
+        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, for .tflite files. None
+            is "cpu", which for Keras means whatever its backend runs on.
+        threads: of the CPU, for .tflite and .onnx files; None takes all cores.
+        output_stride: of a Keras model, where it is not the one it was trained at.
 
     Raises:
         KsegError: a missing, damaged or foreign file, or an option that it does not take.
@@ -65,13 +65,17 @@ def open_predictor(
 def open_source(
     file: str | Path, *, runtime: str | None = None, output_stride: int | None = None
 ) -> Predictor | LabelMaps:
-    """As ``open_predictor``; a folder is one of label maps.
+    """What ``kseg.evaluation.evaluate`` scores: a Predictor, or a folder of label maps.
+
+    Args:
+        file: of ``open_predictor``, or a folder.
+        runtime, output_stride: of ``open_predictor``; a folder takes neither.
 
     Raises:
-        KsegError: as of ``open_predictor``, or an option that a folder does not take.
+        KsegError: as ``open_predictor``, or an option that a folder does not take.
     """
     if not Path(file).is_dir():
         return open_predictor(file, runtime=runtime, output_stride=output_stride)
     if runtime not in (None, "cpu") or output_stride is not None:
         raise KsegError(f"{file}: is a folder of label maps; leave runtime and output_stride out")
-    return LabelMaps(file)
+    return LabelMaps(Path(file))

@@ -12,15 +12,16 @@ Color = tuple[int, int, int]
 
 
 def spread_colors(count: int) -> tuple[Color, ...]:
-    """Colours for classes that have none: hues around the circle, none twice."""
-    return tuple(
-        tuple(round(255 * v) for v in colorsys.hsv_to_rgb(i / count, 0.8, 0.9 - 0.3 * (i % 2)))
-        for i in range(count)
-    )
+    """``count`` different colours, for classes that have none: hues around the circle."""
+    colors = []
+    for i in range(count):
+        red, green, blue = colorsys.hsv_to_rgb(i / count, 0.8, 0.9 - 0.3 * (i % 2))
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colors)
 
 
 def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """(H, W) train ids to (H, W, 3) uint8; ids without a colour are black."""
+    """(H, W) uint8 train ids to (H, W, 3) uint8 RGB; ids without a colour are black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colors)] = colors
     return table[labels]
@@ -29,7 +30,14 @@ def colorize(labels: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
 def cover(
     image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], opacity: float = 0.55
 ) -> np.ndarray:
-    """(H, W, 3) uint8: the image under its label map; ids without a colour show it alone."""
+    """(H, W, 3) uint8 RGB: the label map over the image, which ids without a colour leave as it is.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 train ids.
+        colors: by train id.
+        opacity: of the colours, 0..1.
+    """
     covered = (labels < len(colors))[..., None]
     mixed = (1 - opacity) * image + opacity * colorize(labels, colors)
     return np.where(covered, mixed, image).astype(np.uint8)
@@ -38,11 +46,11 @@ def cover(
 def overlay(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
-    """The image under its label map, with a legend of the classes that occur.
+    """The label map over the image, with a legend of the classes that occur below.
 
     Args:
-        image: (H, W, 3) uint8.
-        labels: (H, W) uint8; ids without a name stay uncovered.
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 train ids; those without a name leave the image as it is.
         names, colors: by train id.
     """
     picture = Image.fromarray(cover(image, labels, colors))
@@ -51,12 +59,12 @@ def overlay(
 
 
 def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> Image.Image:
-    """(H, W, 3) uint8 pictures of one height in a row."""
+    """(H, W, 3) uint8 pictures of one height in a row, ``gap`` white pixels between them."""
     return _joined(pictures, gap, 1)
 
 
 def stacked(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Pictures of one width, the first on top."""
+    """Pictures of one width, the first on top, ``gap`` white pixels between them."""
     return _joined([np.asarray(picture) for picture in pictures], gap, 0)
 
 
@@ -71,7 +79,7 @@ def _joined(pictures: Sequence[np.ndarray], gap: int, axis: int) -> Image.Image:
 def _with_legend(
     picture: Image.Image, names: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
-    """Rows of colour and name below the picture."""
+    """The picture with rows of colours and names below it."""
     draw = ImageDraw.Draw(picture)
     line = 16
     cell = max((int(draw.textlength(name)) for name in names), default=0) + 28

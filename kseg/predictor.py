@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -24,8 +25,8 @@ class Predictor(Protocol):
 
     Attributes:
         card: of the model.
-        input_size: (H, W) that it takes, None for any.
-        runtime: what runs it, for the record.
+        input_size: (H, W) that the network takes, None for any.
+        runtime: name and version of what runs the network, which a score reports.
     """
 
     card: Card
@@ -33,10 +34,14 @@ class Predictor(Protocol):
     runtime: str
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """RGB (H, W, 3) 0..255, uint8 or float32, to the card's output.
+        """The network's output for one image, in the form that the card names.
 
-        That is float32 logits (h, w, num_classes) at the input's size or at a stride,
-        or channel numbers (h, w).
+        Args:
+            image: (H, W, 3) RGB 0..255, uint8 or float32.
+
+        Returns:
+            Float32 logits (h, w, num_classes) at the input's size or at a stride, or
+            channel numbers (h, w) of any integer type.
         """
         ...
 
@@ -45,12 +50,12 @@ class KerasPredictor:
     """A SegmentationModel or its ``.keras`` file as a Predictor.
 
     Args:
-        model: the model or its file.
-        output_stride: of the backbone's features, other than the model was trained at;
-            None for its own. The model then takes any size.
+        model: the model, its ``.keras`` file or shipped WEIGHTS:MODEL.
+        output_stride: of the backbone's features, where it is not the one that the model
+            was trained at; the model then takes any size. None is the model's own.
 
     Raises:
-        KsegError: a file that cannot be read, or a stride that the network has not.
+        KsegError: a file that cannot be read, or a stride that the network does not offer.
     """
 
     def __init__(
@@ -58,8 +63,8 @@ class KerasPredictor:
     ) -> None:
         if not isinstance(model, SegmentationModel):
             model = load(model)
-        # A model without the normalisation or with auxiliary heads is rebuilt: what is
-        # scored takes RGB and gives logits.
+        # A Predictor takes RGB and gives one output: a model without the normalisation, or
+        # with auxiliary heads, is built again.
         card = model.card.for_inference()
         if output_stride is not None:
             card = at_output_stride(card, output_stride)
@@ -72,114 +77,172 @@ class KerasPredictor:
         self._model = model
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """As ``Predictor.__call__``: float32 logits (H, W, num_classes)."""
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings:
+    """How an image becomes a label map.
+
+    Several scales or the mirrored image give the mean of the softmax, as in DeepLab
+    (arXiv:1706.05587, Section 4.1; the code's ``predict_labels_multi_scale``).
+
+    Attributes:
+        input_size: (H, W) that images are resized to for the network; None is the
+            predictor's own size, else the image's.
+        pad_to: (H, W) to pad to at the bottom and right with the mean before the
+            network; the padding is cropped from its output. None pads nothing.
+        scales: factors of the padded input, above 0, resized as the card's network resizes.
+        flip: whether the mirrored input runs as well, at every scale.
+        window: (H, W) that the network runs on at a time: windows cover the input, and
+            where they overlap the softmax is averaged. None is the whole input.
+        overlap: share of a window that the next one covers again, 0 to below 1.
+        crf: refines the logits along the image's edges, at the size of the label map.
+
+    Raises:
+        KsegError: a value out of range.
+    """
+
+    input_size: tuple[int, int] | None = None
+    pad_to: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    overlap: float = 1 / 3
+    crf: DenseCRF | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "pad_to", "scales", "window"):
+            if (value := getattr(self, name)) is not None:
+                # A frozen dataclass has no other way to set its own field.
+                object.__setattr__(self, name, tuple(value))
+        for name in ("input_size", "pad_to", "window"):
+            size = getattr(self, name)
+            if size is not None and min(size) < 1:
+                raise KsegError(f"{name} is {size} (H, W); it must be positive")
+        if not self.scales or min(self.scales) <= 0:
+            raise KsegError(f"scales are {self.scales}; at least one is needed, all above 0")
+        if not 0 <= self.overlap < 1:
+            raise KsegError(f"overlap is {self.overlap}; it must be at least 0 and below 1")
+
+    def check(self, card: Card) -> None:
+        """Raises KsegError for a setting that needs logits where the file gives classes."""
+        needs_logits = self.scales != (1.0,) or self.flip or self.window or self.crf
+        if card.output == "argmax" and needs_logits:
+            raise KsegError(
+                f"{card.name}: the file gives classes; scales, flip, window and the CRF need "
+                "logits, so convert it with output logits"
+            )
+
+    def size_for(self, predictor: Predictor) -> tuple[int, int] | None:
+        """(H, W) that images are resized to for this predictor; None for their own size.
+
+        With padding or windows these, not the image, have the size that the file takes.
+        """
+        if self.input_size or self.pad_to or self.window:
+            return self.input_size
+        return predictor.input_size
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON; the overlap is None without windows."""
+        return {
+            **dataclasses.asdict(self),
+            "overlap": self.overlap if self.window else None,
+        }
+
+
+def inference_settings(
+    settings: InferenceSettings | None, keywords: Mapping[str, Any]
+) -> InferenceSettings:
+    """The settings that a call was given, as one object or as keywords.
+
+    Raises:
+        KsegError: both are given, or a value is out of range.
+        TypeError: a keyword that is no field of ``InferenceSettings``.
+    """
+    if settings is None:
+        return InferenceSettings(**keywords)
+    if keywords:
+        raise KsegError(
+            f"settings and {', '.join(keywords)} are both given; "
+            "put all of them into the settings, or give keywords alone"
+        )
+    return settings
 
 
 def predict_labels(
     predictor: Predictor,
     image: np.ndarray,
+    settings: InferenceSettings | None = None,
     *,
     size: tuple[int, int] | None = None,
-    input_size: tuple[int, int] | None = None,
-    pad_to: tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    window: tuple[int, int] | None = None,
-    overlap: float = 1 / 3,
-    crf: DenseCRF | None = None,
+    **keywords: Any,
 ) -> np.ndarray:
     """Channel numbers (H, W) uint8 of an RGB image.
 
     The image is resized half-pixel without antialiasing to the network's input; logits
     are resized to ``size`` before the argmax, channel numbers by the nearest pixel.
-    Several scales or the mirrored image give the mean of the softmax, as in DeepLab
-    (arXiv:1706.05587, Section 4.1; the code's ``predict_labels_multi_scale``).
 
     Args:
         predictor: runs the network.
         image: (h, w, 3) uint8.
+        settings: None for the defaults.
         size: (H, W) of the result, None for the image's.
-        input_size: (H, W) for the network; None is the predictor's own, else the image's.
-        pad_to: (H, W) to pad to at the bottom and right with the mean before the
-            network; the padding is cropped from its output.
-        scales: of the padded input, resized as the card's network resizes.
-        flip: adds the mirrored input at every scale.
-        window: (H, W) that the network runs on at a time, every input covered by such
-            windows; where they overlap, the mean of the softmax.
-        overlap: share of a window that the next one covers again, 0 to below 1.
-        crf: refines the logits at ``size`` along the image's edges.
+        **keywords: fields of ``InferenceSettings``, in place of ``settings``.
 
     Raises:
         KsegError: a size that the predictor does not take, a setting out of range or for
             logits where the file gives classes, or an output of another size, with
             other channels or with logits that are not finite.
     """
+    settings = inference_settings(settings, keywords)
     card = predictor.card
-    check_way(card, scales=scales, flip=flip, window=window, overlap=overlap, crf=crf)
+    settings.check(card)
     size = size or image.shape[:2]
-    inner = input_size or network_size(predictor, pad_to, window) or image.shape[:2]
-    outer = pad_to or inner
+    inner = settings.size_for(predictor) or image.shape[:2]
+    outer = settings.pad_to or inner
     if outer[0] < inner[0] or outer[1] < inner[1]:
-        raise KsegError(f"pad-to {outer} is smaller than the image {inner} (H, W)")
-    pixels = _padded(resize_bilinear(image, inner), outer, card)
+        raise KsegError(f"pad_to {outer} is smaller than the image {inner} (H, W)")
+    pixels = _pad(resize_bilinear(image, inner), outer, card)
+    unpadded = slice(inner[0]), slice(inner[1])
     if card.output == "argmax":
-        channels = _run(predictor, pixels)[: inner[0], : inner[1]]
+        channels = _run(predictor, pixels)[unpadded]
         return resize_nearest(channels, size).astype(np.uint8)
-
-    def logits_of(view: np.ndarray) -> np.ndarray:
-        """Logits (h, w, channels) of a network input of that size."""
-        return _slide(predictor, view, window, overlap) if window else _run(predictor, view)
-
-    def logits_at_size(scale: float, mirrored: bool) -> np.ndarray:
-        view = resize_bilinear(pixels, _scaled(outer, scale, card), card.resize)
-        logits = logits_of(view[:, ::-1])[:, ::-1] if mirrored else logits_of(view)
-        # Stride logits and those of another scale first become what the whole network
-        # gives for the padded input.
-        logits = resize_bilinear(logits, outer, card.resize)[: inner[0], : inner[1]]
-        return resize_bilinear(logits, size)
-
-    views = [(scale, mirrored) for scale in scales for mirrored in (False, True)[: 1 + flip]]
-    logits = _mean_of_softmax(logits_at_size(*view) for view in views)
-    if crf:
-        logits = crf(resize_bilinear(image, size), logits)
+    views = itertools.product(settings.scales, (False, True) if settings.flip else (False,))
+    logits = _mean_of_softmax(
+        resize_bilinear(_view_logits(predictor, pixels, view, settings)[unpadded], size)
+        for view in views
+    )
+    if settings.crf:
+        logits = settings.crf(resize_bilinear(image, size), logits)
     return logits.argmax(-1).astype(np.uint8)
 
 
-def check_way(
-    card: Card,
-    *,
-    scales: Sequence[float],
-    flip: bool,
-    window: tuple[int, int] | None,
-    overlap: float,
-    crf: DenseCRF | None,
-) -> None:
-    """Raises KsegError for a setting of ``predict_labels`` that no image could do with."""
-    if not scales or min(scales) <= 0:
-        raise KsegError(f"scales are {tuple(scales)}; at least one is needed, all above 0")
-    if window and min(window) < 1:
-        raise KsegError(f"window is {window} (H, W); it must be positive")
-    if not 0 <= overlap < 1:
-        raise KsegError(f"overlap is {overlap}; it must be at least 0 and below 1")
-    if card.output == "argmax" and (tuple(scales) != (1.0,) or flip or window or crf):
-        raise KsegError(
-            f"{card.name}: the file gives classes; scales, flip, window and the CRF need "
-            "logits, so convert it with --output logits"
-        )
+def _view_logits(
+    predictor: Predictor,
+    pixels: np.ndarray,
+    view: tuple[float, bool],
+    settings: InferenceSettings,
+) -> np.ndarray:
+    """Logits (H, W, channels) of an input (H, W, 3), seen at (scale, whether mirrored)."""
+    card, size = predictor.card, pixels.shape[:2]
+    scale, mirrored = view
+    pixels = resize_bilinear(pixels, _scaled(size, scale, card), card.resize)
+    if mirrored:
+        pixels = pixels[:, ::-1]
+    if settings.window:
+        logits = _slide(predictor, pixels, settings.window, settings.overlap)
+    else:
+        logits = _run(predictor, pixels)
+    if mirrored:
+        logits = logits[:, ::-1]
+    # Logits at a stride or of another scale become what the network gives for the input.
+    return resize_bilinear(logits, size, card.resize)
 
 
-def network_size(
-    predictor: Predictor, pad_to: tuple[int, int] | None, window: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    """(H, W) that images are resized to where no size is asked for; None for their own.
-
-    With padding or windows these, not the image, have the size that the file takes.
-    """
-    return None if pad_to or window else predictor.input_size
-
-
-def _padded(pixels: np.ndarray, size: tuple[int, int], card: Card) -> np.ndarray:
-    """(H, W, 3) with the mean at the bottom and right."""
+def _pad(pixels: np.ndarray, size: tuple[int, int], card: Card) -> np.ndarray:
+    """(H, W, 3) of that size, the mean at the bottom and right of the pixels."""
     if pixels.shape[:2] == size:
         return pixels
     padded = np.empty((*size, 3), np.float32)
@@ -191,16 +254,17 @@ def _padded(pixels: np.ndarray, size: tuple[int, int], card: Card) -> np.ndarray
 def _scaled(size: tuple[int, int], scale: float, card: Card) -> tuple[int, int]:
     """The size at a scale: with align_corners the corners' distance scales, as in DeepLab."""
     corner = card.resize == "align_corners"
-    return tuple(max(1, int((n - corner) * scale + corner)) for n in size)
+    height, width = (max(1, int((n - corner) * scale + corner)) for n in size)
+    return height, width
 
 
 def _run(predictor: Predictor, pixels: np.ndarray) -> np.ndarray:
-    """The predictor's output, checked."""
+    """The predictor's output for an input (H, W, 3), after checks of both sizes and values."""
     size, card = pixels.shape[:2], predictor.card
     if predictor.input_size not in (None, size):
         raise KsegError(
             f"the model takes {predictor.input_size} (H, W) only, not {size}; "
-            "leave --input-size out, take that size as --window or convert at that size"
+            "leave input_size out, take that size as window or convert at that size"
         )
     output = predictor(np.ascontiguousarray(pixels))
     want = size if card.output == "argmax" else (*size, card.num_classes)
@@ -221,9 +285,9 @@ def _run(predictor: Predictor, pixels: np.ndarray) -> np.ndarray:
 def _slide(
     predictor: Predictor, pixels: np.ndarray, window: tuple[int, int], overlap: float
 ) -> np.ndarray:
-    """Logits (H, W, channels) from windows; their softmax is the mean over the windows'."""
+    """Logits (H, W, channels) whose softmax is the mean over the windows' softmax."""
     card, size = predictor.card, pixels.shape[:2]
-    pixels = _padded(pixels, tuple(map(max, size, window)), card)
+    pixels = _pad(pixels, (max(size[0], window[0]), max(size[1], window[1])), card)
     total = np.zeros((*pixels.shape[:2], card.num_classes), np.float32)
     counts = np.zeros((*pixels.shape[:2], 1), np.float32)
     rows, columns = (_starts(n, w, overlap) for n, w in zip(pixels.shape[:2], window, strict=True))
@@ -242,7 +306,7 @@ def _starts(extent: int, window: int, overlap: float) -> list[int]:
 
 
 def _mean_of_softmax(views: Iterator[np.ndarray]) -> np.ndarray:
-    """Logits whose softmax is the mean over the views'; a single view's own."""
+    """Logits whose softmax is the mean over the views' softmax; of one view its own logits."""
     logits = next(views)
     total, count = None, 1
     for more in views:
@@ -253,12 +317,12 @@ def _mean_of_softmax(views: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the channels, void ones included."""
+    """Softmax over the channels, void ones included."""
     result = np.exp(logits - logits.max(-1, keepdims=True))
     result /= result.sum(-1, keepdims=True)
     return result
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
-    """Finite where a probability has vanished in float32."""
+    """Logarithm that stays finite where a probability has vanished in float32."""
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))

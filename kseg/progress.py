@@ -1,4 +1,4 @@
-"""How far a long command is, and how long it will take."""
+"""How much of a long command is done, and how much time is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s or 2 h 05 min."""
+    """The time as text: 12 s, 3 min 20 s or 2 h 05 min."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -20,7 +20,8 @@ class Stages:
     """Announces the stages of a command with the time left for all of them.
 
     Args:
-        seconds: what each stage takes, in their order; the real pace corrects them.
+        seconds: by stage, in their order, the time planned for it. The time left is this
+            plan at the pace seen so far.
     """
 
     def __init__(self, seconds: Mapping[str, float]) -> None:
@@ -28,24 +29,25 @@ class Stages:
         self._begin = time.monotonic()
 
     def begin(self, stage: str, text: str) -> None:
-        """Says that a stage begins; those before it are over, done or left out."""
+        """Prints that a stage begins; the stages before it are done or were left out."""
         names = list(self._seconds)
         place = names.index(stage)
         planned = [self._seconds[name] for name in names]
         elapsed = time.monotonic() - self._begin
-        # Little has been seen at first: the plan counts as half a minute of experience.
+        # The first seconds say little about the pace, so 30 s at the planned pace are added.
         pace = (elapsed + 30) / (sum(planned[:place]) + 30)
         left = duration(sum(planned[place:]) * pace)
         print(f"[{place + 1}/{len(names)}] {text}; about {left} left", file=sys.stderr, flush=True)
 
 
 class Countdown:
-    """The ``progress`` of a long call: how many are done, and the time left.
+    """The ``progress`` of a long call: prints how many are done, and the time left.
 
-    On a terminal a line that changes; elsewhere a line a minute, so none of a short call.
+    On a terminal it is one line that changes; elsewhere a new line each minute, so that a
+    short call prints nothing.
 
     Args:
-        what: is counted.
+        what: the name of what is counted.
     """
 
     def __init__(self, what: str = "images") -> None:
@@ -53,10 +55,15 @@ class Countdown:
         self._first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Tells; what the first call counts was there before and says nothing of the pace."""
+        """Prints the state; the pace is measured from the first call on.
+
+        Args:
+            done: how many are done, at the first call perhaps by an earlier run.
+            total: how many there are.
+        """
         now = time.monotonic()
         if self._first is None:
-            # It took longer than those after it will, or was done by an earlier run.
+            # The first one takes longer than those after it, or an earlier run did it.
             self._first, self._begin, self._shown = done, now, now
         live = sys.stderr.isatty()
         if not live and now - self._shown < 60:

@@ -26,22 +26,31 @@ figcaption, .note { color: #555; font-size: .9rem } img { max-width: 100% }
 
 
 class Report:
-    """Headings, lines, tables and pictures in the order in which they are added."""
+    """An HTML page: headings, lines, tables and pictures in the order they are added.
+
+    Args:
+        title: of the page.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._parts: list[str] = [f"<h1>{html.escape(title)}</h1>"]
 
     def heading(self, text: str) -> None:
-        """A section begins."""
+        """Begins a section."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def line(self, text: str) -> None:
-        """A paragraph."""
+        """Adds a paragraph."""
         self._parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """The first column is text, the others are figures."""
+        """Adds a table; its first column is text, the others are figures.
+
+        Args:
+            header: one title a column.
+            rows: cells as text, as many as the header has.
+        """
 
         def row(tag: str, cells: Sequence[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
@@ -52,7 +61,7 @@ class Report:
         )
 
     def picture(self, picture: Image.Image | Figure, caption: str = "") -> None:
-        """A Pillow image or a plot, as PNG."""
+        """Adds a Pillow image or a plot, as PNG inside the page."""
         if isinstance(picture, Figure):
             picture = rendered(picture)
         stream = io.BytesIO()
@@ -65,7 +74,11 @@ class Report:
         )
 
     def write(self, path: str | Path) -> None:
-        """The file, whole or not at all."""
+        """Writes the file, whole or not at all.
+
+        Raises:
+            KsegError: it cannot be written.
+        """
         body = "\n".join(self._parts)
         with whole(path) as temporary:
             temporary.write_text(
@@ -76,7 +89,7 @@ class Report:
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """A plot as RGB pixels."""
+    """A plot as an RGB image."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return Image.open(stream).convert("RGB")
@@ -88,14 +101,15 @@ def training_curve(history: Sequence[Mapping[str, str]]) -> Figure:
     left = figure.add_subplot(xlabel="step", ylabel="loss")
     right = left.twinx()
     right.set(ylabel="mean IoU", ylim=(0, 1))
-    for axes, column, label, style in (
-        (left, "loss", "loss, training", {"color": "tab:red"}),
-        (right, "mean_iou", "mean IoU, training", {"color": "tab:blue", "linestyle": ":"}),
-        (right, "val_mean_iou", "mean IoU, validation", {"color": "tab:blue", "marker": "."}),
+    for axes, column, label, color, line, marker in (
+        (left, "loss", "loss, training", "tab:red", "-", ""),
+        (right, "mean_iou", "mean IoU, training", "tab:blue", ":", ""),
+        (right, "val_mean_iou", "mean IoU, validation", "tab:blue", "-", "."),
     ):
         rows = [row for row in history if row[column]]
         steps = [int(row["step"]) for row in rows]
-        axes.plot(steps, [float(row[column]) for row in rows], label=label, **style)
+        values = [float(row[column]) for row in rows]
+        axes.plot(steps, values, label=label, color=color, linestyle=line, marker=marker)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
@@ -127,18 +141,18 @@ def trimap_curve(scores: Mapping[str, Sequence[float | None]]) -> Figure:
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot(xlabel="width of the band, pixels", ylabel="mean IoU")
     for name, values in scores.items():
-        widths = [w for w, value in enumerate(values, 1) if value is not None]
-        axes.plot(widths, [values[w - 1] for w in widths], marker=".", label=name)
+        points = [(width, value) for width, value in enumerate(values, 1) if value is not None]
+        axes.plot([w for w, _ in points], [value for _, value in points], marker=".", label=name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Shares of every label's pixels by prediction, with the numbers from 1 % on.
+    """Plot of the share of each label's pixels by prediction, with numbers from 1 % on.
 
     Args:
-        counts: (classes, classes + 1), the last column no class.
+        counts: (classes, classes + 1) pixels by label and prediction, the last column no class.
         names: of the classes.
     """
     size = 2 + 0.38 * len(names)

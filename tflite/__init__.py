@@ -1,10 +1,39 @@
-"""TensorFlow Lite and ONNX: conversion and the Predictors of their files."""
+"""TensorFlow Lite and ONNX: conversion, smaller models, and the Predictors of the files.
 
-from kseg.tflite.benchmark import Timing, benchmark
-from kseg.tflite.convert import convert, convert_each
-from kseg.tflite.gpu import GpuPredictor
-from kseg.tflite.noise import format_noise, quantisation_noise
-from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
+Names come when they are first used: what runs a file, such as a worker process, loads
+nothing that only conversion needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kseg.tflite.clustering import cluster
+    from kseg.tflite.conversion import convert, convert_each
+    from kseg.tflite.gpu import GpuPredictor
+    from kseg.tflite.noise import format_noise, quantisation_noise
+    from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
+    from kseg.tflite.pruning import prune
+    from kseg.tflite.qat import train_quantised
+    from kseg.tflite.timing import Timing, benchmark
+
+# Names that are no module's, by their modules.
+_MODULES = {
+    "GpuPredictor": "gpu",
+    "OnnxPredictor": "predictors",
+    "TFLitePredictor": "predictors",
+    "Timing": "timing",
+    "benchmark": "timing",
+    "cluster": "clustering",
+    "convert": "conversion",
+    "convert_each": "conversion",
+    "format_noise": "noise",
+    "prune": "pruning",
+    "quantisation_noise": "noise",
+    "train_quantised": "qat",
+}
 
 __all__ = [
     "GpuPredictor",
@@ -12,8 +41,21 @@ __all__ = [
     "TFLitePredictor",
     "Timing",
     "benchmark",
+    "cluster",
     "convert",
     "convert_each",
     "format_noise",
+    "prune",
     "quantisation_noise",
+    "train_quantised",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"kseg.tflite.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'kseg.tflite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,8 @@
 
 That library (0.8.1) refuses Keras 3 models. The bridge calls a tf_keras layer for every
 layer of a graph, copies the weights, and copies them back after training. A layer of
-kseg without weights runs in tf_keras as it is: on the TensorFlow backend keras.ops are
+kseg runs in tf_keras as it is, by its ``call`` or, with weights, its
+``call_with_weights`` (see ``kseg.layers``): on the TensorFlow backend keras.ops are
 TensorFlow operators.
 """
 
@@ -19,7 +20,7 @@ import tensorflow as tf
 import tf_keras
 
 from kseg.errors import KsegError
-from kseg.layers import GroupedPointwiseConv, SharedPReLU
+from kseg.layers import GroupedPointwiseConv
 from kseg.tflite.rewrite import Calls, walk
 
 # What only matters before weights are there, or to a loss.
@@ -99,12 +100,12 @@ class KerasCall(tf_keras.layers.Layer):
         args: its arguments in the Keras 3 graph; the inputs stand for the tensors there.
 
     Attributes:
-        keras_class: the layer's class by name.
+        keras_class: the layer's class.
     """
 
     def __init__(self, layer: keras.Operation, args: tuple) -> None:
         super().__init__(name=layer.name)
-        self.keras_class = type(layer).__name__
+        self.keras_class = type(layer)
 
         # A function, since tf_keras tries to track what is an attribute.
         def compute(inputs: Any) -> Any:
@@ -131,17 +132,25 @@ class Channels(tf_keras.layers.Layer):
         return inputs[..., self._range]
 
 
-class _SharedPReLU(tf_keras.layers.PReLU):
-    """``kseg.layers.SharedPReLU``: one slope, computed as one a channel."""
+class KerasCompute(tf_keras.layers.Layer):
+    """A layer of kseg with weights, called on TensorFlow tensors by its
+    ``call_with_weights``.
+
+    Args:
+        layer: what is called; its weights' names and shapes are taken, not their values.
+    """
+
+    def __init__(self, layer: keras.Layer) -> None:
+        super().__init__(name=layer.name, trainable=layer.trainable)
+        self._compute = tf.autograph.experimental.do_not_convert(layer.call_with_weights)
+        self._shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}
+
+    def build(self, input_shape: Any) -> None:
+        self._values = [self.add_weight(name, shape) for name, shape in self._shapes.items()]
+        super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        return _shared_prelu(inputs, self.alpha)
-
-
-@tf.autograph.experimental.do_not_convert
-def _shared_prelu(x: Any, slope: Any) -> Any:
-    slope = keras.ops.broadcast_to(slope, (1, 1, x.shape[-1]))
-    return keras.ops.relu(x) + -slope * keras.ops.relu(-x)
+        return self._compute(inputs, *self._values)
 
 
 def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
@@ -165,7 +174,7 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
         # What no layer gave is the image.
         given = [tensors.get(id(t), image) for t in keras.tree.flatten(args) if _is_tensor(t)]
         x = given[0] if len(given) == 1 else given
-        if isinstance(layer, GroupedPointwiseConv):
+        if hasattr(layer, "split_weights"):
             parts, tensors[id(result)] = _call_in_parts(layer, x, wrap)
         else:
             made = _counterpart(layer, args)
@@ -177,6 +186,14 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
 
     twin = walk(model, call)
     return Bridge(tf_keras.Model(image, tensors[id(twin.outputs[0])]), weights)
+
+
+def check_training(steps: int, least: int, learning_rate: float) -> None:
+    """Raises KsegError for too few steps, or a learning rate that is not above 0."""
+    if steps < least:
+        raise KsegError(f"steps is {steps}; it must be at least {least}")
+    if not learning_rate > 0:
+        raise KsegError(f"learning_rate is {learning_rate}; it must be above 0")
 
 
 def has_dense_kernel(layer: tf_keras.layers.Layer) -> bool:
@@ -211,14 +228,14 @@ def _weights(layer: keras.Operation) -> list[np.ndarray]:
 
 def _counterpart(layer: keras.Operation, args: tuple) -> tf_keras.layers.Layer:
     kind = type(layer).__name__
-    if isinstance(layer, SharedPReLU):
-        return _SharedPReLU(shared_axes=[1, 2, 3], name=layer.name)
+    if hasattr(layer, "call_with_weights"):
+        return KerasCompute(layer)
     known = getattr(tf_keras.layers, kind, None)
     own = keras.saving.get_registered_name(type(layer)) != kind
     if isinstance(layer, keras.Layer) and known is not None and not own and _has_activation(layer):
         return known(**_config(layer, known))
     if _weights(layer):
-        raise KsegError(f"{layer.name}: tf_keras has no {kind}, nor has kseg.tflite.bridge")
+        raise KsegError(f"{layer.name}: tf_keras has no {kind}; give it call_with_weights")
     return KerasCall(layer, args)
 
 
@@ -250,7 +267,7 @@ def _call_in_parts(
 ) -> tuple[list[list[tf.Variable]], Any]:
     """A convolution of each group of channels, concatenated."""
     parts, results = [], []
-    for i, weights in enumerate(_split(layer)):
+    for i, weights in enumerate(layer.split_weights()):
         kernel = weights[0]
         first = i * kernel.shape[2]
         name = f"{layer.name}.{i}"
@@ -265,14 +282,8 @@ def _call_in_parts(
     return parts, wrap(tf_keras.layers.Concatenate(name=layer.name))(results)
 
 
-def _split(layer: GroupedPointwiseConv) -> list[list[np.ndarray]]:
-    """The weights of a layer's groups."""
-    pieces = (np.split(weight, layer.groups, -1) for weight in layer.get_weights())
-    return list(map(list, zip(*pieces, strict=True)))
-
-
 def _joined(parts: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """``_split`` back."""
+    """The weights of a convolution in groups from its groups'."""
     if len(parts) == 1:
         return parts[0]
     return [np.concatenate(pieces, -1) for pieces in zip(*parts, strict=True)]

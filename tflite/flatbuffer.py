@@ -1,11 +1,17 @@
-"""What kseg reads from and writes into a .tflite flatbuffer."""
+"""What kseg reads from and writes into a .tflite flatbuffer.
+
+The functions read a few facts straight from the bytes of a file; a ``Flatbuffer`` is for
+changes.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -31,14 +37,7 @@ _OUTPUT_CHANNELS = {
 
 def operators(content: bytes) -> Counter[str]:
     """How often each operator occurs, over all subgraphs; custom ones by their own name."""
-    model = schema.Model.GetRootAs(content)
-    names = _opcode_names(model)
-    counts: Counter[str] = Counter()
-    for i in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(i)
-        for j in range(graph.OperatorsLength()):
-            counts[names[graph.Operators(j).OpcodeIndex()]] += 1
-    return counts
+    return Flatbuffer(content).operators()
 
 
 def operator_outputs(content: bytes) -> dict[int, tuple[str, str]]:
@@ -119,13 +118,16 @@ def int8_ranges(content: bytes) -> dict[str, tuple[float, float]]:
 
 
 def _opcode_names(model: schema.Model) -> list[str]:
-    names = []
-    for i in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(i)
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        custom = code.CustomCode()
-        names.append(custom.decode() if custom else _OPERATOR_NAMES.get(builtin, str(builtin)))
-    return names
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    return [
+        _opcode_name(code.BuiltinCode(), code.DeprecatedBuiltinCode(), code.CustomCode())
+        for code in codes
+    ]
+
+
+def _opcode_name(builtin: int, deprecated: int, custom: bytes | None) -> str:
+    code = max(builtin, deprecated)
+    return custom.decode() if custom else _OPERATOR_NAMES.get(code, str(code))
 
 
 def read_card(content: bytes) -> Card | None:
@@ -158,25 +160,44 @@ def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, fl
     ``2 ** -14`` of the bias.
 
     Args:
-        content: of the float32 model.
+        content: of the float32 model; most need no change and come back as they are.
         ranges: (lowest, highest) value by tensor name.
     """
-    model = _unpack(content)
-    graph = model.subgraphs[0]
-    for operator in graph.operators:
-        axis = _OUTPUT_CHANNELS.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
-        if axis is None or len(operator.inputs) < 3 or operator.inputs[2] < 0:
+    raised = _raised_kernels(content, ranges)
+    return Flatbuffer(content).with_constants(raised).content if raised else content
+
+
+def _raised_kernels(
+    content: bytes, ranges: Mapping[str, tuple[float, float]]
+) -> dict[int, np.ndarray]:
+    """The kernels that need a larger weight, with it, by the number of their tensor."""
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    raised: dict[int, np.ndarray] = {}
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        code = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        axis = _OUTPUT_CHANNELS.get(code)
+        if axis is None or operator.InputsLength() < 3 or operator.Inputs(2) < 0:
             continue
-        source, kernel, bias = (graph.tensors[i] for i in operator.inputs[:3])
-        weights, shifts = _constant(model, kernel), _constant(model, bias)
-        if source.name.decode() not in ranges or weights is None or shifts is None:
+        source, kernel, bias = (operator.Inputs(j) for j in range(3))
+        name = graph.Tensors(source).Name().decode()
+        weights = raised.get(kernel, _constant(model, graph.Tensors(kernel)))
+        shifts = _constant(model, graph.Tensors(bias))
+        if name not in ranges or weights is None or shifts is None:
             continue
-        low, high = ranges[source.name.decode()]
-        raised = with_least_weights(weights, axis, least_weights(shifts, low, high))
-        if not np.array_equal(raised, weights):
-            kernel.buffer = len(model.buffers)
-            model.buffers.append(_buffer(raised.tobytes()))
-    return _pack(model, len(content))
+        larger = with_least_weights(weights, axis, least_weights(shifts, *ranges[name]))
+        if not np.array_equal(larger, weights):
+            raised[kernel] = larger
+    return raised
+
+
+def _constant(model: schema.Model, tensor: schema.Tensor) -> np.ndarray | None:
+    """A tensor's float32 values, None where it has none in the file."""
+    buffer = model.Buffers(tensor.Buffer())
+    if buffer.DataLength() == 0 or tensor.Type() != schema.TensorType.FLOAT32:
+        return None
+    return np.frombuffer(buffer.DataAsNumpy(), np.float32).reshape(tensor.ShapeAsNumpy())
 
 
 def least_weights(biases: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -204,81 +225,141 @@ def with_least_weights(kernel: np.ndarray, axis: int, least: np.ndarray) -> np.n
     return np.moveaxis(channels, 0, axis)
 
 
-def with_input_type(content: bytes, dtype: str) -> bytes:
-    """An int8 model behind a QUANTIZE operator, so that it takes "float32" or "uint8".
+class Flatbuffer:
+    """A .tflite model that is unpacked for its first change and packed when it is read.
 
-    The int8 input has scale 1 and zero point -128: 0..255 of either type maps to it
-    without loss.
+    A change gives another Flatbuffer; both share what the change leaves alone, so that no
+    tensor's values are copied.
+
+    Args:
+        content: of the model.
     """
-    model = _unpack(content)
-    graph = model.subgraphs[0]
-    (inner,) = graph.inputs
-    tensor = copy.deepcopy(graph.tensors[inner])
-    tensor.name = b"image_" + dtype.encode()
-    tensor.buffer = 0
+
+    def __init__(self, content: bytes) -> None:
+        self._content: bytes | None = content
+        self._size = len(content)
+
+    @functools.cached_property
+    def _model(self) -> schema.ModelT:
+        return _unpack(self._content)
+
+    @property
+    def content(self) -> bytes:
+        """The model's bytes."""
+        if self._content is None:
+            self._content = _pack(self._model, self._size)
+        return self._content
+
+    def _changed(self, **fields: Any) -> Flatbuffer:
+        """With other fields of the model."""
+        other = copy.copy(self)
+        other._content = None
+        other._model = _replaced(self._model, **fields)
+        return other
+
+    def operators(self) -> Counter[str]:
+        """How often each operator occurs, over all subgraphs; custom ones by their own name."""
+        names = [
+            _opcode_name(code.builtinCode, code.deprecatedBuiltinCode, code.customCode)
+            for code in self._model.operatorCodes
+        ]
+        graphs = self._model.subgraphs
+        return Counter(names[operator.opcodeIndex] for g in graphs for operator in g.operators)
+
+    def with_signature(self, source: str, output: str) -> Flatbuffer:
+        """With a signature that names the one input and the one output so."""
+        graph = self._model.subgraphs[0]
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.subgraphIndex = 0
+        signature.inputs = [_named(source, *graph.inputs)]
+        signature.outputs = [_named(output, *graph.outputs)]
+        return self._changed(signatureDefs=[signature])
+
+    def with_constants(self, values: Mapping[int, np.ndarray]) -> Flatbuffer:
+        """With other values, of the same type and shape, in tensors of the main subgraph.
+
+        Args:
+            values: by the number of their tensor.
+        """
+        graph, *others = self._model.subgraphs
+        tensors, buffers = [*graph.tensors], [*self._model.buffers]
+        for number, value in values.items():
+            tensors[number] = _replaced(tensors[number], buffer=len(buffers))
+            buffers.append(_buffer(value.tobytes()))
+        return self._changed(
+            subgraphs=[_replaced(graph, tensors=tensors), *others], buffers=buffers
+        )
+
+    def with_input_type(self, dtype: str) -> Flatbuffer:
+        """An int8 model behind a QUANTIZE operator, so that it takes "float32" or "uint8".
+
+        The int8 input has scale 1 and zero point -128: 0..255 of either type maps to it
+        without loss.
+        """
+        model = self._model
+        graph, *others = model.subgraphs
+        (inner,) = graph.inputs
+        outer = len(graph.tensors)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(model.operatorCodes)
+        operator.inputs, operator.outputs = [outer], [inner]
+        operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        operator.builtinOptions = schema.QuantizeOptionsT()
+        graph = _replaced(
+            graph,
+            tensors=[*graph.tensors, _input_tensor(graph.tensors[inner], dtype)],
+            operators=[operator, *graph.operators],
+            inputs=[outer],
+        )
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+        code.version = 2
+        return self._changed(
+            subgraphs=[graph, *others],
+            operatorCodes=[*model.operatorCodes, code],
+            signatureDefs=[
+                _replaced(signature, inputs=[_replaced(signature.inputs[0], tensorIndex=outer)])
+                for signature in model.signatureDefs or []
+            ],
+        )
+
+    def with_entries(self, entries: Mapping[str, bytes]) -> Flatbuffer:
+        """With these entries among its metadata, in place of those there."""
+        buffers = [*self._model.buffers]
+        metadata = [e for e in self._model.metadata or [] if e.name.decode() not in entries]
+        for name, data in entries.items():
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = name.encode(), len(buffers)
+            buffers.append(_buffer(data))
+            metadata.append(entry)
+        return self._changed(metadata=metadata, buffers=buffers)
+
+
+def _replaced(table: Any, **fields: Any) -> Any:
+    """A copy of one of the schema's tables with other values in these fields."""
+    table = copy.copy(table)
+    for name, value in fields.items():
+        setattr(table, name, value)
+    return table
+
+
+def _input_tensor(inner: schema.TensorT, dtype: str) -> schema.TensorT:
+    """What a file takes in place of an int8 input of scale 1 and zero point -128."""
+    tensor = _replaced(inner, name=b"image_" + dtype.encode(), buffer=0)
     if dtype == "uint8":
         tensor.type = schema.TensorType.UINT8
-        tensor.quantization.zeroPoint = np.array([0], np.int64)
+        tensor.quantization = _replaced(inner.quantization, zeroPoint=np.array([0], np.int64))
     else:
         tensor.type = schema.TensorType.FLOAT32
         tensor.quantization = None
-    outer = len(graph.tensors)
-    graph.tensors.append(tensor)
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-    code.version = 2
-    model.operatorCodes.append(code)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = len(model.operatorCodes) - 1
-    operator.inputs, operator.outputs = [outer], [inner]
-    operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
-    operator.builtinOptions = schema.QuantizeOptionsT()
-    graph.operators.insert(0, operator)
-    graph.inputs = [outer]
-    for signature in model.signatureDefs or []:
-        signature.inputs[0].tensorIndex = outer
-    return _pack(model, len(content))
-
-
-def with_signature(content: bytes, source: str, output: str) -> bytes:
-    """A model of one input and one output with a signature that names them so."""
-    model = _unpack(content)
-    graph = model.subgraphs[0]
-    signature = schema.SignatureDefT()
-    signature.signatureKey = "serving_default"
-    signature.subgraphIndex = 0
-    signature.inputs = [_named(source, *graph.inputs)]
-    signature.outputs = [_named(output, *graph.outputs)]
-    model.signatureDefs = [signature]
-    return _pack(model, len(content))
+    return tensor
 
 
 def _named(name: str, index: int) -> schema.TensorMapT:
     entry = schema.TensorMapT()
     entry.name, entry.tensorIndex = name, index
     return entry
-
-
-def with_entries(content: bytes, entries: Mapping[str, bytes]) -> bytes:
-    """The same model with these entries among its metadata, in place of those there."""
-    model = _unpack(content)
-    kept = [entry for entry in model.metadata or [] if entry.name.decode() not in entries]
-    for name, data in entries.items():
-        entry = schema.MetadataT()
-        entry.name = name
-        entry.buffer = len(model.buffers)
-        model.buffers.append(_buffer(data))
-        kept.append(entry)
-    model.metadata = kept
-    return _pack(model, len(content))
-
-
-def _constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
-    """A tensor's float32 values, None where it has none in the file."""
-    data = model.buffers[tensor.buffer].data
-    if data is None or tensor.type != schema.TensorType.FLOAT32:
-        return None
-    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32).reshape(tensor.shape)
 
 
 def _buffer(content: bytes) -> schema.BufferT:
@@ -302,9 +383,11 @@ def _pack(model: schema.ModelT, size: int) -> bytes:
     # What nothing refers to any more would stay in the file.
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
-    for number, buffer in enumerate(model.buffers):
-        if number not in used:
-            buffer.data = None
+    buffers = [
+        buffer if number in used else _replaced(buffer, data=None)
+        for number, buffer in enumerate(model.buffers)
+    ]
     builder = flatbuffers.Builder(size + 4096)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
+    packed = _replaced(model, buffers=buffers).Pack(builder)
+    builder.Finish(packed, file_identifier=_IDENTIFIER)
     return bytes(builder.Output())

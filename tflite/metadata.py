@@ -19,7 +19,7 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.pictures import spread_colors
-from kseg.tflite.flatbuffer import CARD_ENTRY, with_entries
+from kseg.tflite.flatbuffer import CARD_ENTRY, Flatbuffer
 
 ENTRY = "TFLITE_METADATA"
 LABELS, COLORS = "labels.txt", "colors.txt"
@@ -33,17 +33,15 @@ _DESCRIPTIONS, _AXIS_LABELS, _VALUE_LABELS = 1, 2, 3
 _SOFTMAX, _DECIDED = 2, -1
 
 
-def with_metadata(content: bytes, card: Card) -> bytes:
-    """A .tflite model with its card, its TFLite metadata and their files.
+def with_metadata(model: Flatbuffer, card: Card) -> bytes:
+    """A .tflite file: the model with its card, its TFLite metadata and their files.
 
     Args:
-        content: of the model, RGB 0..255 to the card's output.
+        model: RGB 0..255 to the card's output.
         card: with the input's size.
     """
-    content = with_entries(
-        content, {CARD_ENTRY: json.dumps(card.to_json()).encode(), ENTRY: metadata(card)}
-    )
-    archive = io.BytesIO(content)
+    entries = {CARD_ENTRY: json.dumps(card.to_json()).encode(), ENTRY: metadata(card)}
+    archive = io.BytesIO(model.with_entries(entries).content)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as files:
         for name, lines in ((LABELS, labels(card)), (COLORS, colors(card))):
             # ZipInfo's own date is fixed: the same model gives the same bytes.

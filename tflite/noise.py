@@ -9,9 +9,12 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from kseg.model import SegmentationModel
-from kseg.tflite.convert import export_graph, layer_names, tensors_of, to_flatbuffer
-from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, with_input_type
-from kseg.tflite.quantise import activations, prepared, quantise_int8
+from kseg.tflite.conversion import to_int8
+from kseg.tflite.export import export_graph, to_flatbuffer
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
+from kseg.tflite.naming import layer_names
+from kseg.tflite.options import ExportOptions
+from kseg.tflite.quantise import activations, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +56,18 @@ def quantisation_noise(
     Raises:
         KsegError: what ``convert`` raises.
     """
-    images = list(images)
-    graph, card = export_graph(model, "logits", input_size)
-    exact = to_flatbuffer(graph)
-    rounded = quantise_int8(
-        exact,
-        images,
-        card.input_size,
-        calibration=calibration_method,
-        keep_float=tensors_of(keep_float, exact, graph),
+    options = ExportOptions(
+        precision="int8",
+        input_size=input_size,
+        calibration_method=calibration_method,
+        keep_float=keep_float,
     )
-    rounded = with_input_type(rounded, "float32")
-    return _noise(exact, rounded, layer_names(exact, graph), images, card.input_size)
+    images = list(images)
+    graph, card = export_graph(model, options.output, options.input_size)
+    exact = to_flatbuffer(graph)
+    rounded = to_int8(exact, graph, images, card.input_size, options)
+    layers = layer_names(exact.content, graph)
+    return _noise(exact.content, rounded.content, layers, images, card.input_size)
 
 
 def _noise(

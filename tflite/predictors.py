@@ -80,7 +80,7 @@ class TFLitePredictor(_InSteps):
         size = path.stat().st_size
         if not 0 < size < _LIMIT:
             raise KsegError(f"{path}: not a readable .tflite file ({size} bytes); convert it again")
-        threads = _threads(threads)
+        threads = thread_count(threads)
         try:
             content = path.read_bytes()
             with quiet_stderr():
@@ -136,7 +136,7 @@ class OnnxPredictor(_InSteps):
         if not path.is_file():
             raise KsegError(f"{path}: no such file; name an .onnx file")
         onnxruntime = import_onnxruntime(path)
-        threads = _threads(threads)
+        threads = thread_count(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # What fails is raised as well.
@@ -190,8 +190,12 @@ def import_onnxruntime(path: Path) -> ModuleType:
     return onnxruntime
 
 
-def _threads(count: int | None) -> int:
-    """As many as the machine has where nothing is said."""
+def thread_count(count: int | None = None) -> int:
+    """The threads asked for; None takes all cores.
+
+    Raises:
+        KsegError: less than one.
+    """
     if count is not None and count < 1:
         raise KsegError(f"threads is {count}; it must be at least 1")
     return count or os.cpu_count() or 1

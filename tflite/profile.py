@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from kseg.errors import KsegError
-from kseg.tflite.benchmark import answer_of, check_counts
 from kseg.tflite.child import Child
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import TFLitePredictor, thread_count
+from kseg.tflite.timing import check_counts, parse_reply
 
 # A line of the summary by kind: name, operators, mean of one in ms, ..., calls in all runs.
 _LINE = re.compile(r"^ *(\S.*?) +(\d+) +([\d.]+) +[\d.]+% +[\d.]+% +[\d.]+ +(\d+)$", re.MULTILINE)
@@ -71,14 +70,14 @@ def operator_profile(
     """
     check_counts(threads, runs, warm_up)
     if Path(path).suffix != ".tflite":
-        raise KsegError(f"{path}: only .tflite files have a profile; leave --profile out")
+        raise KsegError(f"{path}: only .tflite files have a profile; convert the model first")
     # LiteRT's C interface does not say what a damaged file lacks; the interpreter does.
     TFLitePredictor(path)
-    numbers = (str(n) for n in (threads or os.cpu_count() or 1, runs, warm_up))
+    numbers = (str(n) for n in (thread_count(threads), runs, warm_up))
     # There is one answer, at the end.
     whole = timeout * (1 + warm_up + runs)
     with Child("kseg.tflite.profile_worker", path, *numbers, timeout=whole) as child:
-        answer = answer_of(child.receive())
+        answer = parse_reply(child.receive())
     _, _, summary = answer["summary"].partition("Summary by node type")
     operators = [
         OperatorTime(

@@ -18,20 +18,23 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
+from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import check_output, whole
 from kseg.model import SegmentationModel, copy_weights
-from kseg.tflite.bridge import Channels, to_tf_keras
-from kseg.tflite.convert import INPUTS, OUTPUTS, export_graph, gpu_clean, to_flatbuffer
-from kseg.tflite.flatbuffer import least_weights, with_input_type, with_least_weights
-from kseg.tflite.rewrite import is_relu, readers_of, split_for_quantisation
+from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
+from kseg.tflite.conversion import finished
+from kseg.tflite.export import ArgMax, export_graph, to_flatbuffer
+from kseg.tflite.flatbuffer import least_weights, with_least_weights
+from kseg.tflite.options import ExportOptions
+from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
 
 _quantizers = tfmot.quantization.keras.quantizers
 
 # LOGISTIC has this range in the int8 operator, whatever is measured.
 _SIGMOID = (0.0, 255 / 256)
 
-# Their operators give their input's scale to their output.
+# Their operators give their input's scale to their output, as others do (``_keeps_scale``).
 _SAME_SCALE = (
     Channels,
     tf_keras.layers.AveragePooling2D,
@@ -39,7 +42,6 @@ _SAME_SCALE = (
     tf_keras.layers.MaxPooling2D,
     tf_keras.layers.ZeroPadding2D,
 )
-_SAME_SCALE_BY_NAME = ("ChannelShuffle", "GetItem", "MatchSize", "PadChannels", "Pixels", "Resize")
 # Their operators have a ReLU of their own.
 _WITH_RELU = (tf_keras.layers.Conv2D, tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Add)
 
@@ -82,24 +84,17 @@ def train_quantised(
     Raises:
         KsegError: a value out of range, or what ``convert`` raises.
     """
-    if output not in OUTPUTS:
-        raise KsegError(f"output is {output!r}; it must be one of {', '.join(OUTPUTS)}")
-    if input_type not in INPUTS:
-        raise KsegError(f"input is {input_type!r}; it must be one of {', '.join(INPUTS)}")
-    if steps < 0 or not learning_rate > 0:
-        raise KsegError(
-            f"steps are {steps}, learning rate {learning_rate}; they need 0 and more than 0"
-        )
+    options = ExportOptions(
+        precision="int8", output=output, input_size=input_size, input_type=input_type
+    )
+    check_output(path, ".tflite")
+    check_training(steps, 0, learning_rate)
     height, width = batches.element_spec[0].shape[1:3]
     if None in (height, width):
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
-    check_output(path, ".tflite")
     # First, since it may refuse the form.
-    result, card = export_graph(model, output, input_size, rewritten=False)
-    result = split_for_quantisation(result)
-    graph = split_for_quantisation(
-        export_graph(model, "logits", (height, width), batch_size=None, rewritten=False)[0]
-    )
+    result, card = _split_graph(model, options.output, options.input_size, batch_size=1)
+    graph, _ = _split_graph(model, "logits", (height, width), batch_size=None)
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))
     ranges.raise_dead_channels(graph)
@@ -108,11 +103,18 @@ def train_quantised(
         bridge.fit(batches, loss, steps, learning_rate, progress)
     bridge.copy_to(graph)
     copy_weights(graph, result)
-    content = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
-    content = with_input_type(content, "uint8" if input_type == "uint8" else "float32")
-    content = gpu_clean(content, card)
+    rounded = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
+    content = finished(rounded.with_input_type(options.dtype), card)
     with whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _split_graph(
+    model: SegmentationModel, output: str, size: tuple[int, int] | None, batch_size: int | None
+) -> tuple[keras.Model, Card]:
+    """The model in layers of which each is one int8 operator, and the file's card."""
+    graph, card = export_graph(model, output, size, batch_size=batch_size, rewritten=False)
+    return split_for_quantisation(graph), card
 
 
 class _Ranges:
@@ -214,12 +216,20 @@ class _Ranges:
     def _is_rounded(self, layer: tf_keras.layers.Layer) -> bool:
         if isinstance(layer, (tf_keras.layers.InputLayer, *_SAME_SCALE)):
             return False
-        if getattr(layer, "keras_class", "") in (*_SAME_SCALE_BY_NAME, "ArgMax"):
+        # Channel numbers have no scale.
+        if isinstance(layer, KerasCall) and (
+            _keeps_scale(layer.keras_class) or issubclass(layer.keras_class, ArgMax)
+        ):
             return False
         # A transposed convolution is a Conv2D to tf_keras, but has no ReLU of its own.
         if isinstance(layer, tf_keras.layers.Conv2DTranspose):
             return True
         return not (layer.name in self._before_relu and isinstance(layer, _WITH_RELU))
+
+
+def _keeps_scale(kind: type[keras.Operation]) -> bool:
+    # A slice, ``x[..., :8]`` in a graph, whose class Keras keeps to itself.
+    return getattr(kind, "keeps_scale", False) or kind.__name__ == "GetItem"
 
 
 def _first_source(layer: keras.Layer) -> keras.Layer:
@@ -228,7 +238,7 @@ def _first_source(layer: keras.Layer) -> keras.Layer:
 
 
 def _is_image(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.InputLayer) or type(layer).__name__ == "Pixels"
+    return isinstance(layer, keras.layers.InputLayer | Pixels)
 
 
 def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import re
 import warnings
 from collections import defaultdict
@@ -30,8 +29,8 @@ from kseg.tflite.flatbuffer import (
     operators,
     with_quantisable_biases,
 )
-
-CALIBRATIONS = ("min-max", "moving-average", "percentile")
+from kseg.tflite.options import CALIBRATION_METHODS, check_choice
+from kseg.tflite.predictors import thread_count
 
 _LARGE = 32 * 2**20
 # The range of an activation that is no range.
@@ -45,12 +44,6 @@ def quantise_weights(content: bytes) -> bytes:
     with _quiet(), _large_kernels():
         tool = quantizer.Quantizer(bytearray(content), recipe.weight_only_wi8_afp32())
         return bytes(tool.quantize().quantized_model)
-
-
-def check_calibration(name: str) -> None:
-    """Raises KsegError where there is no such calibration."""
-    if name not in CALIBRATIONS:
-        raise KsegError(f"calibration is {name!r}; it must be one of {', '.join(CALIBRATIONS)}")
 
 
 def quantise_int8(
@@ -76,7 +69,7 @@ def quantise_int8(
     Raises:
         KsegError: no images, or another calibration.
     """
-    check_calibration(calibration)
+    check_choice("calibration", calibration, CALIBRATION_METHODS)
     # As bytes until one is needed: a hundred in float32 would be gigabytes.
     images = list(images)
     if not images:
@@ -87,10 +80,10 @@ def quantise_int8(
         ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
         for values in ranges.values():
             # Units that are dead on all images: a step of nothing would keep XNNPACK, and so
-            # every phone's CPU, from running the file.
+            # every phone's CPU, from running the file. A constant has the range from zero.
             if (
                 np.size(values["max"]) == 1
-                and float(np.max(values["max"])) - float(np.min(values["min"])) < _NONE
+                and max(float(np.max(values["max"])), -float(np.min(values["min"]))) < _NONE
             ):
                 values["max"] = np.full_like(values["max"], 1.0)
         limits = {
@@ -117,7 +110,7 @@ def _calibrated(
     update = {"moving-average": qsv_utils.moving_average_update}.get(
         calibration, qsv_utils.min_max_update
     )
-    tool = calibrator.Calibrator(content, os.cpu_count() or 1, qsv_update_func=update)
+    tool = calibrator.Calibrator(content, thread_count(), qsv_update_func=update)
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(how)
     percentile = calibration == "percentile"
@@ -186,7 +179,7 @@ def activations(
     with _quiet():
         interpreter = Interpreter(
             model_content=content,
-            num_threads=os.cpu_count() or 1,
+            num_threads=thread_count(),
             experimental_preserve_all_tensors=True,
         )
         interpreter.allocate_tensors()

@@ -1,4 +1,8 @@
-"""Rewrites of an inference graph that leave its function as it is."""
+"""Rewrites of an inference graph that leave its function as it is.
+
+Each goes over the graph on its own: it looks at what the one before it has made, such as
+the branches of a concatenation, and a walk takes little beside the conversion.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from kseg.layers import Normalize, PaddedAveragePooling
+from kseg.layers import Normalize
 
 if TYPE_CHECKING:
     # Imported where it converts: a process that only runs a file goes without.
@@ -111,7 +115,8 @@ def normalise_by_convolution(graph: keras.Model) -> keras.Model:
     """
 
     def replace(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
-        return _normalisation(layer, args[0]) if isinstance(layer, Normalize) else layer(*args)
+        is_normalisation = isinstance(layer, Normalize)
+        return layer.as_convolutions(*args) if is_normalisation else layer(*args)
 
     return walk(graph, replace)
 
@@ -197,9 +202,9 @@ def is_relu(layer: keras.Layer) -> bool:
 def split_for_quantisation(graph: keras.Model) -> keras.Model:
     """The graph in layers of which each is one int8 operator, for training with its noise.
 
-    BatchNorms become part of their convolutions or 1x1 depthwise convolutions, the
-    normalisation a 1x1 convolution, padded pooling what it computes as; neither of these
-    two trains. An activation inside a convolution becomes a layer, save ReLU, which the
+    BatchNorms become part of their convolutions or 1x1 depthwise convolutions, layers of
+    kseg that compute as convolutions (normalisation, padded pooling) these, which do not
+    train. An activation inside a convolution becomes a layer, save ReLU, which the
     operators have. Dropout goes. The image is rounded to 0..255 first. What
     ``split_wide_convolutions`` splits is a sum of convolutions here.
 
@@ -214,15 +219,16 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         x = args[0]
         if isinstance(layer, kl.Dropout | kl.SpatialDropout2D):
+            source, _ = calls.of(x)
+            if source is not None:
+                # Its readers read what it read.
+                others = [reader for reader in readers[source.name] if reader is not layer]
+                readers[source.name] = others + readers[layer.name]
             return x
         if isinstance(layer, Normalize):
-            return _normalisation(layer, Pixels(name="pixels")(x))
-        if isinstance(layer, PaddedAveragePooling):
-            x = kl.ZeroPadding2D(layer.padding(x.shape), name=f"{layer.name}.pad")(x)
-            pool = kl.DepthwiseConv2D(
-                3, strides=layer.strides, use_bias=False, trainable=False, name=layer.name
-            )
-            return _called(pool, x, [np.full((3, 3, x.shape[-1], 1), 1 / 9)])
+            x = Pixels(name="pixels")(x)
+        if hasattr(layer, "as_convolutions"):
+            return layer.as_convolutions(x)
         if isinstance(layer, kl.BatchNormalization):
             factor, shift = _factors(layer)
             source, inputs = calls.of(x)
@@ -266,6 +272,8 @@ def _sum_of_convolutions(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
 @keras.saving.register_keras_serializable("kseg")
 class Pixels(kl.Layer):
     """0..255 rounded to whole numbers, as an int8 input of scale 1 does it."""
+
+    keeps_scale = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
@@ -326,33 +334,6 @@ def _is_linear_convolution(layer: keras.Layer | None) -> bool:
         isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
     )
-
-
-# A power of two, which rounds nothing.
-_HALF_SCALE = 2.0**8
-
-
-def _normalisation(layer: Normalize, x: keras.KerasTensor) -> keras.KerasTensor:
-    """As a 1x1 convolution; it does not train.
-
-    Weights below half precision's normal numbers (ESPNet's: it divides by 255 besides) are
-    zeros on a GPU that flushes such numbers, and every image the same. They come in two
-    factors then: the converter would take up a product, but no convolution.
-    """
-    if x.dtype != "float32":
-        x = keras.ops.cast(x, "float32")
-    std = np.asarray(layer.std, np.float64)
-    order = slice(None, None, -1) if layer.channel_order == "BGR" else slice(None)
-    kernel = np.eye(3)[order] / std
-    shift = -np.asarray(layer.mean) / std
-    smallest = np.finfo(np.float16).smallest_normal
-    factor = 1.0 if np.all(1 / std >= smallest) else _HALF_SCALE
-    conv = kl.Conv2D(3, 1, trainable=False, name=layer.name)
-    x = _called(conv, x, [kernel[None, None] * factor, shift * factor])
-    if factor == 1:
-        return x
-    scale = kl.DepthwiseConv2D(1, use_bias=False, trainable=False, name=f"{layer.name}.scale")
-    return _called(scale, x, [np.full((1, 1, 3, 1), 1 / factor)])
 
 
 def _activation(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:

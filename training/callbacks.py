@@ -1,4 +1,4 @@
-"""What fit() does beside training: progress, history and checkpoints."""
+"""Callbacks of ``fit``: progress, history, faults, pictures, checkpoints."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ from kseg.zoo import build
 
 
 class Steps(keras.callbacks.Callback):
-    """Counts the batches of the whole run; it comes before the callbacks that read it.
+    """Counts the batches of the whole run; it must stand before the callbacks that read it.
 
-    The optimizer's own count leaves out what a loss scale skips. ``logs`` are of the epoch's
-    training so far.
+    The optimizer's own count leaves out the steps that a loss scale skips.
+
+    Attributes:
+        done: batches so far.
+        logs: loss and score of the epoch's training so far.
     """
 
     def __init__(self, done: int) -> None:
@@ -90,14 +93,14 @@ class Progress(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """``history.csv``, a row an epoch; rows of epochs that will end again are dropped.
+    """``history.csv``, a row an epoch; rows of epochs that will be repeated are dropped.
 
-    An epoch that was interrupted has the loss and the training score of what came after.
+    The loss and training score of an interrupted epoch are of its part after the resume.
 
     Args:
         path: of the file.
         steps: the count; its value at the start says which rows stay.
-        pending: the epoch that ended there is still to be scored.
+        pending: the epoch that ended there has no score and row yet.
     """
 
     FIELDS = (
@@ -148,7 +151,7 @@ def averaged(model: keras.Model) -> Iterator[None]:
         return
     raw = _values(model.trainable_variables)
     optimizer.finalize_variable_values(model.trainable_variables)
-    # On JAX a variable now shares its buffer with its average, and a step gives buffers up.
+    # On JAX a variable now shares its buffer with its average, and a step deletes buffers.
     _assign(model.trainable_variables, _values(model.trainable_variables))
     try:
         yield
@@ -171,10 +174,10 @@ def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
 
 
 class ScoreAverage(keras.callbacks.Callback):
-    """Validation within ``fit`` sees the moving average of the weights, training never.
+    """Validation within ``fit`` takes the moving average of the weights, training does not.
 
-    Keras leaves the average in the model at the end of every ``fit``; a run may have
-    several, so the weights themselves are put back.
+    Keras leaves the average in the model at the end of every ``fit``. A run may call it
+    several times, so the weights themselves are put back.
     """
 
     def on_test_begin(self, logs: dict | None = None) -> None:
@@ -194,7 +197,7 @@ class ScoreAverage(keras.callbacks.Callback):
 
 
 class OneScore(keras.callbacks.Callback):
-    """The score of the logits under its plain name, where a model has training heads too."""
+    """Renames the score of the logits to ``mean_iou`` where a model has training heads."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         for prefix in ("", "val_"):
@@ -235,7 +238,7 @@ class Faults(keras.callbacks.Callback):
             signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self.received is not None:  # asked twice: at once
+        if self.received is not None:  # the second signal ends it at once
             raise SystemExit(_EXIT_CODES[signal.Signals(number)])
         self.received = signal.Signals(number)
 
@@ -247,8 +250,8 @@ class Faults(keras.callbacks.Callback):
             raise KsegError(
                 f"step {self.steps.done}: the loss is {loss} on "
                 f"{', '.join(self.names_at(self.steps.done - 1))}; {state}; "
-                "look at these files, or start another --run-dir with a lower --learning-rate "
-                "or --clip-norm"
+                "look at these files, or start another run_dir with a lower learning_rate "
+                "or clip_norm"
             )
         if self.received is not None:
             self.checkpoint.save()
@@ -272,8 +275,8 @@ class Pictures(keras.callbacks.Callback):
     """TensorBoard pictures at every score: predictions and the confusion matrix.
 
     Args:
-        folder: of TensorBoard; None for a worker that writes nothing. It must take part,
-            since reading the metric adds up the counts of all workers.
+        folder: of TensorBoard; None for a worker that writes nothing. It needs the callback
+            too: reading the metric adds up the counts of all workers.
         data: the images that are scored; some of them are shown.
         metric: what counts them.
         count: how many pictures.
@@ -310,17 +313,18 @@ _OPEN = f"-open{_CLOSED}"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """The last states, weights and optimizer in one file, and the best model.
+    """Saves the last states and the best model.
 
-    The name of a state is its step. It appears under that name only when it is whole, and
-    older ones go after that, so there is always one to resume from. The state of an epoch
-    without score and row of its own yet is "open"; it comes before the score, which takes
-    the moving average of the weights. A state has what dropout draws from as well, and an
-    open one the training's loss and score so far.
+    A state is one file with weights, optimizer, dropout's random state and the loss and score
+    of the epoch's training. Its name has the step. The file gets that name when it is
+    complete, and older ones are deleted after that, so there is always one to resume from.
+
+    A state is "open" until its epoch is scored and has its row. It is saved before the score,
+    which replaces the weights by their moving average.
 
     Args:
         folder: of the states and of ``best.keras``.
-        keep: how many states stay.
+        keep: how many states to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
@@ -349,7 +353,7 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             model.load_weights(path)
             with h5py.File(path) as file:
-                # Neither is in a state of before this was kept.
+                # States from before these were saved lack them.
                 self.steps.logs = json.loads(file.attrs.get("logs", "{}"))
                 drawn = file.attrs.get("random")
             if drawn is not None:
@@ -384,8 +388,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Writes the state of the present step, open.
 
         Raises:
-            KsegError: the last update made a weight infinite or no number, which the loss
-                shows a step later.
+            KsegError: a weight is infinite or no number since the last update; the loss
+                would show it a step later.
         """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
@@ -393,7 +397,7 @@ class Checkpoint(keras.callbacks.Callback):
             if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
                 raise KsegError(
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
-                    "saved; start another --run-dir with a lower --learning-rate or --clip-norm"
+                    "saved; start another run_dir with a lower learning_rate or clip_norm"
                 )
         with whole(self._path(_OPEN)) as path:
             self.model.save_weights(path)
@@ -413,5 +417,5 @@ def _step_of(state: Path) -> int:
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
-    """What dropout draws from; Keras' files of weights leave it out."""
+    """Dropout's random states, which Keras' files of weights leave out."""
     return [v for v in model.variables if v.name == "seed_generator_state"]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import types
+import typing
 from typing import Any
 
+from kseg.card import tuples
 from kseg.errors import KsegError
 
 # What the fields that are words may be.
@@ -21,7 +26,7 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides the result of a run; its file is what a resume compares.
+    """Everything that decides the result of a run; a resume compares it with its file.
 
     Attributes:
         recipe: name of the recipe that some values came from, None without.
@@ -62,7 +67,8 @@ class TrainingConfig:
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
-            start from, and what of it: "all", "backbone" or "all-but-classifier".
+            start from, and what of it: "all", "backbone" or "all-but-classifier". Where
+            ``train`` was given a model, "initial.keras", its copy in the run's folder.
     """
 
     model: str
@@ -104,30 +110,39 @@ class TrainingConfig:
     recipe: str | None = None
 
     def check(self) -> None:
-        """Raises KsegError for the first value out of range that no builder would catch."""
-        positive = (
+        """Raises KsegError for the first value of a wrong kind or out of range.
+
+        What only the network or the data can judge, such as ``options``, is left to them.
+        """
+        for name, hint in typing.get_type_hints(TrainingConfig).items():
+            if not _fits(value := getattr(self, name), hint):
+                raise KsegError(f"{name} is {value!r}; it must be {_words(hint)}")
+        try:
+            json.dumps(self.options, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise KsegError(f"options is {self.options}; JSON cannot hold it ({error})") from None
+        for name in (
             *("epochs", "steps", "batch_size", "accumulate", "decay_epochs"),
             "validate_every",
-        )
-        for name in positive:
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise KsegError(f"{_flag(name)} is {value}; it must be at least 1")
-        for name in ("weight_decay", "warmup_steps"):
+                raise KsegError(f"{name} is {value}; it must be at least 1")
+        for name in ("weight_decay", "warmup_steps", "final_epochs"):
             if getattr(self, name) < 0:
-                raise KsegError(f"{_flag(name)} is {getattr(self, name)}; it is negative")
+                raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
         for name in ("learning_rate", "clip_norm", "decay_factor"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise KsegError(f"{_flag(name)} is {value}; it must be above 0")
+                raise KsegError(f"{name} is {value}; it must be above 0")
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known:
-                raise KsegError(f"{_flag(name)} is {value!r}; it must be one of {', '.join(known)}")
+                raise KsegError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         check_seed(self.seed)
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
-                f"final-crop is {self.final_crop} and final-epochs {self.final_epochs}; "
+                f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "
                 "give both or none"
             )
         if self.ema is not None and not 0 < self.ema < 1:
@@ -135,13 +150,14 @@ class TrainingConfig:
 
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""
-        mine = dataclasses.asdict(self)
-        # A run of before a value existed had its default.
-        other = {**dataclasses.asdict(TrainingConfig(self.model, self.dataset)), **other}
+        # A run from before a field existed had its default.
+        defaults = dataclasses.asdict(TrainingConfig(self.model, self.dataset))
+        # JSON gives back lists for tuples, at any depth.
+        mine, other = tuples(dataclasses.asdict(self)), tuples({**defaults, **other})
         return ", ".join(
             f"{key} was {other[key]!r} and is {value!r}"
             for key, value in mine.items()
-            if _plain(value) != _plain(other[key])
+            if value != other[key]
         )
 
 
@@ -151,10 +167,37 @@ def check_seed(seed: int) -> None:
         raise KsegError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; a number must be finite, a list is a tuple too."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        wanted = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(wanted) and all(map(_fits, value, wanted))
+    if hint in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | hint):
+            return False
+        return math.isfinite(value)
+    return isinstance(value, origin or hint)
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value
+_WORDS = {
+    int: "an int",
+    float: "a finite number",
+    str: "a text",
+    bool: "True or False",
+    types.NoneType: "None",
+    dict[str, Any]: "a dict",
+    tuple[int, int]: "two ints",
+    tuple[float, float]: "two finite numbers",
+    tuple[float, ...]: "finite numbers",
+}
+
+
+def _words(hint: Any) -> str:
+    """A field's type, for a message."""
+    union = typing.get_origin(hint) is types.UnionType
+    return " or ".join(_WORDS[part] for part in (typing.get_args(hint) if union else (hint,)))

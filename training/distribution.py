@@ -1,7 +1,7 @@
-"""Several devices and machines, by the backend's own engine.
+"""Training on several devices or machines.
 
-TensorFlow: ``tf.distribute``, mirrored over the devices of a machine or over the machines
-of TF_CONFIG. JAX: ``keras.distribution.DataParallel``. A replica is one copy of the model;
+TensorFlow has ``tf.distribute``: mirrored over the devices of a machine, or over the machines
+of TF_CONFIG. JAX has ``keras.distribution.DataParallel``. A replica is one copy of the model;
 the batch size is of all replicas together.
 """
 
@@ -23,7 +23,7 @@ KINDS = ("auto", "one", "mirrored", "multiworker")
 
 
 class Distribution:
-    """Where a model lives.
+    """The devices of a run.
 
     Attributes:
         strategy: of TensorFlow, None on other backends.
@@ -38,7 +38,7 @@ class Distribution:
         self.replicas, self.rank, self.workers = replicas, rank, workers
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Within it models, optimizers and metrics are made."""
+        """Models, optimizers and metrics must be made within it."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def prepared(self, model: SegmentationModel) -> SegmentationModel:
@@ -69,8 +69,8 @@ class Distribution:
         each = max(batch_size // self.replicas, 1)
         batches = examples.batch(each)
         if total is not None:
-            # A worker that is through would leave the others waiting: it goes on with
-            # batches of nothing.
+            # The workers wait for each other at every batch: one that has fewer examples
+            # goes on with empty batches.
             rounds = -(-total // (each * self.replicas))
             missing = rounds * self.replicas // self.workers - int(batches.cardinality())
             empty = examples.take(1).batch(1).map(_without_examples)
@@ -78,15 +78,34 @@ class Distribution:
         batches = batches.prefetch(2)
         return self.strategy.distribute_datasets_from_function(lambda _context: batches)
 
-    def smallest_common(self, steps: Sequence[int]) -> int:
-        """The last of the steps that every worker has; 0 where there is none."""
+    def last_common(self, steps: Sequence[int]) -> int:
+        """The last of the steps that every worker has; 0 where there is none.
+
+        Args:
+            steps: of this worker; its last two count.
+        """
         if self.workers == 1:
             return max(steps, default=0)
         recent = sorted([0, 0, *steps])[-2:]
-        everyone = self.strategy.gather(
-            self.strategy.run(lambda: tf.constant([recent])), axis=0
-        ).numpy()
-        return max(set.intersection(*(set(row) for row in everyone.tolist())), default=0)
+        return max(set.intersection(*map(set, self._gathered(recent))), default=0)
+
+    def check_same(self, digest: bytes, message: str) -> None:
+        """Raises KsegError where the workers have other digests of something.
+
+        Args:
+            digest: its first seven bytes are compared, which fit into an int64.
+            message: of the error.
+        """
+        if self.workers == 1:
+            return
+        numbers = self._gathered([int.from_bytes(digest[:7], "big")])
+        if any(row != numbers[0] for row in numbers):
+            raise KsegError(message)
+
+    def _gathered(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The numbers of every worker, a row each."""
+        rows = self.strategy.run(lambda: tf.constant([numbers], tf.int64))
+        return self.strategy.gather(rows, axis=0).numpy().tolist()
 
 
 def _without_examples(*batch: Any) -> Any:
@@ -94,20 +113,20 @@ def _without_examples(*batch: Any) -> Any:
 
 
 class ReplicatedModel(SegmentationModel):
-    """What Keras 3.15 needs to train on several replicas.
+    """A model that Keras 3.15 can train on several replicas; it works around three faults.
 
-    It builds from one replica's batch: Keras averages the batches of all replicas, which
-    fails where a last one is uneven and always with several workers. With these the logs
-    have a dimension, since Keras reduces them over axis 0. In scoring it lets no batch of
-    nothing into a convolution, which gives it its input's shape on CPUs where TensorFlow
-    2.21 computes by oneDNN.
+    - Keras builds a model from the mean of all replicas' batches, which fails where the last
+      batch is uneven, and always with several workers: this builds from one replica's batch.
+    - With several workers Keras reduces the logs over axis 0: here they have that axis.
+    - A convolution of TensorFlow 2.21 with oneDNN gives an empty batch its input's shape: in
+      scoring no empty batch reaches one.
     """
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         if training:
             return super().call(inputs, training=training, mask=mask)
         count = tf.shape(inputs)[0]
-        # Black in its place; the result is cut off again.
+        # A black image takes the place of an empty batch; its result is cut off again.
         instead = tf.zeros(
             [tf.cast(count == 0, tf.int32), *tf.unstack(tf.shape(inputs))[1:]], inputs.dtype
         )
@@ -143,7 +162,8 @@ def open_distribution(kind: str = "auto") -> Distribution:
     Args:
         kind: "one" device; "mirrored" over the devices of this machine (GPUs, or the
             logical CPUs where there is none); "multiworker" over the machines that the
-            variable TF_CONFIG names; "auto" is the one that fits.
+            variable TF_CONFIG names; "auto" is multiworker with TF_CONFIG, mirrored with
+            several devices, else one.
 
     Raises:
         KsegError: an unknown kind, or TF_CONFIG is missing or damaged.

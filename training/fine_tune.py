@@ -1,4 +1,4 @@
-"""What training a finished model a little further needs, whoever runs the steps."""
+"""Batches, loss and number of steps to train a finished model a little further."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from keras import ops
 
 from kseg.data import open_dataset
 from kseg.errors import KsegError
-from kseg.evaluation.answers import check_classes
+from kseg.evaluation.predictions import check_classes
 from kseg.model import SegmentationModel
+from kseg.training.augment import Augmentation
 from kseg.training.losses import class_weights, cross_entropy
 from kseg.training.pipeline import augmented, steps_per_epoch
 from kseg.training.run import default_crop
@@ -56,17 +57,14 @@ def fine_tuning(
     card = model.card
     data = open_dataset(name, dir, "train")
     check_classes(card, data)
-    examples = augmented(
-        data,
-        crop=crop or default_crop(data),
-        batch_size=batch_size,
+    augmentation = Augmentation(
+        crop or default_crop(data),
         scale=(0.5, 2.0),
         flip=True,
         jitter=0.2,
         pad_value=card.normalization.rgb_mean,
-        seed=seed,
-        start_step=0,
     )
+    examples = augmented(data, augmentation, batch_size=batch_size, seed=seed, start_step=0)
     batches = examples.batch(batch_size, drop_remainder=True)
     if learn_from == "model":
         teacher = build(card.for_inference(), weights_of=model)

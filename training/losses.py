@@ -2,9 +2,9 @@
 
 Labels are (N, H, W) train ids, logits (N, H, W, C). A function gives one value a pixel,
 (N, H, W), or one an image, (N,); an ignored pixel adds nothing. ``SegmentationLoss`` takes
-the mean over all values, ignored pixels counted: a mean over the valid pixels of a replica
-alone would weight replicas wrongly under data parallelism. For the same reason what is
-selected or normalised is so within one image.
+the mean over all values, ignored pixels counted: means over each replica's valid pixels
+would weight the replicas wrongly. For the same reason every selection (OHEM) and every
+normalisation (Dice, Lovász) is within one image.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     return _mean_present(1 - overlap / ops.maximum(total, 1e-6), truth)
 
 
-# Of errors between 0 and 1: the loss is within their width of a sort's.
+# Bins for the errors, 0 to 1; the loss differs from that of a sort by at most their width.
 _BINS = 2**14
 
 
@@ -136,7 +136,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "dice": dice,
     "lovasz": lovasz,
 }
-# The loss of a region weights its classes alike already.
+# The other losses weight the classes alike by themselves.
 _CLASS_WEIGHTED = ("cross_entropy", "focal", "ohem")
 
 
@@ -190,14 +190,14 @@ class SegmentationLoss(keras.losses.Loss):
         }
 
 
-def class_weights(pixels: Sequence[int], c: float = 1.10) -> list[float]:
+def class_weights(pixels: Sequence[int] | np.ndarray, c: float = 1.10) -> list[float]:
     """``1 / ln(c + p)`` with p the share of each class among the labelled pixels.
 
     ENet's formula (arXiv:1606.02147, Section 5.2) with its c = 1.02; CGNet and ESPNet
     take 1.10.
 
     Args:
-        pixels: how many each class has, of ``DataSet.class_pixels``.
+        pixels: (num_classes,), how many each class has, of ``DataSet.class_pixels``.
         c: above 1; the closer, the more rare classes weigh.
 
     Raises:

@@ -7,21 +7,21 @@ it, so a run that resumes at step k sees what the undisturbed run would have see
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from kseg.data import IGNORE, DataSet, open_dataset
+from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
-from kseg.training.records import Records, Window, open_records
+from kseg.training.augment import Augmentation
+from kseg.training.records import Records, open_records
 
-# Rec. 601, the weights of the grey that saturation mixes with
-_LUMA = (0.299, 0.587, 0.114)
+ReadWindow = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""(first, last + 1) of rows and of columns to image (h, w, 3) and label (h, w), uint8."""
 
 
 def dataset(
@@ -72,27 +72,20 @@ def dataset(
         augment = crop is not None
     if not augment:
         return whole_images(data).batch(batch_size).prefetch(2)
+    augmentation = Augmentation(crop, scale, flip, jitter, pad_value)
     examples = augmented(
-        data,
-        crop=crop,
-        batch_size=batch_size,
-        scale=scale,
-        flip=flip,
-        jitter=jitter,
-        pad_value=pad_value,
-        seed=seed,
-        start_step=start_step,
+        data, augmentation, batch_size=batch_size, seed=seed, start_step=start_step
     )
     return examples.batch(batch_size, drop_remainder=True).prefetch(2)
 
 
 @contextlib.contextmanager
 def reader_errors() -> Iterator[None]:
-    """Within it, what a reader says of a file comes as the KsegError that it was."""
+    """Within it, a KsegError that a reader raised inside TensorFlow comes out as one."""
     try:
         yield
     except tf.errors.OpError as error:
-        # It stands somewhere in TensorFlow's own text.
+        # TensorFlow wraps its text into its own.
         if found := re.search(r"KsegError: (.+)", str(error)):
             raise KsegError(found[1]) from error
         raise
@@ -102,61 +95,53 @@ def whole_images(data: DataSet | Records, part: tuple[int, int] = (0, 1)) -> tf.
     """Images (H, W, 3) float32 and labels (H, W) as they are, in order.
 
     Args:
-        part: (rank, workers): every so many samples alone.
+        part: (rank, workers): a worker's share, every ``workers``-th sample.
     """
 
     def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size, window = _open(data, index)
-        image, label = window([0, size[0]], [0, size[1]])
+        size, read_window = _open(data, index)
+        image, label = read_window([0, size[0]], [0, size[1]])
         return tf.cast(image, tf.float32), label
 
     return tf.data.Dataset.range(len(data)).shard(part[1], part[0]).map(example, tf.data.AUTOTUNE)
 
 
-def check_augmentation(
-    crop: tuple[int, int] | None, scale: tuple[float, float], jitter: float
-) -> None:
-    """Raises KsegError for the first value out of range."""
-    if not isinstance(crop, Sequence) or min(crop) < 1:
-        raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
-    if not 0 < scale[0] <= scale[1]:
-        raise KsegError(f"scale is {scale}; it must be two positive numbers in order")
-    if not 0 <= jitter < 1:
-        raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
-
-
 def augmented(
     data: DataSet | Records,
+    augmentation: Augmentation,
     *,
-    crop: tuple[int, int] | None,
     batch_size: int,
-    scale: tuple[float, float],
-    flip: bool,
-    jitter: float,
-    pad_value: Sequence[float],
     seed: int,
     start_step: int | None,
     part: tuple[int, int] = (0, 1),
     skipped: dict[str, str] | None = None,
 ) -> tf.data.Dataset:
-    """What ``dataset`` gives for training, of a data set at hand, one by one.
+    """Examples for training, one by one: image (H, W, 3) float32 and label (H, W) uint8.
 
     Args:
+        data: the samples.
+        augmentation: what is done to each.
         batch_size: examples that belong together; an epoch has whole batches alone.
+        seed: of order and augmentation.
+        start_step: as for ``dataset``.
         part: (rank, workers): a worker's equal share of every batch.
         skipped: takes the files that cannot be read, with the reason; the next sample
-            stands in. None raises instead, and so do records, which `kseg prepare` mends.
-    """
-    check_augmentation(crop, scale, jitter)
-    steps = steps_per_epoch(data, batch_size)
+            takes the place. None raises instead, and so do records, which `kseg prepare`
+            repairs.
 
+    Raises:
+        KsegError: fewer samples than ``batch_size``.
+    """
+    steps = steps_per_epoch(data, batch_size)
     rank, workers = part
     share = batch_size // workers
 
     def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size, window = _open(data, _shuffled(data, seed, epoch, position), skipped)
+        size, read_window = _open(data, _shuffled(data, seed, epoch, position), skipped)
         key = tf.random.fold_in(tf.random.fold_in([seed, 1], epoch), position)
-        return _augment(size, window, key, crop, scale, flip, jitter, pad_value)
+        choice = augmentation.choose(size, key)
+        image, label = read_window(choice.rows, choice.columns)
+        return augmentation.apply(image, label, choice)
 
     count = steps * batch_size
     if start_step is None:
@@ -174,7 +159,7 @@ def augmented(
 
 
 def names_at(data: DataSet | Records, step: int, *, batch_size: int, seed: int) -> list[str]:
-    """Names of the samples in the batch of a step of ``augmented``, counted from 0."""
+    """Names of the samples in a batch of ``augmented``; steps count from 0."""
     epoch, inside = divmod(step, steps_per_epoch(data, batch_size))
     positions = range(inside * batch_size, (inside + 1) * batch_size)
     places = [_shuffled(data, seed, tf.constant(epoch, tf.int64), i) for i in positions]
@@ -213,11 +198,16 @@ def _shuffled(
 
 def _open(
     data: DataSet | Records, index: tf.Tensor, skipped: dict[str, str] | None = None
-) -> tuple[tf.Tensor, Window]:
-    """(H, W) of a sample, and what gives a window of its image and label."""
+) -> tuple[tf.Tensor, ReadWindow]:
+    """(H, W) int32 of a sample, and what reads a window of its image and label."""
     if isinstance(data, Records):
-        return data.open(index)
+        return _open_record(data, index)
+    return _open_files(data, index, skipped)
 
+
+def _open_files(
+    data: DataSet, index: tf.Tensor, skipped: dict[str, str] | None
+) -> tuple[tf.Tensor, ReadWindow]:
     # The reader that evaluation uses, so that both see the same.
     def read(first: int) -> tuple[np.ndarray, np.ndarray]:
         for place in range(first, first + len(data)):
@@ -236,116 +226,28 @@ def _open(
     image.set_shape((None, None, 3))
     label.set_shape((None, None))
 
-    def window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read_window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = slice(rows[0], rows[1]), slice(columns[0], columns[1])
         return image[place], label[place]
 
-    return tf.shape(label), window
+    return tf.shape(label), read_window
 
 
-def _augment(
-    extent: tf.Tensor,
-    window: Window,
-    key: tf.Tensor,
-    crop: tuple[int, int],
-    scale: tuple[float, float],
-    flip: bool,
-    jitter: float,
-    pad_value: Sequence[float],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """A sample of (H, W) = ``extent`` to the crop's size: image float32, label uint8."""
-    factor, row, column, mirror, *colour = tf.unstack(tf.random.stateless_uniform([7], key))
-    factor = scale[0] + factor * (scale[1] - scale[0])
-    # Only what the crop will show is read and scaled: the window is chosen in the source.
-    rows, row_padding = _window(extent[0], crop[0], factor, row)
-    columns, column_padding = _window(extent[1], crop[1], factor, column)
-    image, label = window(rows, columns)
-    size = [crop[0] - tf.reduce_sum(row_padding), crop[1] - tf.reduce_sum(column_padding)]
-    image = tf.image.resize(image, size)
-    label = _nearest(label, size)
-    padding = [row_padding, column_padding]
-    padded = tf.reduce_any(tf.stack(padding) > 0)
-    image, label = tf.cond(
-        padded,
-        lambda: (
-            tf.pad(image, [*padding, [0, 0]]),
-            tf.pad(label, padding, constant_values=IGNORE),
-        ),
-        lambda: (image, label),
-    )
-    image = tf.ensure_shape(image, (*crop, 3))
-    label = tf.ensure_shape(label, crop)
-    if jitter:
-        image = _jitter(image, 1 + jitter * (2 * tf.stack(colour) - 1))
+def _open_record(data: Records, index: tf.Tensor) -> tuple[tf.Tensor, ReadWindow]:
+    def read(i: np.ndarray) -> np.ndarray:
+        return np.array(data.read(int(i)), object)
 
-    def around() -> tf.Tensor:
-        # Rows of plain numbers: broadcasting over the channels takes seven times as long.
-        inside = _inside(crop[0], row_padding)[:, None] & tf.repeat(
-            _inside(crop[1], column_padding), 3
+    record = tf.ensure_shape(tf.numpy_function(read, [index], tf.string, stateful=False), ())
+    kind = tf.io.FixedLenFeature([], tf.string)
+    content = tf.io.parse_single_example(record, {"image": kind, "label": kind})
+    size = tf.gather(tf.constant(data.sizes), index)
+
+    def read_window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        place = [rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]]
+        image = tf.io.decode_and_crop_jpeg(
+            content["image"], place, channels=3, dct_method="INTEGER_ACCURATE"
         )
-        pixels = tf.reshape(image, [crop[0], -1])
-        pixels = tf.where(inside, pixels, tf.tile(tf.constant(pad_value, tf.float32), [crop[1]]))
-        return tf.reshape(pixels, image.shape)
+        label = tf.reshape(tf.io.decode_png(content["label"], channels=1), size)
+        return image, label[rows[0] : rows[1], columns[0] : columns[1]]
 
-    image = tf.cond(padded, around, lambda: image)
-    if flip:
-        # tf.reverse: a slice with a step of -1 takes ten times as long.
-        image, label = tf.cond(
-            mirror < 0.5,
-            lambda: (tf.reverse(image, [1]), tf.reverse(label, [1])),
-            lambda: (image, label),
-        )
-    return image, label
-
-
-def _inside(extent: int, padding: tf.Tensor) -> tf.Tensor:
-    """(extent,) bool: not in the first or last places that ``padding`` counts."""
-    places = tf.range(extent)
-    return (places >= padding[0]) & (places < extent - padding[1])
-
-
-def _nearest(label: tf.Tensor, size: Sequence[tf.Tensor]) -> tf.Tensor:
-    """(h, w) to ``size`` by the pixel that holds the centre, as tf.image.resize does.
-
-    Rows, then columns as rows of the transpose: copies of memory, four times as fast.
-    """
-    for wanted in size:
-        have = tf.shape(label)[0]
-        places = (2 * tf.range(wanted) + 1) * have // (2 * wanted)
-        label = tf.transpose(tf.gather(label, places))
-    return label
-
-
-def _window(
-    extent: tf.Tensor, crop: int, factor: tf.Tensor, where: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Along one axis: (first, last + 1) in the source, and the padding of the crop.
-
-    The window of ``crop / factor`` source pixels lies anywhere inside the source; one
-    larger than the source contains it anywhere.
-    """
-    length = tf.cast(tf.maximum(tf.round(crop / factor), 1.0), tf.int32)
-    slack = extent - length
-    span = tf.cast(tf.abs(slack), tf.float32) + 1
-    start = tf.minimum(slack, 0) + tf.cast(tf.floor(where * span), tf.int32)
-    source = tf.stack([tf.maximum(start, 0), tf.minimum(start + length, extent)])
-    inside = tf.cast(source - start, tf.float32) / tf.cast(length, tf.float32)
-    shown = tf.cast(tf.round(inside * crop), tf.int32)
-    shown = tf.stack([shown[0], tf.maximum(shown[1], shown[0] + 1)])
-    shown -= tf.maximum(shown[1] - crop, 0)
-    return source, tf.stack([shown[0], crop - shown[1]])
-
-
-def _jitter(image: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """Saturation, contrast about the middle grey, and brightness: one 3x3 matrix."""
-    brightness, contrast, saturation = tf.unstack(factors)
-    grey = tf.tile(tf.constant(_LUMA)[:, None], [1, 3])
-    matrix = brightness * contrast * (saturation * tf.eye(3) + (1 - saturation) * grey)
-    offset = brightness * (1 - contrast) * 127.5
-    # Four pixels a row of the product: a matrix of 3x3 is too small to be fast.
-    group = math.gcd(math.prod(image.shape[:2]), 4)
-    blocks = tf.tensordot(tf.eye(group), matrix, 0)
-    blocks = tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [3 * group, 3 * group])
-    pixels = tf.matmul(tf.reshape(image, [-1, 3 * group]), blocks)
-    pixels = tf.raw_ops.ClipByValue(t=pixels + offset, clip_value_min=0.0, clip_value_max=255.0)
-    return tf.reshape(pixels, image.shape)
+    return size, read_window

@@ -1,7 +1,7 @@
 """The papers' training settings as data.
 
 A recipe holds what a paper or its code states; whatever neither states is kseg's default.
-A value that kseg cannot follow to the letter says so beside it. Losses here are means over
+Where kseg cannot follow a value exactly, its note says so. Losses here are means over
 all pixels of the batch; PyTorch's and Torch's weighted cross-entropy is divided by the sum of
 the pixels' weights.
 """
@@ -18,7 +18,7 @@ from kseg.training.config import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Values of a TrainingConfig and where they come from.
+    """Values of a TrainingConfig and their sources.
 
     Attributes:
         source: paper and code, one line.
@@ -42,7 +42,7 @@ _DEEPLAB = {
     "batch_norm": "sync",
 }
 _DEEPLAB_NOTES = {
-    "optimizer": "momentum 0.9, train.py; from memory for the paper",
+    "optimizer": "momentum 0.9, train.py",
     "learning_rate": "DeepLabv3+ Section 4; DeepLabv3 Section 4.1; biases twice as fast in "
     "train_utils.py, as fast as the rest here",
     "schedule": "poly 0.9, DeepLabv3 Section 4.1",
@@ -165,7 +165,7 @@ RECIPES: dict[str, Recipe] = {
         _ESPNET_NOTES,
     ),
     "espnet_cityscapes": Recipe(
-        "ESPNet, arXiv:1803.06815, Section 4, second stage: --init the first one's model.keras",
+        "ESPNet, arXiv:1803.06815, Section 4, second stage: init is the first one's model.keras",
         {**_ESPNET, "model": "espnet", "batch_size": 6, "init_part": "backbone"},
         {**_ESPNET_NOTES, "init_part": "the decoder starts anew"},
     ),
@@ -190,5 +190,5 @@ def from_recipe(name: str | None, **values: Any) -> TrainingConfig:
     values = {**(RECIPES[name].values if name else {}), **values}
     for field in ("model", "dataset"):
         if not values.get(field):
-            raise KsegError(f"train needs a {field}; give --{field}, or a --recipe")
+            raise KsegError(f"train needs a {field}; give one, or a recipe")
     return TrainingConfig(**values, recipe=name)

@@ -1,5 +1,8 @@
 """Prepared records: a split as TFRecord shards from which training decodes windows.
 
+This module reads and writes the files without TensorFlow, which takes seconds to import and
+which the worker processes have no other use for; ``kseg.training.pipeline`` decodes them.
+
 A folder holds ``shard-I-of-N.tfrecord`` (tf.train.Example: ``image`` a JPEG, ``label`` a
 PNG of train ids, ``name``) and ``index.json``: the data set, its classes, and where every
 record lies, so that any one is read alone. The index is written last; until then every
@@ -25,26 +28,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from kseg.data import ClassTable, DataSet
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole, write_error
+from kseg.files import make_folder, whole
+from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
 
-# The framing of TFRecord: length and its checksum before the bytes, theirs behind.
-_HEAD, _FOOT = 12, 4
 _SHARD_IMAGES = 64
-
-Window = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
-"""(first, last + 1) of rows and of columns to image (h, w, 3) and label (h, w), uint8."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """A prepared split: the face of a ``DataSet`` that training needs.
+    """A prepared split, with what training needs of a ``DataSet``.
 
     Attributes:
         name, split, classes, size: of the data set.
@@ -69,8 +67,13 @@ class Records:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def folder(self) -> Path:
+        """Of the shards and their index."""
+        return self.shards[0].parent
+
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(num_classes,) int64: pixels of every class over all labels, which all are good."""
+        """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
 
     def read(self, index: int) -> bytes:
@@ -90,27 +93,6 @@ class Records:
         if zlib.crc32(content) != checksum:
             raise KsegError(f"{path}: is damaged at record {self.names[index]!r}; {_AGAIN}")
         return content
-
-    def open(self, index: tf.Tensor) -> tuple[tf.Tensor, Window]:
-        """(H, W) of a sample, and what decodes a window of its image and label."""
-
-        def read(i: np.ndarray) -> np.ndarray:
-            return np.array(self.read(int(i)), object)
-
-        record = tf.ensure_shape(tf.numpy_function(read, [index], tf.string, stateful=False), ())
-        kind = tf.io.FixedLenFeature([], tf.string)
-        content = tf.io.parse_single_example(record, {"image": kind, "label": kind})
-        size = tf.gather(tf.constant(self.sizes), index)
-
-        def window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            place = [rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]]
-            image = tf.io.decode_and_crop_jpeg(
-                content["image"], place, channels=3, dct_method="INTEGER_ACCURATE"
-            )
-            label = tf.reshape(tf.io.decode_png(content["label"], channels=1), size)
-            return image, label[rows[0] : rows[1], columns[0] : columns[1]]
-
-        return size, window
 
 
 _AGAIN = "run `kseg prepare` again, it makes what is wrong anew"
@@ -150,7 +132,7 @@ def open_records(
         classes=_classes(index["classes"]),
         size=index["size"] and tuple(index["size"]),
         names=tuple(r["name"] for _, r in records),
-        pixels=np.sum([shard["class_pixels"] for shard in index["shards"]], axis=0, dtype=np.int64),
+        pixels=np.array([shard["class_pixels"] for shard in index["shards"]], np.int64).sum(0),
         sizes=np.array([r["size"] for _, r in records], np.int32),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
@@ -192,32 +174,28 @@ def prepare(
         raise KsegError(f"workers is {workers}; it must be at least 1")
     folder = make_folder(folder)
     plan = _plan(data, shards)
-    edges = np.linspace(0, len(data), shards + 1).astype(int).tolist()
-    slices = [
-        dataclasses.replace(data, samples=data.samples[a:b]) for a, b in itertools.pairwise(edges)
-    ]
-    paths = [folder / f"shard-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
+    slices = _slices(data, folder, shards)
     parts = {p["file"]: p for p in _find_parts(folder, plan) if _is_whole(folder, p)}
-    for path, part in zip(paths, slices, strict=True):
+    for path, part in slices.items():
         names = [sample.name for sample in part.samples]
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
             raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
-    todo = [(p, part) for p, part in zip(paths, slices, strict=True) if p.name not in parts]
+    todo = [(path, part) for path, part in slices.items() if path.name not in parts]
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
-    for part in _write_shards(todo, plan, workers):
-        parts[part["file"]] = part
-        done += len(part["records"])
+    for entry in _write_shards(todo, plan, workers):
+        parts[entry["file"]] = entry
+        done += len(entry["records"])
         if progress:
             progress(done, len(data))
-    index = {**plan, "shards": [parts[path.name] for path in paths]}
+    index = {**plan, "shards": [parts[path.name] for path in slices]}
     with whole(folder / "index.json") as temporary:
         temporary.write_text(_json(index))
-    # What killed workers left, and the parts, which the index holds now.
+    # Killed workers may have left the first; the index holds the parts now.
     for path in folder.glob(".kseg-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in paths:
+    for path in slices:
         path.with_suffix(".json").unlink(missing_ok=True)
     return open_records(folder)
 
@@ -225,8 +203,19 @@ def prepare(
 _ELSEWHERE = "choose another folder or remove this one"
 
 
+def _slices(data: DataSet, folder: Path, shards: int) -> dict[Path, DataSet]:
+    """The files of the shards, and the samples of each."""
+    edges = np.linspace(0, len(data), shards + 1).astype(int).tolist()
+    return {
+        folder / f"shard-{i:05d}-of-{shards:05d}.tfrecord": dataclasses.replace(
+            data, samples=data.samples[first:end]
+        )
+        for i, (first, end) in enumerate(itertools.pairwise(edges))
+    }
+
+
 def _plan(data: DataSet, shards: int) -> dict[str, Any]:
-    """What the index says of the whole; a part belongs to it if it says the same."""
+    """The index without its shards; a part of the index has the same values."""
     plan = {
         "version": VERSION,
         "dataset": data.name,
@@ -240,7 +229,7 @@ def _plan(data: DataSet, shards: int) -> dict[str, Any]:
 
 
 def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is said of the shards that are there.
+    """The parts of the index of the shards that are there.
 
     Raises:
         KsegError: they are of other data.
@@ -288,7 +277,7 @@ def _write_shards(
         for path, data in todo:
             yield _write_shard(path, data, plan)
         return
-    # Not fork: TensorFlow has threads, which a forked process would lack.
+    # Not fork: the caller may have threads, TensorFlow's for one, which a forked process lacks.
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
     ) as pool:
@@ -306,11 +295,13 @@ def _write_shards(
 
 
 def _start_worker() -> None:
-    """The parent decides when to stop; without it a worker would wait for ever."""
+    """Ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    parent = multiprocessing.parent_process()
+
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -318,27 +309,26 @@ def _start_worker() -> None:
 
 def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, Any]:
     """One shard and its part of the index."""
-    records, counts, offset = [], np.zeros(256, np.int64), _HEAD
+    records, counts, offset = [], np.zeros(256, np.int64), 0
     with whole(path) as temporary:
-        try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for sample in data.samples:
-                    image, label = data.labelled(sample)
-                    content = _example(sample.name, _jpeg(sample.image, image), _png(label))
-                    writer.write(content)
-                    records.append(
-                        {
-                            "name": sample.name,
-                            "offset": offset,
-                            "bytes": len(content),
-                            "crc32": zlib.crc32(content),
-                            "size": label.shape,
-                        }
-                    )
-                    offset += len(content) + _FOOT + _HEAD
-                    counts += np.bincount(label.ravel(), minlength=256)
-        except tf.errors.OpError as error:
-            raise write_error(path, OSError(error.message)) from error
+        with temporary.open("wb") as file:
+            for sample in data.samples:
+                image, label = data.labelled(sample)
+                content = serialized_example(
+                    image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
+                )
+                file.write(framed(content))
+                records.append(
+                    {
+                        "name": sample.name,
+                        "offset": offset + HEADER,
+                        "bytes": len(content),
+                        "crc32": zlib.crc32(content),
+                        "size": label.shape,
+                    }
+                )
+                offset += HEADER + len(content) + FOOTER
+                counts += np.bincount(label.ravel(), minlength=256)
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,
@@ -353,16 +343,6 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":")) + "\n"
-
-
-def _example(name: str, image: bytes, label: bytes) -> bytes:
-    values = {"image": image, "label": label, "name": name.encode()}
-    features = {
-        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for key, value in values.items()
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
 
 
 def _jpeg(path: Path, image: np.ndarray) -> bytes:

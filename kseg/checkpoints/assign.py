@@ -20,14 +20,15 @@ PARTS = ("all", "backbone", "all-but-classifier")
 
 _BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
-# Weight names and the axes that take a published tensor to Keras' layout; None keeps it.
-_PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+# By weight name, a published tensor's and the axes that take it to Keras' layout; None keeps
+# it. Layers of kseg say theirs themselves (``published_tensors``, see ``kseg.layers``).
+_Tensors = dict[str, tuple[str, tuple[int, ...] | None]]
+
+_PYTORCH: dict[str, _Tensors] = {
     "Conv2D": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
-    "GroupedPointwiseConv": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "DepthwiseConv2D": {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", None)},
     "Conv2DTranspose": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)},
     "PReLU": {"alpha": ("weight", None)},
-    "SharedPReLU": {"alpha": ("weight", None)},
     "BatchNormalization": {
         name: (published, None)
         for name, published in zip(
@@ -35,7 +36,7 @@ _PYTORCH: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
         )
     },
 }
-_TF_SLIM: dict[str, dict[str, tuple[str, tuple[int, ...] | None]]] = {
+_TF_SLIM: dict[str, _Tensors] = {
     "Conv2D": {"kernel": ("weights", None), "bias": ("biases", None)},
     "DepthwiseConv2D": {"kernel": ("depthwise_weights", None), "bias": ("biases", None)},
     "SeparableConv2D": {
@@ -92,12 +93,18 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[-1:]
 
 
+def _published_tensors(layer: keras.Layer, layout: str) -> _Tensors:
+    """The published tensors of a layer's weights, by weight name."""
+    own = getattr(layer, "published_tensors", None)
+    return own[layout] if own else _LAYOUTS[layout][0][type(layer).__name__]
+
+
 def _entries(model: keras.Model, variant: Variant) -> dict[str, _Entry]:
-    table, separator = _LAYOUTS[variant.tensors]
+    separator = _LAYOUTS[variant.tensors][1]
     entries = {}
     for layer in model.layers:
         for variable in layer.weights:
-            suffix, axes = table[type(layer).__name__][variable.name]
+            suffix, axes = _published_tensors(layer, variant.tensors)[variable.name]
             name = f"{layer.name.replace('.', separator)}{separator}{suffix}"
             entries[name] = _Entry(layer.name, variable, axes)
     return entries
@@ -157,6 +164,10 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
             MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
             every tensor must be there and fit; outside it none is looked at.
 
+    Where BatchNorm is folded into the convolutions, as in a .tflite file, the model gets the
+    folded kernels and a BatchNorm that adds the bias alone: the same function in inference.
+    Training it further needs frozen statistics.
+
     Raises:
         KsegError: one line with all missing, unexpected and misshapen tensors.
     """
@@ -167,6 +178,7 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     tensors = _unwrap(tensors, published_shapes(model))
     if variant.tensors == "tf_slim":
         tensors = in_tf_slim_names(tensors, variant.backbone)
+        tensors = _unfolded(tensors, entries, model)
     given = {
         name: np.asarray(tensor)
         for name, tensor in tensors.items()
@@ -250,6 +262,30 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
         return part == "all" or not layer.startswith(variant.classifier)
 
     return belongs
+
+
+def _unfolded(
+    tensors: dict[str, Any], entries: Mapping[str, _Entry], model: keras.Model
+) -> dict[str, Any]:
+    """TF-Slim's tensors with a BatchNorm for each bias that stands for one.
+
+    Converters give a convolution without bias one of zeros, which is left out.
+    """
+    unfolded = {}
+    for name, tensor in tensors.items():
+        scope, _, last = name.rpartition("/")
+        norm = f"{scope}/BatchNorm"
+        folded = last == "biases" and name not in entries
+        if folded and f"{norm}/beta" in entries and f"{norm}/gamma" not in tensors:
+            ones = np.ones_like(tensor)
+            # With epsilon the variance is 1.
+            epsilon = model.get_layer(norm.replace("/", ".")).epsilon
+            values = (ones, tensor, 0 * ones, (1 - epsilon) * ones)
+            named = {f"{norm}/{k}": v for k, v in zip(_BATCH_NORM, values, strict=True)}
+            unfolded |= {k: v for k, v in named.items() if k in entries}
+        elif not (folded and f"{scope}/weights" in entries and not np.any(tensor)):
+            unfolded[name] = tensor
+    return unfolded
 
 
 def _is_unused(name: str, variant: Variant, separator: str) -> bool:

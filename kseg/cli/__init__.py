@@ -38,7 +38,7 @@ SUBCOMMANDS = {
 }
 
 # These read and draw pictures only; the others start by loading Keras, which takes seconds.
-_WITHOUT_KERAS = ("streets", "check-data")
+_WITHOUT_KERAS = ("streets", "check-data", "prepare")
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -112,10 +112,13 @@ def _load_keras() -> None:
 
 
 def _with_flags(text: str, args: argparse.Namespace) -> str:
-    """The library's message with the command's flags for its arguments' names."""
-    for name in vars(args):
-        if "_" in name:
-            # Not where it is part of a path.
-            flag = f"--{name.replace('_', '-')}"
-            text = re.sub(rf"(?<![\w./-]){name}(?![\w./-])", flag, text)
+    """The library's message with the command's flags for its arguments' names.
+
+    A subcommand's ``FLAGS`` are those whose names are not the argument's with dashes.
+    """
+    flags = {name: f"--{name.replace('_', '-')}" for name in vars(args) if "_" in name}
+    flags |= getattr(sys.modules[args.run.__module__], "FLAGS", {})
+    for name, flag in flags.items():
+        # Not where it is part of a path.
+        text = re.sub(rf"(?<![\w./-]){name}(?![\w./-])", flag, text)
     return text

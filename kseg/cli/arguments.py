@@ -1,4 +1,4 @@
-"""Arguments and small views that several subcommands share."""
+"""Arguments that several subcommands share, and what was parsed as the library takes it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kseg.crf import DenseCRF
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.files import check_output, whole
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kseg.model import SegmentationModel
+    from kseg.predictor import InferenceSettings
 
 FILES = ".keras, .tflite, .onnx or shipped WEIGHTS:MODEL"
 """What ``kseg.open_predictor`` takes."""
@@ -41,8 +41,8 @@ def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
     parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
 
 
-def add_way(parser: argparse.ArgumentParser) -> None:
-    """How images become label maps."""
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """How images become label maps, and what runs the network."""
     add_size(parser, "--input-size", "of the network (the image's, or the file's)")
     add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
     parser.add_argument(
@@ -64,14 +64,29 @@ def add_way(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
     parser.add_argument(
         "--crf",
-        action="store_const",
-        const=DenseCRF(),
+        action="store_true",
         help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
     )
 
 
+def settings(args: argparse.Namespace) -> InferenceSettings:
+    """What ``add_settings`` parsed, but for what runs the network."""
+    from kseg.crf import DenseCRF
+    from kseg.predictor import InferenceSettings
+
+    return InferenceSettings(
+        input_size=size(args.input_size),
+        pad_to=size(args.pad_to),
+        scales=tuple(args.scales),
+        flip=args.flip,
+        window=size(args.window),
+        overlap=args.overlap,
+        crf=DenseCRF() if args.crf else None,
+    )
+
+
 def add_calibration(parser: argparse.ArgumentParser) -> None:
-    """How a model becomes int8."""
+    """The images and the method of a calibration for int8."""
     parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
     parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
     parser.add_argument("--calibration-count", type=int, metavar="N", help="for int8 (100)")
@@ -90,7 +105,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_calibration(args: argparse.Namespace) -> None:
-    """Raises KsegError where an option of ``calibration`` was given."""
+    """Raises KsegError if an option of ``add_calibration`` was given."""
     options = ("calibration", "calibration_dataset", "calibration_dir", "calibration_count")
     if given := [f"--{o}".replace("_", "-") for o in options if getattr(args, o) is not None]:
         raise KsegError(
@@ -112,7 +127,7 @@ def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[
 
 
 def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> None:
-    """How a finished model trains further."""
+    """The data and the steps of fine-tuning a finished model."""
     add_data(parser)
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help="passes (1)")
     parser.add_argument("--steps", type=int, metavar="N", help="steps, instead of --epochs")
@@ -164,7 +179,7 @@ def fine_tuning(args: argparse.Namespace, model: SegmentationModel) -> dict[str,
 
 
 def add_smaller(parser: argparse.ArgumentParser) -> None:
-    """A .keras file that is trained on, and what it becomes."""
+    """A .keras file, the file to write, and the fine-tuning between them."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     parser.add_argument("out", type=Path, metavar="OUT", help=".keras")
     add_fine_tuning(parser, learning_rate=1e-4)
@@ -173,7 +188,7 @@ def add_smaller(parser: argparse.ArgumentParser) -> None:
 def save_smaller(
     args: argparse.Namespace, make: Callable[..., SegmentationModel], **options: Any
 ) -> None:
-    """Calls ``make`` with what ``add_smaller`` parsed and saves its model."""
+    """Saves the model that ``make`` trains, with what ``add_smaller`` parsed."""
     from kseg.loading import load
     from kseg.training.pipeline import reader_errors
 
@@ -187,26 +202,17 @@ def save_smaller(
 
 
 def check_installed(module: str, extra: str) -> None:
-    """Raises KsegError where an extra's module is not there."""
+    """Raises KsegError if the module of an extra is not installed."""
     if importlib.util.find_spec(module) is None:
         raise KsegError(f"this needs {module}; install kseg[{extra}]")
 
 
-def way(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_way`` parsed, as ``predict_labels`` takes it."""
-    return {
-        "input_size": size(args.input_size),
-        "pad_to": size(args.pad_to),
-        "scales": tuple(args.scales),
-        "flip": args.flip,
-        "window": size(args.window),
-        "overlap": args.overlap,
-        "crf": args.crf,
-    }
-
-
 def size(value: list[int] | None) -> tuple[int, int] | None:
-    """What ``add_size`` parsed, as the library takes it."""
+    """What ``add_size`` parsed, as the library takes it: (H, W), or None.
+
+    Raises:
+        KsegError: a side below 1.
+    """
     if value is None:
         return None
     if min(value) < 1:

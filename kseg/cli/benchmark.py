@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON."""
-    from kseg.tflite.benchmark import benchmark, format_timings
     from kseg.tflite.profile import format_profiles, operator_profile
+    from kseg.tflite.timing import benchmark, format_timings
 
     if args.json:
         check_output(args.json)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison."""
-    from kseg.data.streets import draw_scene
+    from kseg.streets import draw_scene
     from kseg.tflite.gpu import NoAccelerator, compare
 
     if args.images:

@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains and saves."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
-    from kseg.tflite.cluster import cluster
+    from kseg.tflite import cluster
 
     arguments.save_smaller(args, cluster, clusters=args.clusters)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out and make_folder(args.out)
     if args.json:
         check_output(args.json)
-    report, worst = compare(
+    comparison = compare(
         open_predictor(args.first, runtime=args.runtime_a),
         open_predictor(args.second, runtime=args.runtime_b),
         data,
@@ -56,12 +56,13 @@ def run(args: argparse.Namespace) -> None:
         worst=args.worst,
         progress=Countdown(),
     )
-    for facts, file in zip(report["files"], (args.first, args.second), strict=True):
-        facts["file"] = str(file)
-    print(format_comparison(report))
+    print(format_comparison(comparison))
     if args.json:
+        report = comparison.to_json()
+        for facts, file in zip(report["files"], (args.first, args.second), strict=True):
+            facts["file"] = str(file)
         write_json(args.json, report)
-    for item in worst if out else ():
+    for item in comparison.worst if out else ():
         with whole(out / f"{item.name}.png") as path:
             item.picture().save(path)
         print(out / f"{item.name}.png")

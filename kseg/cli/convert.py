@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kseg.cli import arguments
 
+FLAGS = {"calibration_method": "--calibration", "input_type": "--input"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the form."""

@@ -1,37 +1,39 @@
-"""The whole way once, on streets that it draws: training, scores, files, a report.
+"""Runs the whole pipeline once, on streets that it draws: training, scores, files, a report.
 
-Ends with a table and DIR/report.html. Left half-way, the same command goes on. With
-CITYSCAPES_DATASET set it takes Cityscapes instead of the streets.
+It ends with a table and DIR/report.html. After an interruption the same command continues.
+With CITYSCAPES_DATASET set it takes Cityscapes instead of the streets.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from kseg.cli import arguments
 from kseg.data import DataSet, open_dataset
 from kseg.environment import environment
 from kseg.files import make_folder, whole, write_json
-from kseg.pictures import cover, side_by_side, stacked
+from kseg.pictures import stacked
 from kseg.progress import Stages
 
 if TYPE_CHECKING:
-    from kseg.predictor import Predictor
+    from kseg.evaluation import Scores
+    from kseg.model import SegmentationModel
+    from kseg.tflite import Timing
 
 MODEL = "cgnet_m3n21"
 
 # Seconds on two cores.
 _PLAN = {"streets": 25, "training": 250, "files": 60, "gpu": 110, "times": 30}
 
+_GPU_FIGURES = ("few_cpu", "few_gpu", "same_class", "difference")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to and how much."""
+    """Where to write, and how much to draw and train."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
     parser.add_argument("--scenes", type=int, default=160, metavar="N", help="streets (160)")
     parser.add_argument("--steps", type=int, default=220, metavar="N", help="of training (220)")
@@ -39,181 +41,141 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Goes the way and prints the table."""
-    from kseg.data.streets import write_streets
-    from kseg.evaluation import evaluate
-    from kseg.predictor import KerasPredictor
-    from kseg.tflite import TFLitePredictor, convert_each
-    from kseg.tflite.benchmark import benchmark
-    from kseg.tflite.convert import PRECISIONS
-    from kseg.tflite.gpu import Comparison, NoAccelerator
-    from kseg.training import TrainingConfig, train
-    from kseg.training.run import default_crop
+    """Trains, scores, converts, compares, and prints the table."""
+    from kseg.demo_report import scene_pictures, table_text, write_demo_report
+    from kseg.tflite import TFLitePredictor, benchmark
 
     stages = Stages(_PLAN)
     out = make_folder(args.out)
-    name, folder = "cityscapes", os.environ.get("CITYSCAPES_DATASET")
-    if not folder:
-        name, folder = "streets", out / f"streets-{args.scenes}"
-        stages.begin("streets", f"{args.scenes} streets are drawn")
-        if not folder.exists():
-            write_streets(folder, args.scenes)
-    train_data, val_data = (open_dataset(name, folder, split) for split in ("train", "val"))
-    val_data = val_data.some(32)
-
-    stages.begin("training", f"{MODEL} is trained on {len(train_data)} scenes")
-    config = TrainingConfig(
-        MODEL,
-        name,
-        steps=args.steps,
-        crop=arguments.size(args.crop) or (128, 256),
-        validate_every=5,
-    )
-    model = train(config, folder, out / MODEL)
-
-    stages.begin("files", f"four precisions are scored on {len(val_data)} held-out scenes")
-    size = default_crop(val_data)
-    scores = {"keras": evaluate(KerasPredictor(model), val_data, input_size=size)}
-    files = {precision: out / f"{precision}.tflite" for precision in PRECISIONS}
-    convert_each(model, files, input_size=size, calibration=train_data.some(64).images())
-    for precision, file in files.items():
-        scores[precision] = evaluate(TFLitePredictor(file), val_data)
-
+    name, folder = _find_data(args.scenes, out, stages)
+    train_data = open_dataset(name, folder, "train")
+    val_data = open_dataset(name, folder, "val").some(32)
     # A software driver takes seconds an image.
     few = val_data.some(6)
+
+    stages.begin("training", f"{MODEL} is trained on {len(train_data)} scenes")
+    crop = arguments.size(args.crop) or (128, 256)
+    model = _train(name, folder, out / MODEL, args.steps, crop)
+
+    stages.begin("files", f"four precisions are scored on {len(val_data)} held-out scenes")
+    files, size = _convert(model, train_data, val_data, out)
+    scores = _score(model, files, val_data, size)
+
     stages.begin("gpu", f"CPU and GPU accelerator are compared on {len(few)} of them")
-    on_cpu, on_gpu, agreements, no_gpu = {}, {}, {}, ""
-    try:
-        for precision, file in files.items():
-            with Comparison(file) as both:
-                on_gpu[precision] = evaluate(both, few)["mean_iou"]
-                agreements[precision] = both.agreement
-            on_cpu[precision] = evaluate(TFLitePredictor(file), few)["mean_iou"]
-    except NoAccelerator as error:
-        no_gpu = f"{error}; the GPU columns are empty"
+    on_gpu, no_gpu = _compare_with_gpu(files, few)
 
     stages.begin("times", "latency on the CPU")
     timings = dict(zip(files, benchmark(list(files.values()), runs=10), strict=True))
 
-    rows = [{"file": "model.keras", "mean_iou": scores["keras"]["mean_iou"]}]
-    for precision, file in files.items():
-        timing, agreement = timings[precision], agreements.get(precision)
-        rows.append(
-            {
-                "file": file.name,
-                "bytes": timing.file_size,
-                "mean_iou": scores[precision]["mean_iou"],
-                "few_cpu": on_cpu.get(precision),
-                "few_gpu": on_gpu.get(precision),
-                "same_class": agreement and agreement.same_class,
-                "difference": agreement and agreement.difference,
-                "cpu_seconds": timing.run.median,
-            }
-        )
+    rows = _rows(files, scores, on_gpu, timings)
     facts = {
         "model": MODEL,
         "data": f"{name}, {len(train_data)} scenes for training, {len(val_data)} for the scores",
         "steps": args.steps,
-        "crop": config.crop,
+        "crop": crop,
         "input_size": size,
         **environment(),
     }
     write_json(out / "demo.json", {**facts, "rows": rows})
-    predictors = {p: TFLitePredictor(files[p]) for p in ("fp32", "int8")}
-    strips = _strips(val_data, predictors)
+    scenes = scene_pictures(val_data, [TFLitePredictor(files[p]) for p in ("fp32", "int8")])
     with whole(out / "scenes.png") as path:
-        stacked(strips).save(path)
-    _report(out, facts, rows, scores, strips, no_gpu)
+        stacked(scenes).save(path)
+    page, history = out / "report.html", out / MODEL / "history.csv"
+    write_demo_report(page, facts, rows, scores, scenes=scenes, history=history, no_gpu=no_gpu)
     print(table_text(rows))
-    print("\n".join(filter(None, (no_gpu, f"{out / 'report.html'}: all of it, with pictures"))))
+    if no_gpu:
+        print(no_gpu)
+    print(f"{page}: all of it, with pictures")
 
 
-COLUMNS = (
-    "file",
-    "size",
-    "mean IoU",
-    "6 scenes, CPU",
-    "6 scenes, GPU",
-    "same class on both",
-    "CPU time",
-)
+def _find_data(scenes: int, out: Path, stages: Stages) -> tuple[str, Path]:
+    """Name and folder of the data set: Cityscapes if there, else streets, drawn once."""
+    from kseg.streets import write_streets
+
+    if folder := os.environ.get("CITYSCAPES_DATASET"):
+        return "cityscapes", Path(folder)
+    stages.begin("streets", f"{scenes} streets are drawn")
+    streets = out / f"streets-{scenes}"
+    if not streets.exists():
+        write_streets(streets, scenes)
+    return "streets", streets
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row as text: megabytes, per cent, milliseconds; "-" where nothing was measured."""
+def _train(
+    name: str, folder: Path, run_dir: Path, steps: int, crop: tuple[int, int]
+) -> SegmentationModel:
+    from kseg.training import TrainingConfig, train
 
-    def show(key: str, form: str, factor: float) -> str:
-        return "-" if row.get(key) is None else form.format(factor * row[key])
-
-    return [
-        row["file"],
-        show("bytes", "{:.2f} MB", 1e-6),
-        show("mean_iou", "{:.2f} %", 100),
-        show("few_cpu", "{:.2f} %", 100),
-        show("few_gpu", "{:.2f} %", 100),
-        show("same_class", "{:.2f} %", 100),
-        show("cpu_seconds", "{:.0f} ms", 1000),
-    ]
+    config = TrainingConfig(MODEL, name, steps=steps, crop=crop, validate_every=5)
+    return train(config, folder, run_dir)
 
 
-def table_text(rows: list[dict[str, Any]]) -> str:
-    """The table in Markdown."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _convert(
+    model: SegmentationModel, train_data: DataSet, val_data: DataSet, out: Path
+) -> tuple[dict[str, Path], tuple[int, int]]:
+    """A file for each precision, and the input size (H, W) of all."""
+    from kseg.tflite import convert_each
+    from kseg.tflite.options import PRECISIONS
+    from kseg.training.run import default_crop
+
+    size = default_crop(val_data)
+    files = {precision: out / f"{precision}.tflite" for precision in PRECISIONS}
+    convert_each(model, files, input_size=size, calibration=train_data.some(64).images())
+    return files, size
 
 
-def _strips(data: DataSet, predictors: dict[str, Predictor], count: int = 4) -> list[Image.Image]:
-    """Image, label and predictions of some scenes, in a row each."""
-    from kseg.predictor import predict_labels
+def _score(
+    model: SegmentationModel, files: Mapping[str, Path], data: DataSet, size: tuple[int, int]
+) -> dict[str, Scores]:
+    """Scores of the model, as "keras", and of the files by precision."""
+    from kseg.evaluation import evaluate
+    from kseg.predictor import KerasPredictor
+    from kseg.tflite import TFLitePredictor
 
-    strips = []
-    for sample in data.some(count).samples:
-        image, label = data.labelled(sample)
-        maps = [label, *(predict_labels(p, image) for p in predictors.values())]
-        covered = [cover(image, labels, data.classes.colors) for labels in maps]
-        strips.append(side_by_side([image, *covered]))
-    return strips
-
-
-def _report(
-    out: Path,
-    facts: dict[str, Any],
-    rows: list[dict[str, Any]],
-    scores: dict[str, dict[str, Any]],
-    strips: list[Image.Image],
-    note: str,
-) -> None:
-    from kseg.report import Report, class_bars, training_curve
-
-    report = Report("kseg: from a data set to a file for the phone")
-    report.line(f"{facts['model']}, {facts['data']}, {facts['steps']} steps.")
-    report.table(COLUMNS, [cells(row) for row in rows])
-    report.line(
-        note
-        or "GPU: the LiteRT GPU accelerator. Same class: the share of pixels, on the "
-        "worst of six scenes, to which it gives the class that the CPU gives."
-    )
-    report.heading("What it sees: image, label, fp32, int8")
-    for strip in strips:
-        report.picture(strip)
-    report.heading("Training")
-    with (out / MODEL / "history.csv").open(newline="") as file:
-        report.picture(training_curve(list(csv.DictReader(file))))
-    report.heading("By class")
-    report.picture(class_bars({p: scores[p]["class_iou"] for p in ("fp32", "int8")}))
-    names = list(scores)
-    report.table(
-        ["class", *names],
-        [
-            [label, *(_percent(scores[n]["class_iou"][label]) for n in names)]
-            for label in scores["keras"]["class_iou"]
-        ],
-    )
-    report.heading("Made with")
-    report.line(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))
-    report.line(f"{facts['machine']['cpus']} CPUs, {facts['machine']['kind']}")
-    report.write(out / "report.html")
+    scores = {"keras": evaluate(KerasPredictor(model), data, input_size=size)}
+    for precision, file in files.items():
+        scores[precision] = evaluate(TFLitePredictor(file), data)
+    return scores
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _compare_with_gpu(
+    files: Mapping[str, Path], data: DataSet
+) -> tuple[dict[str, dict[str, float | None]], str]:
+    """``_GPU_FIGURES`` by precision; and why some are missing, "" if none are."""
+    from kseg.evaluation import evaluate
+    from kseg.tflite import TFLitePredictor
+    from kseg.tflite.gpu import Comparison, NoAccelerator
+
+    figures: dict[str, dict[str, float | None]] = {}
+    try:
+        for precision, file in files.items():
+            with Comparison(file) as both:
+                on_gpu = evaluate(both, data).mean_iou
+                agreement = both.agreement
+            on_cpu = evaluate(TFLitePredictor(file), data).mean_iou
+            values = (on_cpu, on_gpu, agreement.same_class, agreement.difference)
+            figures[precision] = dict(zip(_GPU_FIGURES, values, strict=True))
+    except NoAccelerator as error:
+        return figures, f"{error}; the GPU columns are empty"
+    return figures, ""
+
+
+def _rows(
+    files: Mapping[str, Path],
+    scores: Mapping[str, Scores],
+    on_gpu: Mapping[str, dict[str, float | None]],
+    timings: Mapping[str, Timing],
+) -> list[dict[str, Any]]:
+    """The rows of the table, the model's first."""
+    rows: list[dict[str, Any]] = [{"file": "model.keras", "mean_iou": scores["keras"].mean_iou}]
+    for precision, file in files.items():
+        rows.append(
+            {
+                "file": file.name,
+                "bytes": timings[precision].file_size,
+                "mean_iou": scores[precision].mean_iou,
+                **on_gpu.get(precision, dict.fromkeys(_GPU_FIGURES)),
+                "cpu_seconds": timings[precision].run.median,
+            }
+        )
+    return rows

@@ -16,7 +16,7 @@ from kseg.progress import Countdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file, the data and the way to score."""
+    """The file, the data, the settings and what to write."""
     parser.add_argument(
         "file",
         type=Path,
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
-    arguments.add_way(parser)
+    arguments.add_settings(parser)
     parser.add_argument(
         "--boundaries", action="store_true", help="trimap IoU and boundary F (extra boundaries)"
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="threads that read and count (one a CPU, up to 4)"
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="F", help="keep the score so far in F; go on from there"
+        "--resume", type=Path, metavar="F", help="keep the score so far in F, and continue from it"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
@@ -46,29 +46,28 @@ def run(args: argparse.Namespace) -> None:
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
     source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)
-    way = arguments.way(args)
-    # What cannot be written is known before the hours of a score.
+    settings = arguments.settings(args)
+    # A score may take hours: whether the results can be written is checked before.
     folder = args.report and make_folder(args.report)
     if args.json:
         check_output(args.json)
     saved = args.resume and SavedScores(args.resume, args.file)
-    report = evaluate(
+    scores = evaluate(
         source,
         data,
-        **way,
+        settings,
         boundaries=args.boundaries,
         workers=args.workers,
         saved=saved,
         progress=Countdown(),
     )
-    report["file"] = str(args.file)
-    print(format_report(report))
+    print(format_report(scores))
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, {**scores.to_json(), "file": str(args.file)})
     if folder:
         from kseg.evaluation.report import write_report  # matplotlib
 
-        write_report(folder / "report.html", report, source, data, **way)
+        write_report(folder / "report.html", scores, source, data)
         print(folder / "report.html")
     if saved:
         saved.remove()

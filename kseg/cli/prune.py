@@ -17,6 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains and saves."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
-    from kseg.tflite.prune import prune
+    from kseg.tflite import prune
 
     arguments.save_smaller(args, prune, sparsity=args.sparsity, structure=args.structure)

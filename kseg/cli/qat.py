@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kseg.cli import arguments
 
+FLAGS = {"input_type": "--input"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, the training and the form."""
@@ -22,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     """Trains and converts."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
     from kseg.loading import load
-    from kseg.tflite.qat import train_quantised
+    from kseg.tflite import train_quantised
     from kseg.training.pipeline import reader_errors
 
     model = load(args.file)

@@ -13,6 +13,8 @@ from pathlib import Path
 from kseg.cli import arguments
 from kseg.files import check_output, write_json
 
+FLAGS = {"calibration_method": "--calibration"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and how it becomes int8."""

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the data set."""
-    from kseg.data.streets import write_streets
+    from kseg.streets import write_streets
 
     write_streets(args.folder, args.count, size=tuple(args.size), seed=args.seed)
     print(f"{args.folder}: {args.count} streets of {args.size[0]}x{args.size[1]}")

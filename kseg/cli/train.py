@@ -1,4 +1,4 @@
-"""Trains a model; the same command takes up a run that was left."""
+"""Trains a model; the same command resumes a run that was left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 from kseg.cli import arguments
 from kseg.errors import KsegError
 
-_NONE = "none"
+# What an option that may be left out gives for the word none; argparse leaves None where it
+# was not given.
+_NONE = object()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,22 +83,22 @@ def run(args: argparse.Namespace) -> None:
         return
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
     values = {
-        name: tuple(value) if isinstance(value, list) else None if value == _NONE else value
+        name: tuple(value) if isinstance(value, list) else None if value is _NONE else value
         for name, value in vars(args).items()
         if name in fields and value is not None
     }
     if args.run_dir is None:
-        raise KsegError("train needs a folder for the run; give --run-dir")
+        raise KsegError("train needs a folder for the run; give run_dir")
     config = from_recipe(values.pop("recipe", None), **values)
     train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
 
 
 def _or_none(convert: type) -> Any:
-    """A type for argparse that takes the word none as well."""
+    """A type for argparse that takes the word none as well, which gives ``_NONE``."""
 
     def parse(text: str) -> Any:
-        return _NONE if text == _NONE else convert(text)
+        return _NONE if text == "none" else convert(text)
 
     parse.__name__ = convert.__name__
     return parse

@@ -82,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
     "cityscapes": _cityscapes("gtFine", instances=True),
     "cityscapes_coarse": _cityscapes("gtCoarse", instances=False),
     "folder": Layout(classes=None, size=None, images="images/{}".format, labels="labels/{}".format),
-    # kseg.data.streets draws these.
+    # kseg.streets draws these.
     "streets": dataclasses.replace(
         _cityscapes("gtFine", instances=True), size=None, environment=""
     ),

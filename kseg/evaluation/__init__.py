@@ -1,17 +1,22 @@
-"""Scores: the confusion matrix, the protocol, the report, and two files compared."""
+"""Scores of predictions: the evaluation of a split, and two predictors compared."""
 
-from kseg.evaluation.answers import LabelMaps
-from kseg.evaluation.compare import Disagreement, compare, format_comparison
+from kseg.evaluation.comparison import Comparison, Disagreement, compare, format_comparison
 from kseg.evaluation.confusion import ConfusionMatrix
-from kseg.evaluation.evaluate import evaluate, format_report
+from kseg.evaluation.predictions import LabelMaps
 from kseg.evaluation.resume import SavedScores
+from kseg.evaluation.scores import Scores, format_report
+from kseg.evaluation.scoring import evaluate
 from kseg.evaluation.submission import write_submission
+from kseg.predictor import InferenceSettings
 
 __all__ = [
+    "Comparison",
     "ConfusionMatrix",
     "Disagreement",
+    "InferenceSettings",
     "LabelMaps",
     "SavedScores",
+    "Scores",
     "compare",
     "evaluate",
     "format_comparison",

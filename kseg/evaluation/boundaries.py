@@ -24,8 +24,8 @@ class BoundaryScores:
     """Counts along borders, summed over images.
 
     The trimap of DeepLabv3+ (arXiv:1802.02611, Section 4.4) is the band around void
-    labels, which PASCAL VOC has along every border; here it is the band around every
-    border between labels, void or not, which is the same on VOC and has a meaning elsewhere.
+    labels, which PASCAL VOC has along every border. Here it is the band around every
+    border between labels, void or not: the same on VOC, and defined on other data sets.
 
     The boundary F-score is that of Csurka et al. (BMVC 2013, Section 2.2).
 
@@ -56,8 +56,8 @@ class BoundaryScores:
         """Adds one image.
 
         Args:
-            labels: (H, W) train ids, 255 ignored.
-            predictions: (H, W) classes; ``num_classes`` and above is no class.
+            labels: (H, W) uint8 train ids, 255 ignored.
+            predictions: (H, W) uint8 classes; ``num_classes`` and above is no class.
         """
         classes = len(self.f_scores)
         predictions = np.minimum(predictions, classes)
@@ -74,7 +74,7 @@ class BoundaryScores:
                 scores.append(self._f_score(a, b, tolerance))
 
     def merge(self, other: BoundaryScores) -> None:
-        """Adds what another has counted."""
+        """Adds the counts of another with the same number of classes."""
         self.bands += other.bands
         for scores, more in zip(self.f_scores, other.f_scores, strict=True):
             scores += more
@@ -93,11 +93,11 @@ class BoundaryScores:
         return scores
 
     def boundary_f(self) -> list[float | None]:
-        """By class, the mean over the images where it has a boundary; None without any.
+        """Boundary F-score by class, 0..1: the mean over the images where it has a boundary.
 
         In an image it is 2 P R / (P + R), with P the share of the prediction's boundary
         pixels that lie within the tolerance of the label's, and R the other way round.
-        Borders to void do not count.
+        Borders to void do not count. None for a class without a boundary in any image.
         """
         return [mean(scores) for scores in self.f_scores]
 
@@ -112,10 +112,10 @@ class BoundaryScores:
         self.bands += np.bincount(flat, minlength=self.bands.size).reshape(self.bands.shape)
 
     def _f_score(self, wanted: np.ndarray, found: np.ndarray, tolerance: float) -> float:
-        """Of two sets of pixels (n, 2), one of which may be empty."""
+        """F-score of two sets of pixels (n, 2), of which one may be empty."""
         if not (len(wanted) and len(found)):
             return 0.0
-        # The bound itself is still within.
+        # SciPy leaves out a point at the bound itself; the tolerance includes it.
         bound = np.nextafter(tolerance, np.inf)
         precision, recall = (
             np.isfinite(self._tree(to).query(points, distance_upper_bound=bound)[0]).mean()
@@ -125,8 +125,8 @@ class BoundaryScores:
         return float(2 * precision * recall / total) if total else 0.0
 
 
-def boundary_report(scores: BoundaryScores | None, names: tuple[str, ...]) -> dict[str, Any]:
-    """The scores as fields of a report, None where they were not measured."""
+def boundary_figures(scores: BoundaryScores | None, names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of ``kseg.evaluation.Scores``, None where boundaries were not scored."""
     by_class = scores and dict(zip(names, scores.boundary_f(), strict=True))
     return {
         "trimap_iou": scores and scores.trimap_iou(),
@@ -138,7 +138,7 @@ def boundary_report(scores: BoundaryScores | None, names: tuple[str, ...]) -> di
 def _edges(ids: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels with a neighbour (of four) of another id, both of them scored."""
     edges = np.zeros(ids.shape, bool)
-    # The same for rows and, transposed, for columns; a transpose is a view.
+    # Rows, then columns: writing to the transpose writes to ``edges``.
     for a, inside, view in ((ids, scored, edges), (ids.T, scored.T, edges.T)):
         differ = (a[1:] != a[:-1]) & inside[1:] & inside[:-1]
         view[1:] |= differ

@@ -13,21 +13,19 @@ import numpy as np
 from kseg.data import ClassTable
 from kseg.data.classes import IGNORE
 from kseg.errors import KsegError
-from kseg.evaluation.confusion import ConfusionMatrix, runs
-
-Scores = dict[str, float | None]
+from kseg.evaluation.confusion import ByName, ConfusionMatrix, runs
 
 
-def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> Scores:
-    """By category: classes of one category are not told apart."""
+def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> ByName:
+    """IoU by category, 0..1; the classes of a category count as one."""
     names, groups = _groups(classes)
     return dict(zip(names, matrix.grouped(groups).iou(), strict=True))
 
 
 class InstanceScores:
-    """Hits and misses whose weight is the class's average instance over their own instance.
+    """Hits and misses, weighted by the class's average instance size over their instance's.
 
-    A small instance so counts as much as a large one. False alarms belong to no instance
+    So a small instance counts as much as a large one. False alarms belong to no instance
     and count as pixels.
 
     Args:
@@ -40,6 +38,7 @@ class InstanceScores:
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
+        self._sizes = classes.instance_sizes or ()
         self._names, self._groups = _groups(classes)
         self.weighted = np.zeros((3, classes.num_classes))
 
@@ -48,7 +47,7 @@ class InstanceScores:
 
         Args:
             instances: (H, W) uint16, file id * 1000 + number; 1000 and below is none.
-            predictions: (H, W) classes; ``num_classes`` and above is no class.
+            predictions: (H, W) uint8 classes; ``num_classes`` and above is no class.
 
         Raises:
             KsegError: an instance of a class that has none.
@@ -67,7 +66,7 @@ class InstanceScores:
             ]
         )
         found = (counts[2].astype(bool) & (owners != IGNORE)).nonzero()[0]
-        sizes = np.array([size or np.nan for size in self._classes.instance_sizes])
+        sizes = np.array([size or np.nan for size in self._sizes])
         # An id that the data set does not have, or of a class without instances.
         sizes = np.concatenate([sizes, np.full(256 - len(sizes), np.nan)])[owners[found]]
         if np.isnan(sizes).any():
@@ -76,25 +75,34 @@ class InstanceScores:
                 f"instance {instance} is of id {instance // 1000}, which has no instances"
             )
         weights = sizes / counts[2, found]
-        np.add.at(self.weighted, (slice(None), owners[found]), counts[:, found] * weights)
+        for total, count in zip(self.weighted, counts, strict=True):
+            np.add.at(total, owners[found], count[found] * weights)
 
-    def class_iou(self, matrix: ConfusionMatrix) -> Scores:
-        """iIoU of the classes that have instances."""
+    def class_iou(self, matrix: ConfusionMatrix) -> ByName:
+        """Instance-level IoU, 0..1, of the classes that have instances.
+
+        Args:
+            matrix: of the same images.
+        """
         alarms = matrix.false_alarms()
         hits, _, pixels = self.weighted
         return {
             name: _ratio(hits[i], pixels[i] + alarms[i])
             for i, name in enumerate(self._classes.names)
-            if self._classes.instance_sizes[i] is not None
+            if self._sizes[i] is not None
         }
 
-    def category_iou(self, matrix: ConfusionMatrix) -> Scores:
-        """iIoU of the categories whose classes all have instances."""
+    def category_iou(self, matrix: ConfusionMatrix) -> ByName:
+        """Instance-level IoU, 0..1, of the categories whose classes all have instances.
+
+        Args:
+            matrix: of the same images.
+        """
         alarms = matrix.grouped(self._groups).false_alarms()
         scores = {}
         for group, name in enumerate(self._names):
             members = [i for i, g in enumerate(self._groups) if g == group]
-            if all(self._classes.instance_sizes[i] is not None for i in members):
+            if all(self._sizes[i] is not None for i in members):
                 _, hits, pixels = self.weighted[:, members].sum(1)
                 scores[name] = _ratio(hits, pixels + alarms[group])
         return scores
@@ -102,8 +110,9 @@ class InstanceScores:
 
 def _groups(classes: ClassTable) -> tuple[list[str], list[int]]:
     """Names of the categories, and the place of every class's category among them."""
-    names = list(dict.fromkeys(classes.categories))
-    return names, [names.index(category) for category in classes.categories]
+    categories = classes.categories or ()
+    names = list(dict.fromkeys(categories))
+    return names, [names.index(category) for category in categories]
 
 
 def _ratio(hits: float, union: float) -> float | None:

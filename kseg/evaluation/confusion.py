@@ -9,6 +9,9 @@ import numpy as np
 from kseg.data import IGNORE
 from kseg.errors import KsegError
 
+ByName = dict[str, float | None]
+"""A score of each class or category by its official name; None where it is undefined."""
+
 
 class ConfusionMatrix:
     """Counts of pixels by label (rows) and prediction (columns), int64.
@@ -18,6 +21,9 @@ class ConfusionMatrix:
 
     Args:
         num_classes: of the data set.
+
+    Attributes:
+        counts: (num_classes, num_classes + 1) int64.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -28,8 +34,8 @@ class ConfusionMatrix:
         """Adds one image.
 
         Args:
-            labels: train ids of any shape, 255 ignored.
-            predictions: classes of the same shape; ``num_classes`` and above is no class.
+            labels: uint8 train ids of any shape, 255 ignored.
+            predictions: uint8 classes of the same shape; ``num_classes`` and above is no class.
 
         Raises:
             KsegError: shapes differ, or a label is neither a class nor 255.
@@ -46,22 +52,22 @@ class ConfusionMatrix:
         # Sums of whole numbers in float64, exact below 2**53 pixels an image.
         pairs = pairs.astype(np.int64).reshape(256, columns)
         if pairs[classes:IGNORE].any():
-            bad = (pairs[classes:IGNORE].any(1).nonzero()[0] + classes).tolist()
+            bad = (np.flatnonzero(pairs[classes:IGNORE].any(1)) + classes).tolist()
             raise KsegError(f"labels have train ids {bad}, not below {classes} and not 255")
         self.counts += pairs[:classes]
 
     def iou(self) -> list[float | None]:
-        """By class; 0 where it is predicted but absent, None where it is neither."""
+        """IoU by class, 0..1: 0 if it is predicted but absent, None if it is neither."""
         hits = self.counts.diagonal()
         union = self.counts.sum(1) + self.counts[:, :-1].sum(0) - hits
         return [int(h) / int(u) if u else None for h, u in zip(hits, union, strict=True)]
 
     def mean_iou(self) -> float | None:
-        """Over the classes that occur in labels or predictions, None without any."""
+        """Mean over the classes that occur in labels or predictions, None without any."""
         return mean(self.iou())
 
     def grouped(self, groups: Sequence[int]) -> ConfusionMatrix:
-        """The matrix of groups of classes, numbered 0, 1, ... by class in ``groups``."""
+        """The matrix of groups of classes; ``groups`` has the group's number for each class."""
         result = ConfusionMatrix(max(groups) + 1)
         places = np.array([*groups, result.num_classes])
         np.add.at(result.counts, (places[:-1, None], places[None]), self.counts)
@@ -78,16 +84,16 @@ class ConfusionMatrix:
 
 
 def runs(*maps: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Runs of pixels, row after row, that are alike in every map.
+    """Runs of pixels, row after row, that have one value in every map.
 
-    Label maps are flat but for borders: what is counted by runs is counted many times
-    faster than by pixels.
+    Label maps change at borders only, so that counting runs is many times faster than
+    counting pixels.
 
     Args:
         *maps: of the same shape, not empty.
 
     Returns:
-        The runs' values (n,) by map, and their pixels (n,) int64.
+        For each map the runs' values (n,), and the runs' lengths in pixels (n,) int64.
     """
     flat = [values.ravel() for values in maps]
     changes = np.zeros(flat[0].size - 1, bool)
@@ -98,6 +104,6 @@ def runs(*maps: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def mean(scores: Iterable[float | None]) -> float | None:
-    """Of the scores that are not None, None without any."""
+    """Mean of the scores that are not None; None without any."""
     present = [score for score in scores if score is not None]
     return sum(present) / len(present) if present else None

@@ -1,4 +1,4 @@
-"""A score that goes on where it was left."""
+"""Counts kept in a file, so that an interrupted evaluation continues from them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from kseg import shipped
 from kseg.data import DataSet
 from kseg.errors import KsegError
-from kseg.evaluation.scores import Scores
+from kseg.evaluation.counts import Counts
 from kseg.files import whole
 
 INTERVAL = 10.0
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 
 
 class SavedScores:
-    """The scores so far, in a file.
+    """A file of the counts so far.
 
     Args:
         path: of the file; need not exist.
-        scored: the model file, shipped weights or folder whose content must be the same,
-            None where nothing but its card can tell.
+        scored: the model file, shipped weights or folder of label maps, whose content must
+            be the same to continue. None compares nothing but the model's card.
     """
 
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
@@ -34,32 +34,32 @@ class SavedScores:
         self._run: dict[str, Any] = {}
         self._written = time.monotonic()
 
-    def load(self, run: dict[str, Any], data: DataSet, scores: Scores) -> float:
-        """Takes up what is there for this run; without a file nothing, but it is writable.
+    def load(self, run: dict[str, Any], data: DataSet, counts: Counts) -> float:
+        """Reads the counts of this run; without a file writes an empty one.
 
         Args:
-            run: all that decides the score.
+            run: all that decides the score, as JSON; "runtime" is required.
             data: the split.
-            scores: empty; takes the counts up.
+            counts: empty; gets what the file has.
 
         Returns:
-            Seconds that were spent.
+            Seconds that were spent on the counts.
 
         Raises:
             KsegError: the file is of another run or cannot be read, or a file cannot be
                 written there.
         """
-        # Threads do not change a score, and another machine has another number.
+        # The number of threads, which follows the comma, does not change a score.
         run = {
             **run,
             "runtime": run["runtime"].partition(", ")[0],
             "content": self._content,
             "names": _digest(s.name for s in data.samples),
         }
-        # As it comes back from JSON.
+        # With the types that JSON gives back, for the comparison.
         self._run = json.loads(json.dumps(run))
         if not self._path.exists():
-            self.save(scores, 0.0)
+            self.save(counts, 0.0)
             return 0.0
         try:
             state = json.loads(self._path.read_text())
@@ -78,26 +78,26 @@ class SavedScores:
                 "name another file or delete this one"
             )
         try:
-            scores.restore(state["scores"])
+            counts.restore(state["scores"])
             return float(state["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._unfit(error) from error
 
-    def save(self, scores: Scores, seconds: float) -> None:
-        """Writes the counts; ``seconds`` were spent on them.
+    def save(self, counts: Counts, seconds: float) -> None:
+        """Writes the counts and the seconds that were spent on them.
 
         Raises:
             KsegError: the file cannot be written.
         """
-        state = {"run": self._run, "seconds": seconds, "scores": scores.to_json()}
+        state = {"run": self._run, "seconds": seconds, "scores": counts.to_json()}
         with whole(self._path) as path:
             path.write_text(json.dumps(state))
         self._written = time.monotonic()
 
-    def save_sometimes(self, scores: Scores, seconds: float) -> None:
-        """``save`` where the last time is long ago."""
+    def save_sometimes(self, counts: Counts, seconds: float) -> None:
+        """``save``, but not within ``INTERVAL`` of the last write."""
         if time.monotonic() - self._written >= INTERVAL:
-            self.save(scores, seconds)
+            self.save(counts, seconds)
 
     def _unfit(self, error: Exception) -> KsegError:
         return KsegError(
@@ -105,7 +105,7 @@ class SavedScores:
         )
 
     def remove(self) -> None:
-        """The score is complete and kept elsewhere."""
+        """Deletes the file, once the complete score is kept elsewhere."""
         self._path.unlink(missing_ok=True)
 
 

@@ -1,113 +1,159 @@
-"""All scores of a split, image by image."""
+"""The score of a model on a split, and all that decides it."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from kseg.data import ClassTable
-from kseg.evaluation.boundaries import BoundaryScores, boundary_report
-from kseg.evaluation.categories import InstanceScores, category_iou
-from kseg.evaluation.confusion import ConfusionMatrix, mean
+from kseg.card import Normalization
+from kseg.evaluation.confusion import ByName
+from kseg.predictor import InferenceSettings
 
 
+@dataclasses.dataclass(frozen=True)
 class Scores:
-    """What was counted so far; memory does not grow with the number of images but for names.
+    """What ``evaluate`` measured, 0..1 and None where undefined, and how.
 
-    Args:
-        classes: of the data set.
-        instances: whether instances are scored.
-        boundaries: whether borders are scored.
-
-    Raises:
-        KsegError: as ``BoundaryScores``.
+    Attributes:
+        mean_iou: over the classes that occur in labels or predictions.
+        class_iou: by class; 0 where it is predicted but absent, None where it is neither.
+        category_iou: by category, None where the data set has none.
+        class_iiou, category_iiou: instance-level IoU (arXiv:1604.01685, Section 3.2),
+            None where not all samples have instances.
+        mean_category_iou, mean_class_iiou, mean_category_iiou: their means.
+        trimap_iou: mean IoU of the pixels in a band around the labels' borders, for
+            widths from 1 pixel on; None unless boundaries were scored.
+        boundary_f, mean_boundary_f: boundary F-score by class and its mean; None unless
+            boundaries were scored.
+        pixel_accuracy: share of the labelled pixels that are right.
+        image_iou: mean IoU of each image alone, by the sample's name.
+        confusion_matrix: pixels by label (rows) and prediction; the last column is no class.
+        dataset, split, images: what was scored on, and its number of images.
+        model, options, weights: of the card; for label maps ``model`` is their folder.
+        runtime: what ran the network, "label maps" where none did.
+        settings: of the inference, ``input_size`` as it was used. This and the fields down
+            to ``normalization`` are None for label maps.
+        output, output_stride: form of the network's output, and the stride it has.
+        backbone_stride: output stride of the backbone, None where there is no choice of it.
+        resize, normalization: of the card.
+        void_channels: channels of no class.
+        seconds: that it took, earlier parts of a resumed score included.
+        kseg: its version.
     """
 
-    def __init__(self, classes: ClassTable, *, instances: bool, boundaries: bool) -> None:
-        self._classes = classes
-        self._matrix = ConfusionMatrix(classes.num_classes)
-        self._instances = InstanceScores(classes) if instances else None
-        self._edges = BoundaryScores(classes.num_classes) if boundaries else None
-        self._image_iou: dict[str, float | None] = {}
-
-    @property
-    def images(self) -> int:
-        """How many were added."""
-        return len(self._image_iou)
-
-    def add(
-        self, name: str, label: np.ndarray, answer: np.ndarray, instances: np.ndarray | None
-    ) -> None:
-        """Adds an image.
-
-        Args:
-            name: unique among the images.
-            label: (H, W) uint8 train ids, 255 ignored.
-            answer: (H, W) uint8 train ids, those of no class 255.
-            instances: (H, W) uint16 as ``InstanceScores`` takes them, None where they are
-                not scored.
-
-        Raises:
-            KsegError: a size or value that does not fit.
-        """
-        alone = ConfusionMatrix(self._classes.num_classes)
-        alone.update(label, answer)
-        self._matrix.counts += alone.counts
-        self._image_iou[name] = alone.mean_iou()
-        if self._edges:
-            self._edges.update(label, answer)
-        if self._instances:
-            self._instances.update(instances, answer)
-
-    def merge(self, other: Scores) -> None:
-        """Adds what another of the same kind has counted."""
-        self._matrix.counts += other._matrix.counts
-        self._image_iou |= other._image_iou
-        if self._edges:
-            self._edges.merge(other._edges)
-        if self._instances:
-            self._instances.weighted += other._instances.weighted
+    mean_iou: float | None
+    class_iou: ByName
+    category_iou: ByName | None
+    class_iiou: ByName | None
+    category_iiou: ByName | None
+    mean_category_iou: float | None
+    mean_class_iiou: float | None
+    mean_category_iiou: float | None
+    trimap_iou: list[float | None] | None
+    boundary_f: ByName | None
+    mean_boundary_f: float | None
+    pixel_accuracy: float | None
+    image_iou: ByName
+    confusion_matrix: list[list[int]]
+    dataset: str
+    split: str
+    images: int
+    model: str
+    options: dict[str, Any]
+    weights: str | None
+    runtime: str
+    settings: InferenceSettings | None
+    output: str | None
+    output_stride: int | None
+    backbone_stride: int | None
+    resize: str | None
+    normalization: Normalization | None
+    void_channels: tuple[int, ...]
+    seconds: float
+    kseg: str
 
     def to_json(self) -> dict[str, Any]:
-        """What ``restore`` takes; plain JSON, which keeps float64 exactly."""
-        return {
-            "confusion_matrix": self._matrix.counts.tolist(),
-            "instances": self._instances and self._instances.weighted.tolist(),
-            "bands": self._edges and self._edges.bands.tolist(),
-            "f_scores": self._edges and self._edges.f_scores,
-            "image_iou": self._image_iou,
-        }
+        """The fields as plain JSON, those of the settings in place of ``settings``."""
+        return fields_to_json(vars(self))
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up the counts of another of the same kind.
 
-        Raises:
-            KeyError, TypeError, ValueError: another kind.
-        """
-        self._matrix.counts[:] = state["confusion_matrix"]
-        self._image_iou = dict(state["image_iou"])
-        if self._edges:
-            self._edges.bands[:] = state["bands"]
-            self._edges.f_scores = state["f_scores"]
-        if self._instances:
-            self._instances.weighted[:] = state["instances"]
+def fields_to_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Some fields of ``Scores`` as plain JSON, those of the settings in place of ``settings``."""
+    result: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == "settings":
+            names = [field.name for field in dataclasses.fields(InferenceSettings)]
+            result |= value.to_json() if value else dict.fromkeys(names)
+        elif name == "normalization":
+            result[name] = value and dataclasses.asdict(value)
+        else:
+            result[name] = value
+    return result
 
-    def report(self) -> dict[str, Any]:
-        """The fields that ``evaluate`` documents, as plain JSON."""
-        matrix, classes, instances = self._matrix, self._classes, self._instances
-        more = {
-            "category_iou": category_iou(matrix, classes) if classes.categories else None,
-            "class_iiou": instances and instances.class_iou(matrix),
-            "category_iiou": instances and instances.category_iou(matrix),
-        }
-        return {
-            "mean_iou": matrix.mean_iou(),
-            "class_iou": dict(zip(classes.names, matrix.iou(), strict=True)),
-            **more,
-            **{f"mean_{name}": by and mean(by.values()) for name, by in more.items()},
-            **boundary_report(self._edges, classes.names),
-            "pixel_accuracy": matrix.pixel_accuracy(),
-            "image_iou": self._image_iou,
-            "confusion_matrix": matrix.counts.tolist(),
-        }
+
+def format_report(scores: Scores) -> str:
+    """The scores as text: a class a line, then the means and what they stand for."""
+    width = max(map(len, scores.class_iou))
+    lines = _table("class", scores.class_iou, scores.class_iiou, width)
+    if scores.category_iou is not None:
+        lines += _table("category", scores.category_iou, scores.category_iiou, width)
+    means = {
+        "mean IoU": scores.mean_iou,
+        "mean iIoU": scores.mean_class_iiou,
+        "category IoU": scores.mean_category_iou,
+        "category iIoU": scores.mean_category_iiou,
+        "boundary F": scores.mean_boundary_f,
+        "pixel acc.": scores.pixel_accuracy,
+    }
+    lines += [
+        f"{title:<{width}} {_percent(value)}"
+        for title, value in means.items()
+        if value is not None or title == "mean IoU"
+    ]
+    if scores.trimap_iou:
+        lines.append("mean IoU in a band around the labels' borders")
+        for pixels in (1, 2, 5, 10, 20, 40):
+            lines.append(f"{f'{pixels} px':<{width}} {_percent(scores.trimap_iou[pixels - 1])}")
+    lines.append(describe(scores))
+    return "\n".join(lines)
+
+
+def _table(kind: str, iou: ByName, instance_iou: ByName | None, width: int) -> list[str]:
+    """Lines of names and scores; without instances no second column."""
+    if instance_iou is None:
+        rows = [f"{name:<{width}} {_percent(value)}" for name, value in iou.items()]
+        return [f"{kind:<{width}}  IoU %", *rows]
+    rows = [
+        f"{name:<{width}} {_percent(value)}  {_percent(instance_iou.get(name))}"
+        for name, value in iou.items()
+    ]
+    return [f"{kind:<{width}}  IoU %  iIoU %", *rows]
+
+
+def _percent(value: float | None) -> str:
+    return "     -" if value is None else f"{100 * value:6.2f}"
+
+
+def describe(scores: Scores) -> str:
+    """What was scored and how, in a line."""
+    parts = [f"{scores.dataset} {scores.split}", f"{scores.images} images"]
+    settings = scores.settings
+    if settings is None:
+        return ", ".join([*parts, f"{scores.runtime} of {scores.model}"])
+    parts.append(f"input {_size(settings.input_size)}")
+    if settings.pad_to:
+        parts.append(f"padded to {_size(settings.pad_to)}")
+    parts.append(f"scales {' '.join(f'{scale:g}' for scale in settings.scales)}")
+    parts.append("with flip" if settings.flip else "no flip")
+    if settings.window:
+        parts.append(f"windows {_size(settings.window)} overlap {settings.overlap:.2f}")
+    if scores.backbone_stride:
+        parts.append(f"output stride {scores.backbone_stride}")
+    if settings.crf:
+        parts.append("dense CRF")
+    return ", ".join([*parts, scores.runtime])
+
+
+def _size(value: tuple[int, int] | None) -> str:
+    return "native" if value is None else f"{value[0]}x{value[1]}"

@@ -3,6 +3,21 @@
 The helpers take and return NHWC tensors. Layer names are the published tensor names up
 to the last dot, so that a checkpoint can be assigned by name. Every operation here maps
 to TensorFlow Lite operators that the LiteRT GPU accelerator computes right.
+
+What a layer class of kseg says about itself, where it applies; checkpoints and export
+know Keras' own layers by tables, and a new one by this alone:
+
+- ``published_tensors``, a layer with weights: by tensor layout, "pytorch" or "tf_slim", and
+  weight name, the last part of the published tensor's name and the axes that take that
+  tensor to Keras' layout, None for those as they are.
+- ``keeps_scale = True``: its TensorFlow Lite operators give their input's int8 scale to
+  their output. They move values, or mix them within their range.
+- ``as_convolutions(x)``: the same function of a tensor in Keras' own layers under this
+  layer's name, as ``kseg.tflite`` quantises it.
+- ``call_with_weights(x, *weights)``, a static method of a layer with weights: its function
+  in keras.ops, so that tf_keras can train it. Without weights, ``call`` is enough.
+- ``split_weights()``, of a 1x1 convolution in ``groups``, instead of that: each group's
+  weights, so that every group can be quantised and pruned as the convolution that it is.
 """
 
 from kseg.layers.convolution import (

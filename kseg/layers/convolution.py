@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops
 
 from kseg.layers.resize import MatchSize
+
+# By tensor layout and weight name: see ``published_tensors`` in ``kseg.layers``.
+PublishedTensors = Mapping[str, Mapping[str, tuple[str, tuple[int, ...] | None]]]
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -18,19 +22,28 @@ class SharedPReLU(keras.layers.PReLU):
     It computes with one slope a channel: that is what the GPU accelerator takes.
     """
 
+    published_tensors: ClassVar[PublishedTensors] = {"pytorch": {"alpha": ("weight", None)}}
+
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("alpha_initializer", keras.initializers.Constant(0.25))
         super().__init__(**{**kwargs, "shared_axes": [1, 2, 3]})
 
     def call(self, inputs: KerasTensor) -> KerasTensor:
-        slope = ops.broadcast_to(self.alpha, (1, 1, inputs.shape[-1]))
+        return self.call_with_weights(inputs, self.alpha)
+
+    @staticmethod
+    def call_with_weights(x: KerasTensor, slope: Any) -> KerasTensor:
+        """The layer's function, its weight an argument."""
+        slope = ops.broadcast_to(slope, (1, 1, x.shape[-1]))
         # In the form that the converter knows as one PRELU.
-        return ops.relu(inputs) + -slope * ops.relu(-inputs)
+        return ops.relu(x) + -slope * ops.relu(-x)
 
 
 @keras.saving.register_keras_serializable("kseg")
 class PadChannels(keras.layers.Layer):
     """(N, H, W, C) to (N, H, W, channels): zeros behind the last channel."""
+
+    keeps_scale = True
 
     def __init__(self, channels: int, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -55,6 +68,10 @@ class GroupedPointwiseConv(keras.layers.Layer):
     block-diagonal kernel takes twice the time on a CPU and ``groups`` times the weights in
     the file; a batched matrix product is as fast as this, but noise once in int8.
     """
+
+    published_tensors: ClassVar[PublishedTensors] = {
+        "pytorch": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)}
+    }
 
     def __init__(self, filters: int, groups: int, use_bias: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -89,6 +106,11 @@ class GroupedPointwiseConv(keras.layers.Layer):
             parts.append(part if self.bias is None else part + self.bias[filters])
         return ops.concatenate(parts, axis=-1)
 
+    def split_weights(self) -> list[list[np.ndarray]]:
+        """The weights of each group: a kernel (1, 1, C / groups, filters / groups), a bias."""
+        pieces = (np.split(weight, self.groups, -1) for weight in self.get_weights())
+        return list(map(list, zip(*pieces, strict=True)))
+
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], self.filters)
 
@@ -106,6 +128,8 @@ class ChannelShuffle(keras.layers.Layer):
     axis meanwhile: the GPU accelerator takes no tensors of five dimensions. It refuses a
     gather too, which is also slower on a CPU, as is a 1x1 convolution that permutes.
     """
+
+    keeps_scale = True
 
     def __init__(self, groups: int, **kwargs) -> None:
         super().__init__(**kwargs)

@@ -30,6 +30,16 @@ class PaddedAveragePooling(keras.layers.Layer):
             x, kernel, strides=self.strides, padding="valid", data_format="channels_last"
         )
 
+    def as_convolutions(self, x: KerasTensor) -> KerasTensor:
+        """As padding and a depthwise convolution, which does not train."""
+        x = keras.layers.ZeroPadding2D(self.padding(x.shape), name=f"{self.name}.pad")(x)
+        pool = keras.layers.DepthwiseConv2D(
+            3, strides=self.strides, use_bias=False, trainable=False, name=self.name
+        )
+        y = pool(x)
+        pool.set_weights([np.full((3, 3, x.shape[-1], 1), 1 / 9)])
+        return y
+
     def padding(self, input_shape: tuple) -> tuple[tuple[int, int], tuple[int, int]]:
         """Zeros above and below, left and right, that a window reaches.
 

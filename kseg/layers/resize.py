@@ -11,6 +11,9 @@ from keras import KerasTensor, ops
 
 RESIZE_CONVENTIONS = ("half_pixel", "align_corners")
 
+# A power of two, which rounds nothing.
+_HALF_SCALE = 2.0**8
+
 
 @keras.saving.register_keras_serializable("kseg")
 class Normalize(keras.layers.Layer):
@@ -43,6 +46,33 @@ class Normalize(keras.layers.Layer):
             x = x * (1 / np.asarray(self.std, "float64")).astype("float32")
         return x
 
+    def as_convolutions(self, x: KerasTensor) -> KerasTensor:
+        """As a 1x1 convolution, which does not train.
+
+        Weights below half precision's normal numbers (ESPNet's: it divides by 255 besides)
+        are zeros on a GPU that flushes such numbers, and every image the same. They come in
+        two factors then: the converter would take up a product, but no convolution.
+        """
+        if x.dtype != "float32":
+            x = ops.cast(x, "float32")
+        std = np.asarray(self.std, np.float64)
+        order = slice(None, None, -1) if self.channel_order == "BGR" else slice(None)
+        kernel = np.eye(3)[order] / std
+        shift = -np.asarray(self.mean) / std
+        smallest = np.finfo(np.float16).smallest_normal
+        factor = 1.0 if np.all(1 / std >= smallest) else _HALF_SCALE
+        conv = keras.layers.Conv2D(3, 1, trainable=False, name=self.name)
+        x = conv(x)
+        conv.set_weights([kernel[None, None] * factor, shift * factor])
+        if factor == 1:
+            return x
+        scale = keras.layers.DepthwiseConv2D(
+            1, use_bias=False, trainable=False, name=f"{self.name}.scale"
+        )
+        x = scale(x)
+        scale.set_weights([np.full((1, 1, 3, 1), 1 / factor)])
+        return x
+
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)
 
@@ -65,6 +95,8 @@ class Resize(keras.layers.Layer):
             whichever the published weights were trained with.
         size: fixed output height and width.
     """
+
+    keeps_scale = True
 
     def __init__(
         self, convention: str = "half_pixel", size: tuple[int, int] | None = None, **kwargs
@@ -131,6 +163,8 @@ class MatchSize(keras.layers.Layer):
     and column is zeros there: what PyTorch's ``output_size`` does behind a stride of two,
     so that pixels stay where they are at sizes that the stride does not divide.
     """
+
+    keeps_scale = True
 
     def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
         wanted, given = tuple(like.shape[1:3]), tuple(x.shape[1:3])

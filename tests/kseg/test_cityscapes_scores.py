@@ -12,9 +12,9 @@ from PIL import Image
 import kseg
 from kseg.card import Card, Normalization
 from kseg.data import CITYSCAPES, open_dataset
-from kseg.data.streets import write_streets
 from kseg.evaluation import LabelMaps, evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
+from kseg.streets import write_streets
 
 CARD = Card(
     name="painter",
@@ -32,7 +32,7 @@ CARD = Card(
 
 
 class Painted:
-    """A Predictor that reads its answer, a channel a pixel, from the image's red."""
+    """A Predictor whose channel numbers are the image's red."""
 
     card, input_size, runtime = CARD, None, "test"
 
@@ -55,12 +55,12 @@ def write_frame(folder, name, image, labels=None, instances=None, split="val"):
 
 @pytest.fixture(scope="module")
 def hard_cases(tmp_path_factory):
-    """Every id 0..33 in blocks with ragged borders, and answers that miss in every way.
+    """Every id 0..33 in blocks with ragged borders, and predictions that miss in every way.
 
     Blocks of things are instances, numbered or of a group (the plain id); the second
     frame has one-pixel instances, and instances that cross labels. Bus and wall occur
-    nowhere, train in answers alone, motorcycle in labels that are all missed; a quarter
-    of the answers is wrong and some are void.
+    nowhere, train in predictions alone, motorcycle in labels that are all missed; a quarter
+    of the predictions is wrong and some are void.
     """
     folder = tmp_path_factory.mktemp("cityscapes")
     rng = np.random.default_rng(11)
@@ -81,12 +81,12 @@ def hard_cases(tmp_path_factory):
                 labels[place] = instances[place] // 1000
             instances[10:20, 30:50] = 26999
         right = table[labels]
-        answers = np.where(
+        predictions = np.where(
             (rng.random(shape) < 0.25) | (right == 255) | (right == 17),
             rng.choice(channels, shape),
             right,
         )
-        image = np.repeat(answers.astype(np.uint8)[..., None], 3, 2)
+        image = np.repeat(predictions.astype(np.uint8)[..., None], 3, 2)
         name = f"bonn_{number:06d}_000019"
         write_frame(folder, name, image, labels.astype(np.uint8), instances)
     # Nothing to score: all void.
@@ -137,15 +137,16 @@ def test_equal_to_the_official_scripts(hard_cases, official, tmp_path):
     theirs = official(files, [sample.label for sample in data.samples])
     # The files that the scripts read, read by kseg.
     maps = evaluate(LabelMaps(tmp_path / "results"), data)
-    assert {key for key in ours if maps[key] != ours[key]} <= WITHOUT_NETWORK
+    first, second = ours.to_json(), maps.to_json()
+    assert {key for key in first if second[key] != first[key]} <= WITHOUT_NETWORK
 
     void = {label.name for label in official.script.labels if label.ignoreInEval}
     stuff = set(CITYSCAPES.names[:11])
-    assert_same(ours["class_iou"], theirs["classScores"], void)
-    assert_same(ours["category_iou"], theirs["categoryScores"], {"void"})
-    assert_same(ours["class_iiou"], theirs["classInstScores"], void | stuff)
+    assert_same(ours.class_iou, theirs["classScores"], void)
+    assert_same(ours.category_iou, theirs["categoryScores"], {"void"})
+    assert_same(ours.class_iiou, theirs["classInstScores"], void | stuff)
     assert_same(
-        ours["category_iiou"],
+        ours.category_iiou,
         theirs["categoryInstScores"],
         {"void", *CITYSCAPES.categories[:11]},
     )
@@ -155,11 +156,11 @@ def test_equal_to_the_official_scripts(hard_cases, official, tmp_path):
         "mean_class_iiou": "averageScoreInstClasses",
         "mean_category_iiou": "averageScoreInstCategories",
     }.items():
-        assert ours[name] == pytest.approx(theirs[official_name], abs=1e-9, rel=0)
+        assert getattr(ours, name) == pytest.approx(theirs[official_name], abs=1e-9, rel=0)
     # The cases are the hard ones that they say they are.
-    assert ours["class_iou"]["wall"] is ours["class_iou"]["bus"] is None
-    assert ours["class_iou"]["train"] == ours["class_iou"]["motorcycle"] == 0
-    assert 0 < ours["category_iiou"]["human"] < 1
+    assert ours.class_iou["wall"] is ours.class_iou["bus"] is None
+    assert ours.class_iou["train"] == ours.class_iou["motorcycle"] == 0
+    assert 0 < ours.category_iiou["human"] < 1
     assert "human" in format_report(ours)
 
 
@@ -188,26 +189,26 @@ def test_licence_plates_are_ignored(tmp_path):
         image[1, 2:4] = 0
         write_frame(folder, "bonn_000000_000019", image, labels)
         scores.append(evaluate(Painted(), open_dataset("cityscapes", folder, "val")))
-    assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
-    assert scores[0]["mean_iou"] == 1
-    assert scores[0]["class_iiou"] is scores[0]["mean_class_iiou"] is None
+    assert scores[0].confusion_matrix == scores[1].confusion_matrix
+    assert scores[0].mean_iou == 1
+    assert scores[0].class_iiou is scores[0].mean_class_iiou is None
 
 
 def test_instance_scores_by_hand(tmp_path):
     """Two cars: 1 pixel hit, and 1 of 4 hit; a false alarm; persons are all missed."""
     labels = np.array([[26, 26, 26, 26, 26, 24, 7, 4]], np.uint8)
     instances = np.array([[26000, 26001, 26001, 26001, 26001, 24001, 7, 4]], np.uint16)
-    answers = np.array([[13, 13, 0, 14, 19, 12, 13, 13]], np.uint8)
-    image = np.repeat(answers[..., None], 3, 2)
+    predictions = np.array([[13, 13, 0, 14, 19, 12, 13, 13]], np.uint8)
+    image = np.repeat(predictions[..., None], 3, 2)
     write_frame(tmp_path, "bonn_000000_000019", image, labels, instances)
-    report = evaluate(Painted(), open_dataset("cityscapes", tmp_path, "val"))
+    scores = evaluate(Painted(), open_dataset("cityscapes", tmp_path, "val"))
     car, person = 12794.0202738185, 3462.4756337644
-    assert report["class_iiou"]["car"] == pytest.approx(car * 1.25 / (2 * car + 1), rel=1e-12)
-    assert report["class_iiou"]["person"] == 0
+    assert scores.class_iiou["car"] == pytest.approx(car * 1.25 / (2 * car + 1), rel=1e-12)
+    assert scores.class_iiou["person"] == 0
     # the truck is of the car's category, the rider of the person's
     want = {"human": person / person, "vehicle": car * 1.5 / (2 * car + 1)}
-    assert report["category_iiou"] == pytest.approx(want, rel=1e-12)
-    assert report["category_iou"]["vehicle"] == 3 / 6
+    assert scores.category_iiou == pytest.approx(want, rel=1e-12)
+    assert scores.category_iou["vehicle"] == 3 / 6
 
 
 def test_bad_instances_are_named(tmp_path):
@@ -224,8 +225,8 @@ def test_bad_instances_are_named(tmp_path):
 
 def test_submission(official, tmp_path, monkeypatch):
     """The official scripts find the files of a test split that has no labels."""
-    answers = np.array([[0, 13, 18, 19]], np.uint8)
-    image = np.repeat(answers[..., None], 3, 2)
+    predictions = np.array([[0, 13, 18, 19]], np.uint8)
+    image = np.repeat(predictions[..., None], 3, 2)
     for name in ("bonn_000000_000019", "bonn_000001_000019"):
         write_frame(tmp_path, name, image, split="test")
     data = open_dataset("cityscapes", tmp_path, "test")
@@ -244,27 +245,27 @@ def test_submission(official, tmp_path, monkeypatch):
 
 def test_report(hard_cases, tmp_path):
     data = open_dataset("cityscapes", hard_cases, "val")
-    report = evaluate(Painted(), data, boundaries=True)
+    scores = evaluate(Painted(), data, boundaries=True)
     alone = [evaluate(Painted(), dataclasses.replace(data, samples=(s,))) for s in data.samples]
-    assert list(report["image_iou"].values()) == [one["mean_iou"] for one in alone]
-    assert report["image_iou"]["bonn_000009_000019"] is None
-    write_report(tmp_path / "report.html", report, Painted(), data, pictures=1)
+    assert list(scores.image_iou.values()) == [one.mean_iou for one in alone]
+    assert scores.image_iou["bonn_000009_000019"] is None
+    write_report(tmp_path / "report.html", scores, Painted(), data, pictures=1)
     page = (tmp_path / "report.html").read_text()
     # confusion matrix, trimap curve, best and worst image
     assert page.count("data:image/png;base64,") == 4
-    for value in (report["class_iou"]["car"], report["mean_category_iiou"]):
+    for value in (scores.class_iou["car"], scores.mean_category_iiou):
         assert f"<td>{100 * value:.2f}</td>" in page
 
     for pick in (max, min):
-        value = pick(one["mean_iou"] for one in alone if one["mean_iou"] is not None)
+        value = pick(one.mean_iou for one in alone if one.mean_iou is not None)
         assert f"mean IoU {100 * value:.2f} %; image, label, prediction" in page
-    assert report["boundary_f"]["bus"] is None
+    assert scores.boundary_f["bus"] is None
 
     write_submission(Painted(), data, tmp_path / "maps")
-    write_report(tmp_path / "maps.html", report, LabelMaps(tmp_path / "maps"), data, pictures=1)
+    write_report(tmp_path / "maps.html", scores, LabelMaps(tmp_path / "maps"), data, pictures=1)
     assert (tmp_path / "maps.html").read_text() == page
-    assert "40 px" in format_report(report)
-    assert json.loads(json.dumps(report))["trimap_iou"] == report["trimap_iou"]
+    assert "40 px" in format_report(scores)
+    assert json.loads(json.dumps(scores.to_json()))["trimap_iou"] == scores.trimap_iou
 
 
 def test_streets_have_instances(tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from evaluation import peak_of
 from kseg.cli import SUBCOMMANDS, main
-from kseg.data.streets import write_streets
+from kseg.streets import write_streets
 from support import run_kseg, write_camvid
 
 
@@ -108,9 +108,9 @@ def test_submission(capsys, tiny_keras, tiny_camvid, tmp_path, monkeypatch):
     assert not (tmp_path / "t").exists()
 
 
-def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
-    way = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
-    report = score(tiny_keras, tiny_camvid, tmp_path, *way)
+def test_the_settings_are_in_the_score(capsys, tiny_keras, tiny_camvid, tmp_path):
+    settings = ["--scales", "0.75", "1", "--flip", "--window", "32", "40", "--overlap", "0.5"]
+    report = score(tiny_keras, tiny_camvid, tmp_path, *settings)
     assert report["scales"] == [0.75, 1]
     assert report["flip"] is True
     assert report["window"] == [32, 40]
@@ -122,6 +122,14 @@ def test_the_way_to_score_is_told(capsys, tiny_keras, tiny_camvid, tmp_path):
     (tmp_path / "x.tflite").touch()
     text = fails(capsys, "evaluate", tmp_path / "x.tflite", *data, "--output-stride", 8)
     assert "x.tflite: --output-stride is for .keras" in text
+
+
+def test_errors_of_the_settings_name_flags(capsys, tiny_keras, tiny_camvid):
+    command = ["evaluate", tiny_keras, "--dataset", "camvid", "--data-dir", tiny_camvid]
+    text = fails(capsys, *command, "--pad-to", 32, 32)
+    assert "000.png: --pad-to (32, 32) is smaller than the image (48, 64) (H, W)" in text
+    text = fails(capsys, *command, "--window", 32, 0)
+    assert "a size is 32 x 0; both sides must be at least 1" in text
 
 
 def test_report_and_boundaries(capsys, tiny_keras, tiny_camvid, tmp_path):
@@ -183,9 +191,9 @@ def test_convert_and_evaluate_agree(capsys, tiny_keras, tiny_camvid, tmp_path):
     assert scores["logits.onnx"]["runtime"].startswith("onnxruntime")
 
 
-def score(file, folder, tmp_path, *way: str) -> dict:
+def score(file, folder, tmp_path, *options: str) -> dict:
     path = tmp_path / "score.json"
-    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *way]
+    args = ["--dataset", "camvid", "--data-dir", str(folder), "--json", str(path), *options]
     assert main(["evaluate", str(file), *args]) == 0
     return json.loads(path.read_text())
 

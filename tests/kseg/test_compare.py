@@ -1,4 +1,4 @@
-"""Two Predictors that are told what to give, compared by hand, and the command."""
+"""Two Predictors with fixed label maps, compared by hand, and the command."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from kseg.predictor import KerasPredictor
 SKY, ROAD, VOID = 0, 3, 11
 
 
-class Told:
+class Fixed:
     """A Predictor of channel numbers by the image's first value."""
 
     def __init__(self, card, maps, input_size=None):
@@ -61,38 +61,39 @@ def pair(tiny_model):
     """The second has a channel more, for no class."""
     card = tiny_model.card.replace(input_size=None)
     void = card.replace(num_classes=12, void_channels=(VOID,))
-    return Told(card, FIRST), Told(void, SECOND)
+    return Fixed(card, FIRST), Fixed(void, SECOND)
 
 
 def test_by_hand(pair, data):
     counts = []
-    report, worst = compare(*pair, data, worst=2, progress=lambda *n: counts.append(n))
+    found = compare(*pair, data, worst=2, progress=lambda *n: counts.append(n))
     assert counts == [(1, 3), (2, 3), (3, 3)]
     # all of the first image, 7 of 8 pixels of the second, 4 of 8 of the third
-    assert report["same"] == 19 / 24
-    assert report["class_same"]["sky"] == 11 / 12
-    assert report["class_same"]["road"] == 8 / 12
-    assert report["class_same"]["tree"] is None
-    assert [(item.name, item.same) for item in worst] == [("2", 4 / 8), ("1", 7 / 8)]
-    assert report["worst"] == [{"image": str(w.image), "same": w.same} for w in worst]
-    first, second = report["class_iou"]
+    assert found.same == 19 / 24
+    assert found.class_same["sky"] == 11 / 12
+    assert found.class_same["road"] == 8 / 12
+    assert found.class_same["tree"] is None
+    assert [(item.name, item.same) for item in found.worst] == [("2", 4 / 8), ("1", 7 / 8)]
+    report = found.to_json()
+    assert report["worst"] == [{"image": str(w.image), "same": w.same} for w in found.worst]
+    first, second = found.class_iou
     assert (first["sky"], first["road"], first["tree"]) == (1, 1, None)
     # sky: 11 of 12; road: 3 + 4 right of 3 + 8, and one that is sky
     assert (second["sky"], second["road"]) == (11 / 12, 7 / 12)
-    assert report["mean_iou"] == [1, pytest.approx(9 / 12)]
-    drops = [(drop["class"], drop["drop"]) for drop in report["drops"]]
+    assert found.mean_iou == [1, pytest.approx(9 / 12)]
+    drops = [(drop["class"], drop["drop"]) for drop in found.drops]
     assert drops == [("road", pytest.approx(5 / 12)), ("sky", pytest.approx(1 / 12))]
-    assert json.loads(json.dumps(report))["class_same"] == report["class_same"]
-    text = format_comparison(report)
+    assert json.loads(json.dumps(report))["class_same"] == found.class_same
+    text = format_comparison(found)
     (road,) = [line.split() for line in text.splitlines() if line.startswith("road")]
     assert road == ["road", "66.67", "100.00", "58.33"]
     assert "in points: road 41.67, sky 8.33\n" in text
-    assert f"50.00 % same: {worst[0].image}" in text
+    assert f"50.00 % same: {found.worst[0].image}" in text
 
 
 def test_picture(pair, data):
     """Image, first, second and difference, four pixels of space between."""
-    _, (item,) = compare(*pair, data, worst=1)
+    (item,) = compare(*pair, data, worst=1).worst
     pixels = np.asarray(item.picture())
     assert pixels.shape == (2, 4 * 4 + 3 * 4, 3)
     image, first, second, differs = (pixels[:, i : i + 4] for i in (0, 8, 16, 24))
@@ -105,10 +106,11 @@ def test_picture(pair, data):
 
 def test_without_labels(pair, data):
     samples = tuple(dataclasses.replace(sample, label=None) for sample in data.samples)
-    report, _ = compare(*pair, dataclasses.replace(data, samples=samples))
-    assert report["same"] == 19 / 24
-    assert not {"class_iou", "mean_iou", "drops"} & report.keys()
-    assert "IoU" not in format_comparison(report)
+    found = compare(*pair, dataclasses.replace(data, samples=samples))
+    assert found.same == 19 / 24
+    assert found.class_iou is found.mean_iou is found.drops is None
+    assert not {"class_iou", "mean_iou", "drops"} & found.to_json().keys()
+    assert "IoU" not in format_comparison(found)
 
 
 def test_both_run_at_the_size_that_one_needs(pair, data):
@@ -116,10 +118,10 @@ def test_both_run_at_the_size_that_one_needs(pair, data):
     small = [labels[:, ::2] for labels in SECOND]
     second.maps, second.input_size = small, (2, 2)
     first.maps = small
-    report, _ = compare(first, second, data)
+    found = compare(first, second, data)
     assert first.seen == second.seen == {(2, 2)}
-    assert report["same"] == 1
-    assert [file["input_size"] for file in report["files"]] == [(2, 2), (2, 2)]
+    assert found.same == 1
+    assert [file["input_size"] for file in found.files] == [(2, 2), (2, 2)]
 
 
 def test_refusals(pair, data):
@@ -127,17 +129,17 @@ def test_refusals(pair, data):
     with pytest.raises(kseg.KsegError, match="worst is -1; it must be at least 0"):
         compare(first, second, data, worst=-1)
     for changes in (dict(num_classes=5, class_names=None), dict(class_names=("a",) * 11)):
-        other = Told(second.card.replace(void_channels=(), num_classes=11), SECOND)
+        other = Fixed(second.card.replace(void_channels=(), num_classes=11), SECOND)
         other.card = other.card.replace(dataset="other", **changes)
         with pytest.raises(kseg.KsegError, match="of other; compare files of the same classes"):
             compare(first, other, data)
-    both = [Told(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
+    both = [Fixed(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
     for predictor in both:
         predictor.card = predictor.card.replace(class_names=("a",) * 11)
     with pytest.raises(kseg.KsegError, match="Name the data set"):
         compare(*both, data)
     with pytest.raises(kseg.KsegError, match=r"0\.png: the model takes \(9, 9\)"):
-        compare(Told(first.card, FIRST, (9, 9)), second, data, input_size=(2, 4))
+        compare(Fixed(first.card, FIRST, (9, 9)), second, data, input_size=(2, 4))
 
 
 def test_command(tiny_model, tiny_keras, tiny_camvid, tmp_path, capsys):

@@ -42,6 +42,22 @@ def test_camvid(folder):
     assert pixels[[0, 3]].sum() == pixels.sum()
 
 
+def test_some_are_spread_over_the_split(tmp_path):
+    write_camvid(tmp_path, {"val": 10}, size=(36, 4))
+    data = open_dataset("camvid", tmp_path, "val")
+    for count, places in (
+        (1, [0]),
+        (2, [0, 9]),
+        (3, [0, 4, 9]),
+        (4, [0, 3, 6, 9]),
+        (10, range(10)),
+        (99, range(10)),
+    ):
+        assert data.some(count).samples == tuple(data.samples[i] for i in places)
+    with pytest.raises(kseg.KsegError, match="0 images are asked for"):
+        data.some(0)
+
+
 def test_two_splits_at_once(tmp_path):
     write_camvid(tmp_path, {"train": 2, "val": 1})
     both = open_dataset("camvid", tmp_path, "train+val")

@@ -1,7 +1,6 @@
 """The demo on four small scenes; training itself has its own tests."""
 
 import json
-import sys
 
 import keras
 import pytest
@@ -11,7 +10,8 @@ import kseg
 import kseg.tflite
 from kseg.cli import main
 from kseg.data import CITYSCAPES
-from kseg.data.streets import write_streets
+from kseg.streets import write_streets
+from kseg.tflite import options
 from support import randomize_statistics
 
 
@@ -68,9 +68,7 @@ def test_demo(scenes, trained, tmp_path, capsys):
 
 def test_without_an_accelerator(scenes, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "no-driver.json"))
-    # The function hides its module.
-    module = sys.modules["kseg.tflite.convert"]
-    monkeypatch.setattr(module, "PRECISIONS", ("fp32", "int8"))
+    monkeypatch.setattr(options, "PRECISIONS", ("fp32", "int8"))
     assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
     written = capsys.readouterr().out
     assert "the GPU columns are empty" in written

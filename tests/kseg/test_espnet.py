@@ -65,8 +65,8 @@ def test_camvid_statistics(weights: Path, camvid: Path):
     np.testing.assert_allclose(normalization.mean, means, atol=1e-4)
     np.testing.assert_allclose(normalization.std, 255 * deviations, rtol=1e-6)
     # Every tenth, for the time.
-    score = evaluate(KerasPredictor(model), open_dataset("camvid", camvid, "val").some(10))
-    assert score["mean_iou"] > 0.556
+    scores = evaluate(KerasPredictor(model), open_dataset("camvid", camvid, "val").some(10))
+    assert scores.mean_iou > 0.556
 
 
 def test_encoder_weights_start_the_full_network(weights: Path):

@@ -1,7 +1,10 @@
 """Scores against closed forms, and the way from image to label map."""
 
 import dataclasses
+import importlib
+import inspect
 import json
+import pkgutil
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from PIL import Image
 
 import kseg
 from kseg.data import open_dataset
-from kseg.evaluation import ConfusionMatrix, evaluate, format_report
+from kseg.evaluation import ConfusionMatrix, InferenceSettings, evaluate, format_report
 from kseg.predictor import KerasPredictor, predict_labels
 
 
@@ -37,12 +40,21 @@ def test_confusion_matrix():
     assert matrix.pixel_accuracy() == 3 / 6
 
 
-def test_confusion_matrix_counts_beyond_float32():
+def test_confusion_matrix_counts_beyond_float32_and_int32():
+    zeros = np.zeros((1, 1), np.uint8)
+    for count in (2**24, 2**31):
+        matrix = ConfusionMatrix(1)
+        matrix.counts[0, 0] = count
+        matrix.update(zeros, zeros)
+        # int(): NumPy takes the number beside a float32 to float32 too, where they are equal
+        assert int(matrix.counts[0, 0]) == count + 1
+
+
+def test_confusion_matrix_of_many_pixels():
     matrix = ConfusionMatrix(1)
-    zeros = np.zeros((4096, 4096), np.uint8)
+    zeros = np.zeros((4096, 4097), np.uint8)
     matrix.update(zeros, zeros)
-    matrix.update(zeros[:1, :1], zeros[:1, :1])
-    assert matrix.counts[0, 0] == 2**24 + 1
+    assert int(matrix.counts[0, 0]) == 4096 * 4097
 
 
 def test_confusion_matrix_without_labels():
@@ -53,7 +65,13 @@ def test_confusion_matrix_without_labels():
 
 @pytest.mark.parametrize(
     ("labels", "predictions", "message"),
-    [([0, 5], [0, 0], "train ids \\[5\\]"), ([0, 1], [0], "differ")],
+    [
+        ([0, 5], [0, 0], r"train ids \[5\], not below 2 and not 255"),
+        ([0, 2], [0, 0], r"train ids \[2\]"),
+        ([0, 254], [0, 0], r"train ids \[254\]"),
+        ([0, 1], [0], "differ"),
+        ([[0, 1]], [[0], [1]], "differ"),
+    ],
 )
 def test_confusion_matrix_refuses(labels, predictions, message):
     with pytest.raises(kseg.KsegError, match=message):
@@ -96,7 +114,7 @@ def test_predict_labels_refuses(tiny_model):
         predict_labels(predictor, image)
     with pytest.raises(kseg.KsegError, match=r"takes \(4, 4\) .* only, not \(8, 8\)"):
         predict_labels(predictor, image, input_size=(8, 8))
-    with pytest.raises(kseg.KsegError, match="pad-to"):
+    with pytest.raises(kseg.KsegError, match="pad_to"):
         predict_labels(predictor, image, pad_to=(2, 2))
 
 
@@ -120,17 +138,47 @@ def test_evaluate(tiny_model, tiny_camvid):
     data = open_dataset("camvid", tiny_camvid, "val")
     sky = np.zeros((48, 64, 11), np.float32)
     sky[..., 0] = 1
-    report = evaluate(Constant(tiny_model.card, sky), data)
+    scores = evaluate(Constant(tiny_model.card, sky), data)
     labels = np.stack([data.labelled(s)[1] for s in data.samples])
     share = (labels == 0).sum() / (labels != 255).sum()
-    assert report["pixel_accuracy"] == pytest.approx(share)
-    assert report["class_iou"]["sky"] == pytest.approx(share)
-    assert report["class_iou"]["road"] == 0
-    assert report["class_iou"]["tree"] is None
-    assert report["mean_iou"] == pytest.approx(share / 2)
-    assert np.sum(report["confusion_matrix"]) == (labels != 255).sum()
-    assert json.loads(json.dumps(report))["class_iou"] == report["class_iou"]
-    assert f"{100 * share / 2:.2f}" in format_report(report)
+    assert scores.pixel_accuracy == pytest.approx(share)
+    assert scores.class_iou["sky"] == pytest.approx(share)
+    assert scores.class_iou["road"] == 0
+    assert scores.class_iou["tree"] is None
+    assert scores.mean_iou == pytest.approx(share / 2)
+    assert np.sum(scores.confusion_matrix) == (labels != 255).sum()
+    assert json.loads(json.dumps(scores.to_json()))["class_iou"] == scores.class_iou
+    assert f"{100 * share / 2:.2f}" in format_report(scores)
+
+
+def test_the_score_has_its_settings(tiny_model, tiny_camvid):
+    """As one object, and field by field in the JSON; input size as the network got it."""
+    data = open_dataset("camvid", tiny_camvid, "val")
+    logits = np.zeros((24, 32, 11), np.float32)
+    settings = InferenceSettings(scales=(1.0,), flip=True)
+    network = Constant(tiny_model.card, logits, (24, 32))
+    scores = evaluate(network, data, settings)
+    assert scores.settings == InferenceSettings(input_size=(24, 32), flip=True)
+    report = json.loads(json.dumps(scores.to_json()))
+    fields = ("input_size", "pad_to", "scales", "flip", "window", "overlap", "crf")
+    assert [report[name] for name in fields] == [[24, 32], None, [1.0], True, None, None, None]
+    assert "settings" not in report
+    assert evaluate(network, data, flip=True).to_json() == {
+        **scores.to_json(),
+        "seconds": pytest.approx(0, abs=60),
+    }
+    with pytest.raises(kseg.KsegError, match="settings and flip are both given"):
+        evaluate(network, data, settings, flip=True)
+
+
+def test_no_module_hides_a_function():
+    """``kseg.evaluation.evaluate`` is the function, whatever was imported before."""
+    names = {module.name for module in pkgutil.iter_modules(kseg.evaluation.__path__)}
+    for name in names:
+        importlib.import_module(f"kseg.evaluation.{name}")
+    assert not names & set(kseg.evaluation.__all__)
+    assert inspect.isfunction(kseg.evaluation.evaluate)
+    assert inspect.isfunction(kseg.evaluation.compare)
 
 
 def test_void_channels_are_misses(tiny_model, tiny_camvid):
@@ -138,10 +186,10 @@ def test_void_channels_are_misses(tiny_model, tiny_camvid):
     logits = np.zeros((48, 64, 12), np.float32)
     logits[..., 11] = 1
     card = tiny_model.card.replace(num_classes=12, void_channels=(11,))
-    report = evaluate(Constant(card, logits), data)
-    assert report["pixel_accuracy"] == 0
-    assert report["class_iou"]["sky"] == report["class_iou"]["road"] == 0
-    assert report["class_iou"]["tree"] is None
+    scores = evaluate(Constant(card, logits), data)
+    assert scores.pixel_accuracy == 0
+    assert scores.class_iou["sky"] == scores.class_iou["road"] == 0
+    assert scores.class_iou["tree"] is None
 
 
 def test_train_ids(tiny_model):

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kseg.layers import (
     AdaptiveAveragePooling,
@@ -59,6 +60,29 @@ def test_resize_in_numpy_equals_the_layer(convention):
 def test_resize_nearest_is_the_block():
     x = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(resize_nearest(x, (4, 9)), x.repeat(2, 0).repeat(3, 1))
+
+
+@pytest.mark.parametrize("size", [(3, 12), (7, 5), (1, 1), (6, 8), (11, 9)])
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_resize_in_numpy_equals_tensorflow(method, size):
+    """Of uint8 pixels, by TensorFlow's half-pixel resizing."""
+    x = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
+    want = tf.image.resize(x, size, method).numpy()
+    if method == "nearest":
+        np.testing.assert_array_equal(resize_nearest(x[..., 0], size), want[..., 0])
+        return
+    got = resize_bilinear(x, size)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=FLOAT32 * 255)
+
+
+def test_one_pixel_with_align_corners_is_the_first():
+    """As TensorFlow defines it."""
+    x = np.random.default_rng(1).normal(size=(6, 8, 3)).astype("float32")
+    for size in ((1, 1), (1, 5), (9, 1)):
+        want = tf.compat.v1.image.resize_bilinear(x[None], size, align_corners=True)[0]
+        np.testing.assert_allclose(resize_bilinear(x, size, "align_corners"), want, atol=FLOAT32)
+    np.testing.assert_array_equal(resize_bilinear(x, (1, 1), "align_corners")[0, 0], x[0, 0])
 
 
 def test_resize_refuses_other_conventions():

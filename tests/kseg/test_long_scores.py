@@ -13,8 +13,10 @@ import kseg
 from kseg.cli import main
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
+from kseg.evaluation.boundaries import BoundaryScores
+from kseg.evaluation.categories import InstanceScores
 from kseg.evaluation.confusion import runs
-from kseg.evaluation.scores import Scores
+from kseg.evaluation.counts import Counts
 from support import write_camvid
 
 
@@ -47,6 +49,7 @@ def write_maps(folder, count, seed=5):
 
 
 def without_time(report):
+    """Of a score as JSON."""
     return {key: value for key, value in report.items() if key != "seconds"}
 
 
@@ -69,11 +72,73 @@ def test_runs_are_the_pixels():
         np.testing.assert_array_equal(matrix.counts, want)
 
 
+def test_scores_are_those_of_their_parts():
+    """Image after image, merged, or with a file between: what each part counts by itself."""
+    rng = np.random.default_rng(6)
+    classes, frames = CITYSCAPES, []
+    for name in ("a", "b", "c"):
+        label = rng.choice([0, 2, 13, 18, 255], (6, 5)).repeat(9, 0).repeat(11, 1)
+        answer = np.where(rng.random(label.shape) < 0.2, rng.choice([0, 13, 255]), label)
+        answer = np.roll(answer, 2, 1)
+        ids = np.where(label == 13, 26, 33) * 1000 + rng.integers(1, 5, label.shape)
+        instances = np.where(np.isin(label, (13, 18)), ids, 0)
+        frames.append((name, np.uint8(label), np.uint8(answer), np.uint16(instances)))
+
+    def scores(*frames):
+        result = Counts(classes, instances=True, boundaries=True)
+        for frame in frames:
+            result.add(*frame)
+        return result
+
+    whole, merged, resumed = scores(*frames), scores(), scores(frames[2])
+    for frame in frames:
+        merged.merge(scores(frame))
+    resumed.restore(json.loads(json.dumps(scores(*frames[:2]).to_json())))
+    assert resumed.images == 2
+    resumed.add(*frames[2])
+
+    matrix, edges = ConfusionMatrix(19), BoundaryScores(19)
+    instances, images = InstanceScores(classes), {}
+    for name, label, answer, ids in frames:
+        matrix.update(label, answer)
+        edges.update(label, answer)
+        instances.update(ids, answer)
+        alone = ConfusionMatrix(19)
+        alone.update(label, answer)
+        images[name] = alone.mean_iou()
+    iiou = instances.class_iou(matrix)
+    f_scores = edges.boundary_f()
+    for made in (whole, merged, resumed):
+        report = made.figures()
+        assert made.images == 3
+        assert report["image_iou"] == images
+        assert report["confusion_matrix"] == matrix.counts.tolist()
+        assert report["mean_iou"] == matrix.mean_iou()
+        # sums of float64 in another order
+        for name in iiou:
+            assert report["class_iiou"][name] == (iiou[name] and pytest.approx(iiou[name], 1e-12))
+        # bicycles and cars are all that have instances here
+        assert report["mean_class_iiou"] == pytest.approx((iiou["car"] + iiou["bicycle"]) / 2)
+        assert report["trimap_iou"] == edges.trimap_iou()
+        assert list(report["boundary_f"].values()) == f_scores
+
+
+def test_borders_are_those_of_the_labels():
+    """A prediction without any: everything within 40 pixels of the label's border is scored."""
+    label = (np.indices((4, 100))[1] >= 50).astype(np.uint8)
+    scores = Counts(CITYSCAPES, instances=False, boundaries=True)
+    scores.add("a", label, np.zeros_like(label), None)
+    # half of the band is right: an IoU of 1/2 of class 0, and none of class 1
+    assert scores.figures()["trimap_iou"] == [0.25] * 40
+
+
 def test_threads_do_not_change_the_score(tmp_path):
     data, maps = write_maps(tmp_path, 7)
     done = []
     reports = [
-        evaluate(maps, data, boundaries=True, workers=n, progress=lambda *c: done.append(c))
+        evaluate(
+            maps, data, boundaries=True, workers=n, progress=lambda *c: done.append(c)
+        ).to_json()
         for n in (1, 2, 16)
     ]
     assert done == [(n, 7) for n in range(1, 8)] * 3
@@ -137,20 +202,20 @@ evaluate(
 
 def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
     data, maps = write_maps(tmp_path, 6)
-    want = evaluate(maps, data, boundaries=True)
+    want = evaluate(maps, data, boundaries=True).to_json()
     child = subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=300)
     assert child.returncode == -signal.SIGKILL
     saved = SavedScores(tmp_path / "saved.json", maps.folder)
     done = []
     got = evaluate(
         maps, data, boundaries=True, saved=saved, progress=lambda *counts: done.append(counts)
-    )
+    ).to_json()
     assert done == [(3, 6), (4, 6), (5, 6), (6, 6)]
     assert without_time(got) == without_time(want)
     # All is there now: nothing is left to do, and nothing is done.
     again = evaluate(maps, data, boundaries=True, saved=saved, progress=lambda *c: done.append(c))
     assert done[4:] == [(6, 6)]
-    assert without_time(again) == without_time(want)
+    assert without_time(again.to_json()) == without_time(want)
     # Another split, other label maps or other scores are another run.
     some = data.some(3)
     for other, way, name in (
@@ -169,8 +234,8 @@ def test_a_score_goes_on_with_another_number_of_threads(tmp_path):
     data, _ = write_maps(tmp_path, 1)
 
     def load(runtime):
-        scores = Scores(data.classes, instances=False, boundaries=False)
-        SavedScores(tmp_path / "saved.json").load({"runtime": runtime}, data, scores)
+        counts = Counts(data.classes, instances=False, boundaries=False)
+        SavedScores(tmp_path / "saved.json").load({"runtime": runtime}, data, counts)
 
     load("litert 2.3.0 cpu, 2 threads")
     load("litert 2.3.0 cpu, 4 threads")
@@ -225,7 +290,7 @@ import sys
 from kseg.data import open_dataset
 from kseg.evaluation import evaluate
 from kseg.predictor import KerasPredictor
-from kseg.tflite.benchmark_worker import peak_memory
+from kseg.tflite.timing_worker import peak_memory
 
 predictor, data = KerasPredictor(sys.argv[1]), open_dataset("camvid", sys.argv[2], "val")
 for count in (8, 64):

@@ -6,7 +6,7 @@ import pytest
 import kseg
 from kseg.card import Card, Normalization
 from kseg.data import open_dataset
-from kseg.evaluation import evaluate
+from kseg.evaluation import InferenceSettings, evaluate
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.zoo import at_output_stride, backbone_stride
 
@@ -78,14 +78,96 @@ def test_scales_as_deeplab_makes_them(tiny_resize):
 
 @pytest.fixture
 def tiny_resize():
-    """TensorFlow's bilinear resizing with align_corners, as DeepLab's code calls it."""
+    """TensorFlow's bilinear resizing, with align_corners as DeepLab's code calls it."""
     import tensorflow as tf
 
-    def resize(array, size):
+    def resize(array, size, **convention):
+        convention = convention or {"align_corners": True}
         array = np.asarray(array, np.float32)[None]
-        return tf.compat.v1.image.resize_bilinear(array, size, align_corners=True)[0].numpy()
+        return tf.compat.v1.image.resize_bilinear(array, size, **convention)[0].numpy()
 
     return resize
+
+
+HALF_PIXEL = {"half_pixel_centers": True}
+
+
+def test_sizes_of_scales_are_cut_off():
+    """As ``int`` in DeepLab's ``scale_dimension``, and not below one pixel."""
+    for resize, sizes in (
+        ("align_corners", [(7, 10), (1, 1), (1, 1)]),  # 9 and 13 x 0.75 + 1 are 7.75 and 10.75
+        ("half_pixel", [(7, 10), (1, 1), (1, 1)]),  # 7.5 and 10.5
+    ):
+        network = Shades(resize=resize)
+        predict_labels(network, picture(10, 14), scales=(0.75, 0.07, 0.01))
+        assert network.sizes == sizes
+
+
+def test_every_resizing_has_its_convention(tiny_resize):
+    """Image and labels half-pixel, and between them as the network resizes."""
+    image, inner, outer, size = picture(), (10, 12), (13, 17), (21, 30)
+    logits = np.random.default_rng(2).normal(size=(4, 5, 3)).astype(np.float32)
+    seen = []
+    network = Shades(lambda pixels: seen.append(pixels) or logits, output="stride-logits")
+
+    def crf(pixels, logits):
+        seen.append((pixels, logits))
+        return logits
+
+    way = dict(size=size, input_size=inner, pad_to=outer)
+    labels = predict_labels(network, image, crf=crf, **way)
+    pixels, (guide, refined) = seen
+    # TensorFlow's places are float32: 1e-6 of a pixel, of differences up to 255
+    np.testing.assert_allclose(pixels[:10, :12], tiny_resize(image, inner, **HALF_PIXEL), atol=1e-3)
+    np.testing.assert_allclose(guide, tiny_resize(image, size, **HALF_PIXEL), atol=1e-3)
+    want = tiny_resize(tiny_resize(logits, outer)[:10, :12], size, **HALF_PIXEL)
+    np.testing.assert_allclose(refined, want, atol=1e-5)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, want.argmax(-1))
+
+
+def test_a_padded_input_may_be_the_files_size():
+    """The image is padded to it, not resized."""
+    seen = []
+    network = Shades(lambda image: seen.append(image) or image, input_size=(9, 16))
+    image = picture()
+    labels = predict_labels(network, image, pad_to=(9, 16))
+    np.testing.assert_array_equal(labels, image.argmax(-1))
+    np.testing.assert_array_equal(seen[0][:, :13], image)
+    np.testing.assert_array_equal(seen[0][:, 13:], np.full((9, 3, 3), 90))
+
+
+def test_padding_of_classes_is_cropped():
+    image = picture()
+    network = Shades(lambda pixels: pixels.argmax(-1), output="argmax")
+    labels = predict_labels(network, image, pad_to=(12, 16))
+    assert network.sizes == [(12, 16)]
+    np.testing.assert_array_equal(labels, image.argmax(-1))
+
+
+def test_padding_is_in_rgb():
+    """A network that takes BGR has its mean in BGR."""
+    seen = []
+    normalization = Normalization((10.0, 20.0, 30.0), (1.0, 1.0, 1.0), "BGR")
+    network = Shades(lambda image: seen.append(image) or image, normalization=normalization)
+    predict_labels(network, picture(), pad_to=(10, 13))
+    np.testing.assert_array_equal(seen[0][9], np.full((13, 3), (30, 20, 10)))
+
+
+def test_windows_of_stride_logits(tiny_resize):
+    """Every window's logits become the window's size before the mean."""
+    image, seen = picture(5, 8), []
+    want, counts = np.zeros((5, 8, 3)), np.zeros((1, 8, 1))
+    for left in (0, 3):
+        view = across(image[:, left : left + 5] * 1.0)
+        want[:, left : left + 5] += softmax(tiny_resize(view[::2, ::2], (5, 5)))
+        counts[:, left : left + 5] += 1
+    network = Shades(lambda pixels: across(pixels)[::2, ::2], output="stride-logits")
+    way = dict(window=(5, 5), overlap=0.4, crf=lambda _, logits: seen.append(logits) or logits)
+    labels = predict_labels(network, image, **way)
+    np.testing.assert_array_equal(labels, want.argmax(-1))
+    # float32 probabilities
+    np.testing.assert_allclose(np.exp(seen[0]), want / counts, atol=1e-6)
 
 
 def test_scales_of_padded_inputs():
@@ -95,15 +177,17 @@ def test_scales_of_padded_inputs():
     assert labels.shape == (9, 13)
 
 
-@pytest.mark.parametrize("overlap", [0, 0.5])
+@pytest.mark.parametrize("overlap", [0, None, 0.5, 0.9])
 def test_windows_of_a_local_network_are_the_whole(overlap):
     """A network that looks at one pixel does not see where its windows end."""
     image = picture()
     network = Shades()
-    labels = predict_labels(network, image, window=(4, 5), overlap=overlap)
+    # A third where nothing is said.
+    way = {} if overlap is None else {"overlap": overlap}
+    labels = predict_labels(network, image, window=(4, 5), **way)
     np.testing.assert_array_equal(labels, predict_labels(Shades(), image))
     assert set(network.sizes) == {(4, 5)}
-    rows, columns = {0: (3, 3), 0.5: (4, 5)}[overlap]
+    rows, columns = {0: (3, 3), None: (3, 4), 0.5: (4, 5), 0.9: (6, 9)}[overlap]
     assert len(network.sizes) == rows * columns
 
 
@@ -162,7 +246,9 @@ def test_vanished_probabilities_stay_finite():
     [
         ({"scales": ()}, "at least one"),
         ({"scales": (1, 0)}, "all above 0"),
-        ({"window": (0, 4)}, "must be positive"),
+        ({"window": (0, 4)}, r"window is \(0, 4\) \(H, W\); it must be positive"),
+        ({"input_size": (4, 0)}, r"input_size is \(4, 0\) \(H, W\); it must be positive"),
+        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\) \(H, W\); it must be positive"),
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
     ],
 )
@@ -176,6 +262,21 @@ def test_settings_out_of_range(way, message, tiny_camvid):
     assert "png" not in str(error.value)
 
 
+def test_settings_are_the_keywords():
+    image = picture(30, 40)
+    keywords = dict(input_size=(24, 36), scales=(0.5, 1), flip=True, window=(16, 16), overlap=0.5)
+    settings = InferenceSettings(**keywords)
+    want = predict_labels(Shades(across), image, **keywords)
+    np.testing.assert_array_equal(predict_labels(Shades(across), image, settings), want)
+    assert (want != predict_labels(Shades(across), image)).any()
+    # JSON has lists for tuples.
+    assert InferenceSettings(**{**keywords, "scales": [0.5, 1], "window": [16, 16]}) == settings
+    with pytest.raises(kseg.KsegError, match="settings and flip, overlap are both given"):
+        predict_labels(Shades(), image, settings, flip=True, overlap=0)
+    with pytest.raises(TypeError, match="'mirror'"):
+        predict_labels(Shades(), image, mirror=True)
+
+
 def test_a_file_of_one_size_takes_its_windows_alone():
     network = Shades(input_size=(4, 5))
     assert predict_labels(network, picture(), window=(4, 5)).shape == (9, 13)
@@ -183,6 +284,19 @@ def test_a_file_of_one_size_takes_its_windows_alone():
         predict_labels(network, picture(), scales=(0.5, 1))
     with pytest.raises(kseg.KsegError, match=r"takes \(4, 5\) .* only, not \(4, 4\)"):
         predict_labels(network, picture(), window=(4, 4))
+    with pytest.raises(kseg.KsegError, match=r"takes \(4, 5\) .* only, not \(5, 4\)"):
+        predict_labels(network, picture(), input_size=(5, 4))
+
+
+@pytest.mark.parametrize("size", [(8, 16), (12, 12)])
+def test_padding_does_not_cut(size):
+    with pytest.raises(kseg.KsegError, match=r"pad_to .* is smaller than the image \(9, 13\)"):
+        predict_labels(Shades(), picture(), pad_to=size)
+
+
+def test_the_models_own_size():
+    model = kseg.create_model("cgnet_m3n21", num_classes=3, m=2, n=2, input_shape=(48, 64, 3))
+    assert KerasPredictor(model).input_size == (48, 64)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.evaluation import SavedScores
-from kseg.evaluation.scores import Scores
+from kseg.evaluation.counts import Counts
 from kseg.loading import load, ship
 
 
@@ -82,7 +82,7 @@ def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
 
     def load():
         saved = SavedScores(folder / "state", Path("tiny:cgnet_m3n21"))
-        saved.load({"runtime": "a"}, data, Scores(data.classes, instances=False, boundaries=False))
+        saved.load({"runtime": "a"}, data, Counts(data.classes, instances=False, boundaries=False))
 
     load()
     load()
@@ -93,3 +93,12 @@ def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
     ship(other, "tiny", {})
     with pytest.raises(kseg.KsegError, match="is of another score: content"):
         load()
+
+
+def test_without_a_folder_of_weights(tmp_path, monkeypatch):
+    """As in an installation that left them out: names are files then."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
+    assert shipped.list_shipped() == []
+    assert not shipped.is_name("camvid:cgnet_m3n21")
+    with pytest.raises(kseg.KsegError, match="camvid:cgnet_m3n21: no such file"):
+        kseg.load("camvid:cgnet_m3n21")

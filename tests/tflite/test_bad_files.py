@@ -8,6 +8,7 @@ import tensorflow as tf
 import kseg
 import kseg.tflite.gpu
 from kseg.cli import main
+from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
@@ -29,7 +30,7 @@ def write(tiny_model, tmp_path_factory):
         converter.allow_custom_ops = True
         content = converter.convert()
         path = folder / f"{name}.tflite"
-        path.write_bytes(with_metadata(content, card) if card else content)
+        path.write_bytes(with_metadata(Flatbuffer(content), card) if card else content)
         return path
 
     return write

@@ -14,11 +14,11 @@ import kseg.tflite
 from kseg import shipped
 from kseg.cli import main
 from kseg.loading import ship
-from kseg.tflite import benchmark_worker
-from kseg.tflite.benchmark import Spread
-from kseg.tflite.benchmark_worker import start, time_round
+from kseg.tflite import timing_worker
 from kseg.tflite.flatbuffer import operator_outputs
 from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.timing import Spread
+from kseg.tflite.timing_worker import start, time_round
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -52,7 +52,7 @@ class Slow:
 def test_parts(waits_in_read, monkeypatch):
     """The same for a runtime that returns before it has computed, as the accelerator does."""
     runner = Slow(waits_in_read)
-    monkeypatch.setattr("kseg.tflite.benchmark_worker.time.perf_counter", lambda: runner.now)
+    monkeypatch.setattr("kseg.tflite.timing_worker.time.perf_counter", lambda: runner.now)
     _, seconds = time_round(runner, IMAGE, np.dtype(np.uint8))
     assert seconds == pytest.approx({"copy": 0.05, "run": 0.05, "argmax": 0.0})
 
@@ -111,7 +111,7 @@ def test_turns(tmp_path, monkeypatch):
             self.seconds /= 2
             return json.dumps(dict(copy=1.0, run=self.seconds, argmax=0.5, peak_memory=130))
 
-    monkeypatch.setattr(sys.modules["kseg.tflite.benchmark"], "Child", Child)
+    monkeypatch.setattr("kseg.tflite.timing.Child", Child)
     for name in ("a.tflite", "b.tflite"):
         (tmp_path / name).write_bytes(b"12345")
     files = [tmp_path / "a.tflite", tmp_path / "b.tflite"]
@@ -188,7 +188,7 @@ def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
 
         ask = receive
 
-    monkeypatch.setattr(sys.modules["kseg.tflite.benchmark"], "Child", Child)
+    monkeypatch.setattr("kseg.tflite.timing.Child", Child)
     report = tmp_path / "o.json"
     options = ["--runs", "1", "--warm-up", "0", "--json", str(report)]
     assert main(["benchmark", "tiny:cgnet_m3n21", *options]) == 0
@@ -223,9 +223,9 @@ def test_what_a_runtime_says(monkeypatch):
     def fails(*_args):
         raise RuntimeError("no kernel\nfor this")
 
-    monkeypatch.setattr(benchmark_worker, "start", fails)
+    monkeypatch.setattr(timing_worker, "start", fails)
     monkeypatch.setattr(sys, "argv", ["", "x.onnx", "{}", str(theirs.detach())])
-    benchmark_worker.main()
+    timing_worker.main()
     with Connection(ours.detach()) as connection:
         assert json.loads(connection.recv_bytes()) == {"error": "x.onnx: no kernel"}
 

@@ -1,6 +1,5 @@
 """Files against the Keras model they come from, and what is inside them."""
 
-import sys
 from collections import defaultdict
 
 import keras
@@ -11,8 +10,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 import kseg
 import kseg.tflite
-from kseg.tflite.convert import export_graph, to_flatbuffer
+from kseg.tflite import conversion
+from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import (
+    Flatbuffer,
     between,
     input_name,
     int8_ranges,
@@ -166,7 +167,9 @@ def test_kernels_above_32_mib():
     model = keras.Sequential(
         [keras.Input((3, 3, 980), batch_size=1), keras.layers.Conv2D(980, 3, use_bias=False)]
     )
-    kernel = model.layers[0].get_weights()[0]
+    # Channels of scales that differ.
+    kernel = model.layers[0].get_weights()[0] * np.linspace(0.1, 1, 980, dtype="float32")
+    model.layers[0].set_weights([kernel])
     assert kernel.nbytes > 32 * 2**20
     content = quantise_weights(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     interpreter = Interpreter(model_content=content)
@@ -179,6 +182,27 @@ def test_kernels_above_32_mib():
     step = np.abs(kernel).max((0, 1, 2)) / 127
     # The sum of 3 x 3 x 980 errors of at most half a step, each times a value of x.
     assert (np.abs(got - np.asarray(model(x))) <= np.abs(x).sum() * step / 2).all()
+
+
+def test_weights_of_8_bits_compute_in_float32():
+    """Whole numbers with 127 among each channel's are exact; the input is not rounded."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 32), batch_size=1), keras.layers.Conv2D(64, 1, use_bias=False)]
+    )
+    kernel = rng.integers(-127, 128, (1, 1, 32, 64)).astype("float32")
+    kernel[:, :, 0] = 127
+    model.set_weights([kernel])
+    content = quantise_weights(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    assert len(content) < kernel.nbytes
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    x = rng.normal(size=(1, 8, 8, 32)).astype("float32")
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    # float32 sums of 32 products of size 100 in another order; 8 bits of x would be 1 off
+    np.testing.assert_allclose(got, x @ kernel[0, 0], atol=1e-2)
 
 
 def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
@@ -209,7 +233,7 @@ def test_hard_swish_stays_float():
     """XNNPACK has none in 8 bits."""
     x = keras.Input((8, 8, 3), batch_size=1)
     y = keras.layers.Activation("hard_silu")(keras.layers.Conv2D(4, 1)(x))
-    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(y)))
+    content = to_flatbuffer(keras.Model(x, keras.layers.Conv2D(2, 1)(y))).content
     rounded = quantise_int8(content, [IMAGE[:8, :8]], (8, 8))
     names = {operator: tensor for operator, tensor in operator_outputs(rounded).values()}
     assert names["HARD_SWISH"] not in int8_ranges(rounded)
@@ -237,10 +261,30 @@ def test_what_is_replaced_leaves_the_file():
     kernel, bias = model.get_weights()
     kernel[..., 5] = 1e-30
     model.set_weights([kernel, bias])
-    content = to_flatbuffer(model)
+    content = to_flatbuffer(model).content
     raised = with_quantisable_biases(content, {input_name(content)[0]: (0.0, 255.0)})
     assert len(raised) < len(content) + kernel.nbytes / 10
     assert raised != content
+
+
+def test_a_change_leaves_what_it_was_made_of(files):
+    """Whose bytes, values included, both share; what is set again replaces what was there."""
+    content = files["logits"].read_bytes()
+    model = Flatbuffer(content)
+    first = model.with_entries({"NOTE": b"number one"})
+    second = first.with_entries({"NOTE": b"twenty-two"}).with_signature("pixels", "scores")
+    assert Flatbuffer(content).with_entries({"NOTE": b"number one"}).content == first.content
+    assert model.content == content
+    assert input_name(first.content)[2] == "image"
+    assert input_name(second.content)[2] == "pixels"
+    for changed, present, absent in (
+        (first, b"number one", b"twenty-two"),
+        (second, b"twenty-two", b"number one"),
+    ):
+        assert present in changed.content
+        assert absent not in changed.content
+        assert read_card(changed.content) == read_card(content)
+        assert changed.operators() == operators(content)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +293,7 @@ def test_what_is_replaced_leaves_the_file():
         (dict(precision="int8"), "int8 needs calibration images"),
         (dict(precision="int8", calibration=[]), "int8 needs calibration images"),
         (dict(calibration=[IMAGE]), "fp32 takes no calibration images"),
-        (dict(input_type="int4"), "input is 'int4'"),
+        (dict(input_type="int4"), "input_type is 'int4'"),
     ],
 )
 def test_refusals(options, message, tiny_model, tmp_path):
@@ -303,9 +347,8 @@ def test_families_export(name, tmp_path):
 
 
 def test_operators_that_no_gpu_runs_are_refused(tiny_model, tmp_path, monkeypatch):
-    module = sys.modules["kseg.tflite.convert"]  # the function hides its module
-    allowed = module.GPU_OPERATORS - {"PRELU", "MEAN"}
-    monkeypatch.setattr(module, "GPU_OPERATORS", allowed)
+    allowed = conversion.GPU_OPERATORS - {"PRELU", "MEAN"}
+    monkeypatch.setattr(conversion, "GPU_OPERATORS", allowed)
     with pytest.raises(kseg.KsegError, match="MEAN, PRELU would not run on the GPU"):
         kseg.tflite.convert(tiny_model, tmp_path / "x.tflite")
     assert list(tmp_path.iterdir()) == []
@@ -346,7 +389,7 @@ def test_calibration_images_of_another_form(shape, tiny_model, tmp_path):
 
 
 def test_a_calibration_that_is_unknown(tiny_model, tmp_path):
-    with pytest.raises(kseg.KsegError, match="calibration is 'mean'; it must be one of min-max"):
+    with pytest.raises(kseg.KsegError, match="calibration_method is 'mean'; it must be one of"):
         kseg.tflite.convert(tiny_model, tmp_path / "x.tflite", calibration_method="mean")
 
 

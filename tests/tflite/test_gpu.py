@@ -14,7 +14,7 @@ import kseg
 import kseg.tflite
 from kseg.cli import main
 from kseg.data import read_image
-from kseg.data.streets import draw_scene
+from kseg.streets import draw_scene
 from kseg.tflite import child, gpu_worker
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 
@@ -128,7 +128,7 @@ def test_benchmark_on_the_gpu(file):
 
 
 def test_only_a_cpu_has_threads(file):
-    with pytest.raises(kseg.KsegError, match="litert-gpu has none, leave them out"):
+    with pytest.raises(kseg.KsegError, match="threads is 1; litert-gpu takes none"):
         kseg.tflite.benchmark([file], threads=1, runtime="litert-gpu")
 
 

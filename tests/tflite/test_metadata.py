@@ -12,8 +12,8 @@ import pytest
 import kseg
 import kseg.tflite
 from kseg.data import CAMVID
-from kseg.data.streets import draw_scene
 from kseg.resize import resize_bilinear
+from kseg.streets import draw_scene
 from kseg.tflite.metadata import colors, labels
 from kseg.tflite.predictors import TFLitePredictor
 from support import ROOT, randomize_statistics

@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import sys
 from collections import Counter
 
 import keras
@@ -13,9 +12,10 @@ import kseg
 import kseg.tflite
 from kseg.card import Card
 from kseg.cli import main
-from kseg.tflite.benchmark_worker import start, time_round
+from kseg.tflite import export
+from kseg.tflite.onnx_export import to_onnx
 from kseg.tflite.predictors import OnnxPredictor
-from kseg.tflite.to_onnx import to_onnx
+from kseg.tflite.timing_worker import start, time_round
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -145,7 +145,7 @@ def test_benchmark(files):
     [
         ("x.onnx", dict(precision="fp16"), r"x\.onnx: precision is 'fp16'; .* fp32 only"),
         ("x.onnx", dict(calibration=[IMAGE]), "fp32 takes no calibration images"),
-        ("x.tflite", dict(dynamic_batch=True), r"x\.tflite: .* leave --dynamic-batch out"),
+        ("x.tflite", dict(dynamic_batch=True), r"x\.tflite: .* leave dynamic_batch out"),
         ("x.pb", {}, r"x\.pb: the file's name must end in \.tflite or \.onnx"),
     ],
 )
@@ -157,9 +157,8 @@ def test_refusals(name, options, message, tiny_model, tmp_path):
 
 def test_large_weights_go_round_tf2onnx(tiny_model, files, tmp_path, monkeypatch):
     """The same function by them; they are no inputs, and constants where they are read."""
-    module = sys.modules["kseg.tflite.convert"]  # the function hides its module
     # Kernels of the widest convolutions, and of no depthwise one.
-    monkeypatch.setattr(module, "_LARGE", 4000)
+    monkeypatch.setattr(export, "_LARGE", 4000)
     kseg.tflite.convert(tiny_model, tmp_path / "x.onnx")
     graphs = [onnx.load(path).graph for path in (files["logits"], tmp_path / "x.onnx")]
     assert [entry.name for entry in graphs[1].input] == ["image"]

@@ -9,7 +9,8 @@ from keras import layers as kl
 import kseg
 from kseg import checkpoints
 from kseg.data import open_dataset
-from kseg.tflite.convert import convert, export_graph, to_flatbuffer
+from kseg.tflite import convert
+from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import (
@@ -17,6 +18,7 @@ from kseg.tflite.rewrite import (
     fold_batch_norms,
     normalise_by_convolution,
     relu_into_branches,
+    split_for_quantisation,
     split_wide_convolutions,
 )
 from support import randomize_statistics
@@ -44,6 +46,39 @@ def test_every_kind_of_branch():
     for got, want in zip(folded(image), model(image), strict=True):
         # float32 on values of size 10
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"epsilon": 0.25}, {"scale": False}, {"center": False}], ids=str
+)
+@pytest.mark.parametrize("fold", [fold_batch_norms, split_for_quantisation])
+def test_batch_norms_by_their_formula(fold, options):
+    """Behind a ReLU, which leaves them alone, and in branches (Ioffe and Szegedy, Section 3.1)."""
+    rng = np.random.default_rng(4)
+    x = keras.Input((3, 4, 2))
+    branches = [kl.Conv2D(2, 1, name="a")(x), kl.DepthwiseConv2D(1, name="b")(x), x]
+    joined = kl.Concatenate(name="joined")(branches)
+    y = kl.BatchNormalization(name="norm", **options)(joined)
+    y = kl.BatchNormalization(name="last", **options)(kl.ReLU(name="relu")(y))
+    model = keras.Model(x, y)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.25, 2, weight.shape))
+    image = rng.normal(size=(1, 3, 4, 2)).astype("float32")
+
+    a, b = (model.get_layer(name).get_weights() for name in "ab")
+    joined = [image @ a[0][0, 0] + a[1], image * b[0][0, 0, :, 0] + b[1], image]
+    want = np.concatenate(joined, -1)
+    for name in ("norm", "last"):
+        *affine, mean, variance = model.get_layer(name).get_weights()
+        gamma = affine.pop(0) if options.get("scale", True) else 1
+        beta = affine.pop(0) if options.get("center", True) else 0
+        want = (want - mean) / np.sqrt(variance + options.get("epsilon", 1e-3)) * gamma + beta
+        if name == "norm":
+            want = np.maximum(want, 0)
+    graph = fold(model)
+    assert not [layer for layer in graph.layers if isinstance(layer, kl.BatchNormalization)]
+    # float32 on values of size 10
+    np.testing.assert_allclose(graph(image), want, atol=1e-5)
 
 
 def test_a_concatenation_with_two_readers_stays():
@@ -78,9 +113,19 @@ def test_relu_goes_into_branches(relu):
     image = np.random.default_rng(5).normal(size=(1, 9, 11, 3), scale=5).astype("float32")
     for got, want in zip(graph(image), model(image), strict=True):
         np.testing.assert_array_equal(got, want)
-    content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0]))
+    content = to_flatbuffer(keras.Model(graph.input, graph.outputs[0])).content
     # The convolution's has become part of it.
     assert operators(content)["RELU6" if isinstance(relu, kl.ReLU) else "RELU"] == 1
+
+
+@pytest.mark.parametrize("kind", [kl.ReLU(1.0), kl.Activation("silu"), kl.Activation("sigmoid")])
+def test_activations_that_convolutions_lack_stay(kind):
+    x = keras.Input((9, 11, 3), batch_size=1)
+    model = keras.Model(x, kind(kl.Concatenate()([x, kl.Conv2D(4, 1)(x)])))
+    graph = relu_into_branches(model)
+    assert graph.output._keras_history.operation is kind
+    image = np.random.default_rng(5).normal(size=(1, 9, 11, 3)).astype("float32")
+    np.testing.assert_array_equal(graph(image), model(image))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
@@ -89,7 +134,7 @@ def test_normalisation_is_a_convolution(dtype, order):
     x = keras.Input((5, 7, 3), batch_size=1, dtype=dtype)
     means, deviations = (123.7, 0.0, 103.5), (58.4, 1.0, 255.0)
     model = keras.Model(x, kseg.layers.Normalize(means, deviations, order)(x))
-    content = to_flatbuffer(normalise_by_convolution(model))
+    content = to_flatbuffer(normalise_by_convolution(model)).content
     assert operators(content) == {"CONV_2D": 1} | ({"CAST": 1} if dtype == "uint8" else {})
     image = np.random.default_rng(5).integers(0, 256, (1, 5, 7, 3)).astype(dtype)
     want = image[..., :: -1 if order == "BGR" else 1] - np.float64(means)
@@ -98,15 +143,18 @@ def test_normalisation_is_a_convolution(dtype, order):
     np.testing.assert_allclose(got, want / deviations, atol=1e-4)
 
 
-def test_small_deviations_are_no_subnormal_numbers_in_half_precision():
-    """ESPNet's of CamVid: 1 / (255 * 72), which some GPUs take for zero."""
+@pytest.mark.parametrize(
+    "deviations", [(255 * 69.85317, 255 * 72.65216, 255 * 72.06399), (128.0, 255 * 72.65216, 64.0)]
+)
+def test_small_deviations_are_no_subnormal_numbers_in_half_precision(deviations):
+    """ESPNet's of CamVid: 1 / (255 * 72), which some GPUs take for zero; and one among others."""
     x = keras.Input((5, 7, 3), batch_size=1)
-    means, deviations = (72.4, 82.9, 72.9), (255 * 69.85317, 255 * 72.65216, 255 * 72.06399)
+    means = (72.4, 82.9, 72.9)
     model = keras.Model(x, kseg.layers.Normalize(means, deviations, "BGR")(x))
     graph = normalise_by_convolution(model)
-    content = to_flatbuffer(graph)
+    content = to_flatbuffer(graph).content
     assert operators(content) == {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1}
-    interpreter = Interpreter(model_content=to_flatbuffer(graph, half=True))
+    interpreter = Interpreter(model_content=to_flatbuffer(graph, half=True).content)
     tensors = interpreter.get_tensor_details()
     halves = [interpreter.get_tensor(t["index"]) for t in tensors if t["dtype"] == np.float16]
     values = np.abs(np.concatenate([half[half != 0] for half in halves]))
@@ -117,6 +165,34 @@ def test_small_deviations_are_no_subnormal_numbers_in_half_precision():
     want = (image[..., ::-1] - np.float64(means)) / deviations
     # float32 on values up to 255, divided by the deviation
     np.testing.assert_allclose(graph(image), want, atol=1e-4 / min(deviations))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_sliced_convolution(padding, use_bias):
+    """The same as a whole one, also from its configuration; the last slice is short."""
+    options = dict(padding=padding, use_bias=use_bias, activation="relu")
+    plain = kl.Conv2D(4, 3, **options)
+    sliced = SlicedConv2D(4, 3, channels=3, **options)
+    image = np.random.default_rng(5).normal(size=(1, 5, 7, 8)).astype("float32")
+    plain.build(image.shape)
+    weights = [np.random.default_rng(6).normal(size=weight.shape) for weight in plain.weights]
+    plain.set_weights(weights)
+    assert sliced.get_config()["channels"] == 3
+    for layer in (sliced, SlicedConv2D.from_config(sliced.get_config())):
+        layer.build(image.shape)
+        layer.set_weights(weights)
+        # float32 sums of 72 products in another order
+        np.testing.assert_allclose(layer(image), plain(image), atol=1e-5)
+
+
+def test_convolutions_as_wide_as_the_gpu_takes_them():
+    x = keras.Input((4, 4, 512), batch_size=1)
+    model = keras.Model(x, [kl.Conv2D(512, 3)(x), kl.Conv2D(513, 3, strides=2)(x)])
+    for split in (split_wide_convolutions, split_for_quantisation):
+        names = {layer.name for layer in split(model).layers}
+        assert names > {layer.name for layer in model.layers[1:]}
+        assert len(names) == len(model.layers)
 
 
 def test_wide_convolutions_are_sums():
@@ -143,6 +219,51 @@ def test_wide_convolutions_are_sums():
     for got, want in zip(graph(image), model(image), strict=True):
         # float32 sums of 10,000 products in another order
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_what_does_not_train_after_splitting():
+    """Normalisation, in one factor or two, and pooling: they are what they are."""
+    x = keras.Input((9, 14, 3))
+    for deviations in ((128.0,) * 3, (255 * 72.0,) * 3):
+        y = kseg.layers.Normalize((0.0,) * 3, deviations, name="normalize")(x)
+        y = kseg.layers.PaddedAveragePooling(name="pool")(y)
+        y = kl.Conv2D(2, 1, name="conv")(y)
+        model = keras.Model(x, kl.BatchNormalization(name="norm")(y))
+        graph = split_for_quantisation(model)
+        assert [weight.path for weight in graph.trainable_weights] == ["conv/kernel", "conv/bias"]
+        image = np.random.default_rng(5).integers(0, 256, (1, 9, 14, 3)).astype("float32")
+        # float32 on values of size 1
+        np.testing.assert_allclose(graph(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [kl.Dropout(0.5), kl.SpatialDropout2D(0.5)])
+def test_dropout_goes_and_a_batch_norm_passes_it(dropout):
+    x = keras.Input((5, 7, 3))
+    y = dropout(kl.Conv2D(2, 1, name="conv")(x))
+    model = keras.Model(x, kl.ReLU(name="relu")(kl.BatchNormalization(name="norm")(y)))
+    randomize_statistics(model)
+    graph = split_for_quantisation(model)
+    assert [layer.name for layer in graph.layers[1:]] == ["conv", "relu"]
+    image = np.random.default_rng(5).normal(size=(1, 5, 7, 3)).astype("float32")
+    # float32 on values of size 1
+    np.testing.assert_allclose(graph(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_convolution_with_two_readers_keeps_its_batch_norm_apart(dropout):
+    x = keras.Input((5, 7, 3))
+    y = kl.Conv2D(2, 1, name="conv")(x)
+    if dropout:
+        y = kl.Dropout(0.5)(y)
+    normal = kl.BatchNormalization(name="norm")(y)
+    model = keras.Model(x, kl.Concatenate(name="joined")([normal, kl.ReLU(name="relu")(y)]))
+    randomize_statistics(model)
+    graph = split_for_quantisation(model)
+    names = {layer.name for layer in graph.layers[1:]}
+    assert names == {"conv", "norm.depthwise", "relu", "joined"}
+    image = np.random.default_rng(5).normal(size=(1, 5, 7, 3)).astype("float32")
+    # float32 on values of size 1
+    np.testing.assert_allclose(graph(image), model(image), atol=1e-5)
 
 
 # How many of its BatchNorms stay behind a convolution, for the converter.

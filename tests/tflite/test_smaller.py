@@ -9,9 +9,8 @@ import tensorflow as tf
 
 import kseg
 from kseg.cli import main
-from kseg.tflite import convert
+from kseg.tflite import cluster, convert
 from kseg.tflite.bridge import to_tf_keras
-from kseg.tflite.cluster import cluster
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.training.losses import cross_entropy
@@ -148,9 +147,9 @@ def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
         ([], "either --sparsity or --structure"),
         (["--sparsity", 1.5], "sparsity is 1.5"),
         (["--structure", "1:3"], "structure is '1:3'"),
-        (["--sparsity", 0.5, "--steps", 3], "steps are 3"),
-        (["--clusters", 2], "clusters are 2"),
-        (["--clusters", 8, "--steps", 0], "steps are 0"),
+        (["--sparsity", 0.5, "--steps", 3], "steps is 3"),
+        (["--clusters", 2], "clusters is 2"),
+        (["--clusters", 8, "--steps", 0], "steps is 0"),
         (["--clusters", 8, "--seed", -1], "seed is -1; it must be 0 to 4294967295"),
     ],
 )

@@ -134,7 +134,7 @@ def test_flags_override_a_recipe():
     chosen = from_recipe("deeplab_v3_plus_cityscapes", epochs=3, model="liteseg_mobilenet_v2")
     assert (chosen.steps, chosen.epochs, chosen.model) == (None, 3, "liteseg_mobilenet_v2")
     assert from_recipe("deeplab_v3_plus_cityscapes").steps == 90_000
-    with pytest.raises(kseg.KsegError, match="train needs a model; give --model"):
+    with pytest.raises(kseg.KsegError, match="train needs a model; give one, or a recipe"):
         from_recipe(None, dataset="camvid")
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import kseg
 import kseg.training
-from kseg.training import pipeline
+from kseg.training import augment, pipeline
 from support import write_camvid
 
 CROP = (32, 40)
@@ -27,6 +27,9 @@ def test_shapes_and_ranges(tiny_camvid):
         assert label.shape == (2, *CROP)
         assert label.dtype == np.uint8
         assert set(np.unique(label)) <= {0, 3, 255}
+    # XLA compiles for shapes that are known before.
+    stream = kseg.training.dataset("camvid", tiny_camvid, "train", crop=CROP, batch_size=2)
+    assert [spec.shape.as_list() for spec in stream.element_spec] == [[2, *CROP, 3], [2, *CROP]]
 
 
 def test_a_stream_from_step_k_continues_the_undisturbed_one(tiny_camvid):
@@ -102,7 +105,7 @@ def test_padding(tiny_camvid):
 def test_window_covers_the_source_evenly():
     """Every start is as likely: 4 windows of 7 in 10 pixels, each a quarter of the range."""
     starts = [
-        int(pipeline._window(tf.constant(10), 7, tf.constant(1.0), tf.constant(u))[0][0])
+        int(augment.source_window(tf.constant(10), 7, tf.constant(1.0), tf.constant(u))[0][0])
         for u in (0.0, 0.24, 0.26, 0.49, 0.51, 0.74, 0.76, 0.99)
     ]
     assert starts == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -112,7 +115,7 @@ def test_window_covers_the_source_evenly():
 @pytest.mark.parametrize("extent", [5, 48, 101])
 def test_window_is_whole(extent, factor):
     for where in np.linspace(0, 0.999, 7):
-        source, padding = pipeline._window(
+        source, padding = augment.source_window(
             tf.constant(extent), 32, tf.constant(factor, tf.float32), tf.constant(where, tf.float32)
         )
         first, last = source.numpy()
@@ -127,17 +130,17 @@ def test_window_is_whole(extent, factor):
 def test_jitter_is_what_it_says():
     image = tf.constant([[[100.0, 150.0, 50.0]]])
     grey = 0.299 * 100 + 0.587 * 150 + 0.114 * 50
-    same = pipeline._jitter(image, tf.constant([1.0, 1.0, 1.0]))
+    same = augment.jitter_colours(image, tf.constant([1.0, 1.0, 1.0]))
     np.testing.assert_allclose(same, image, rtol=1e-5)
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.0, 1.0, 0.0])), [[[grey] * 3]], rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.0, 1.0, 0.0])), [[[grey] * 3]], rtol=1e-5
     )
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.2, 1.0, 1.0])), image * 1.2, rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.2, 1.0, 1.0])), image * 1.2, rtol=1e-5
     )
     contrast = (np.asarray(image) - 127.5) * 0.5 + 127.5
     np.testing.assert_allclose(
-        pipeline._jitter(image, tf.constant([1.0, 0.5, 1.0])), contrast, rtol=1e-5
+        augment.jitter_colours(image, tf.constant([1.0, 0.5, 1.0])), contrast, rtol=1e-5
     )
 
 
@@ -149,6 +152,8 @@ def test_whole_images(tiny_camvid):
         want = data.labelled(sample)
         np.testing.assert_array_equal(image[i], want[0])
         np.testing.assert_array_equal(label[i], want[1])
+    train = kseg.training.dataset("camvid", tiny_camvid, "train", batch_size=4)
+    assert [len(image) for image, _ in train] == [4, 2]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,7 @@ def test_whole_images(tiny_camvid):
         (dict(crop=(0, 8)), "crop is"),
         (dict(crop=8), "crop is 8; training needs a height and a width"),
         (dict(crop=CROP, scale=(2, 1)), "scale is"),
+        (dict(crop=CROP, scale=(0, 1)), "scale is"),
         (dict(crop=CROP, jitter=1), "jitter is 1"),
         (dict(crop=CROP, batch_size=9), "has 6 images, fewer than the batch size 9"),
         (dict(crop=CROP, batch_size=0), "batch size is 0"),
@@ -177,23 +183,45 @@ def test_bad_files_are_named(tmp_path):
         batches(tmp_path, 1)
 
 
-def test_names_of_a_step(tiny_camvid):
-    """The images that a step shows, in the second epoch too."""
+def test_a_sample_that_cannot_be_read_is_replaced_by_the_next(tmp_path, capsys):
+    """After the last one comes the first."""
+    write_camvid(tmp_path, {"train": 4})
+    for name in ("001", "003"):
+        (tmp_path / f"train/{name}.png").write_bytes(b"")
+    data = kseg.data.open_dataset("camvid", tmp_path, "train")
+    originals = [data.labelled(data.samples[i])[0] for i in (0, 2)]
+    skipped: dict[str, str] = {}
+    stream = pipeline.augmented(
+        data, batch_size=4, seed=0, start_step=0, pad_value=(0, 0, 0), skipped=skipped, **plain()
+    )
+    shown = [match(image.numpy(), originals) for image, _ in stream.take(8)]
+    assert [shown[:4].count(i) for i in (0, 1)] == [shown[4:].count(i) for i in (0, 1)] == [2, 2]
+    assert sorted(skipped) == ["001", "003"]
+    assert all(f"{name}.png: not a readable image" in skipped[name] for name in skipped)
+    assert capsys.readouterr().err.count("kseg: left out") == 2
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_names_of_a_step(batch_size, tiny_camvid):
+    """The images that a step shows, in the second epoch too; an epoch has whole batches alone."""
     data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
     originals = [data.labelled(s)[0] for s in data.samples]
-    for step, (images, _) in enumerate(batches(tiny_camvid, 5, **plain())):
+    for step, (images, _) in enumerate(batches(tiny_camvid, 5, batch_size=batch_size, **plain())):
         shown = [data.samples[match(image, originals)].name for image in images]
-        assert pipeline.names_at(data, step, batch_size=2, seed=0) == shown
+        assert pipeline.names_at(data, step, batch_size=batch_size, seed=0) == shown
+        assert len(set(shown)) == batch_size
 
 
 def test_workers_share_every_batch(tiny_camvid):
     """Two parts of one, side by side, are the batches of one reader."""
     data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
-    options = dict(scale=(0.5, 2.0), flip=True, jitter=0.2, pad_value=(0, 0, 0), seed=3)
+    augmentation = augment.Augmentation(
+        CROP, scale=(0.5, 2.0), flip=True, jitter=0.2, pad_value=(0, 0, 0)
+    )
 
     def images(part):
         stream = pipeline.augmented(
-            data, crop=CROP, batch_size=4, start_step=1, part=part, **options
+            data, augmentation, batch_size=4, seed=3, start_step=1, part=part
         )
         return np.stack([image.numpy() for image, _ in stream.take(8 // part[1])])
 

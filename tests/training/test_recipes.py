@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from kseg.cli import main
-from kseg.data.streets import write_streets
-from kseg.training import RECIPES
+from kseg.streets import write_streets
+from kseg.training import RECIPES, from_recipe
 from support import write_camvid
 
 # What is tried are the recipes, not their networks, whose graphs take long to make.
@@ -50,6 +50,40 @@ def test_recipe(name, folders, tmp_path, capsys):
     plain = json.loads(json.dumps({key: values[key] for key in kept}))
     assert {key: record[key] for key in kept} == plain
     assert (tmp_path / "run/model.keras").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "rate", "decay", "batch", "length", "crop", "scale", "weights"),
+    [
+        # DeepLabv3, Section 4.1 and Appendix C, and the code's train.py
+        ("deeplab_v3_plus_cityscapes", "sgd", 0.007, 4e-5, 16, 90e3, 769, (0.5, 2), None),
+        ("deeplab_v3_plus_voc", "sgd", 0.007, 4e-5, 16, 30e3, 513, (0.5, 2), None),
+        # train.py; rate and decay are of a sum over the pixels
+        ("liteseg_cityscapes", "sgd", 1e-7, 5e-4, 4, 100, (512, 1024), (0.2, 0.8), None),
+        # cityscapes_train.py and camvid_train.py
+        ("cgnet_cityscapes", "adam", 1e-3, 5e-4, 16, 300, 680, (0.5, 2), 1.1),
+        ("cgnet_camvid", "adam", 1e-3, 5e-4, 8, 800, 360, (0.5, 2), 1.1),
+        # train/main.py; the scales of its five passes, 256x512 to 768x1536 of 1024x2048
+        ("espnet_c_cityscapes", "adam", 5e-4, 5e-4, 12, 300, (512, 1024), (0.25, 0.75), 1.1),
+        ("espnet_cityscapes", "adam", 5e-4, 5e-4, 6, 300, (512, 1024), (0.25, 0.75), 1.1),
+    ],
+)
+def test_values_of_the_papers(
+    name, optimizer, rate, decay, batch, length, crop, scale, weights, tmp_path
+):
+    config = from_recipe(name)
+    if name.startswith("liteseg"):
+        # kseg's mean over the crop is the sum over 512 x 1024: 0.0524 and, below one digit, 0
+        rate, decay = pytest.approx(rate * 512 * 1024, rel=0.05), pytest.approx(0, abs=2e-9)
+    assert (config.optimizer, config.learning_rate, config.weight_decay) == (optimizer, rate, decay)
+    assert (config.batch_size, config.steps or config.epochs) == (batch, length)
+    assert tuple(config.crop) == ((crop, crop) if isinstance(crop, int) else crop)
+    assert (tuple(config.scale), config.class_weights) == (scale, weights)
+    assert (config.flip, config.jitter) == (True, 0)
+    if name.startswith("espnet"):
+        assert (config.schedule, config.decay_epochs, config.decay_factor) == ("step", 100, 0.5)
+    else:
+        assert config.schedule == "poly"
 
 
 def test_list(capsys):

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import kseg
 import kseg.training
 from kseg.cli import main
 from kseg.data import open_dataset
-from kseg.training import open_records, prepare, records
+from kseg.training import open_records, prepare, records, tfrecord
 from support import run_kseg, write_camvid
 
 SHARDS = 3
@@ -93,7 +95,7 @@ def test_what_the_index_says(data, folder):
 
 def test_classes_with_groups_travel(tmp_path):
     """Cityscapes' table has all that a table can have."""
-    from kseg.data.streets import write_streets
+    from kseg.streets import write_streets
 
     write_streets(tmp_path / "streets", 2, size=(16, 32))
     streets = open_dataset("streets", tmp_path / "streets", "train")
@@ -196,6 +198,46 @@ def test_the_command_with_two_workers_writes_the_same(folder, tiny_camvid, tmp_p
     # A line a minute, should it take so long; the workers say nothing.
     assert all("/6 images" in line for line in result.stderr.splitlines())
     assert contents(tmp_path / "out") == contents(folder)
+
+
+def test_workers_load_no_tensorflow():
+    """A worker imports what ``_write_shard`` needs, which would take seconds with TensorFlow."""
+    code = "import sys, kseg.training.records; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr == ""
+    assert "kseg.training.tfrecord" in result.stdout.split()
+    assert not {"keras", "tensorflow", "jax"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "checksum"),
+    [
+        # RFC 3720, Appendix B.4, and the check value of the catalogue of CRCs
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (b"123456789", 0xE3069283),
+    ],
+)
+def test_published_checksums(content, checksum):
+    assert tfrecord.crc32c(content) == checksum
+
+
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 511, 512, 513, 70_001])
+def test_records_of_any_length_are_tensorflows(length, tmp_path):
+    """To the byte, around the lengths at which the checksum takes another lane."""
+    content = np.random.default_rng(length).integers(0, 256, length, np.uint8).tobytes()
+    with tf.io.TFRecordWriter(str(tmp_path / "a")) as writer:
+        writer.write(content)
+    assert tfrecord.framed(content) == (tmp_path / "a").read_bytes()
+    feature = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for name, value in (("name", b"x"), ("image", content), ("label", content[1:]))
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    assert tfrecord.serialized_example(
+        name=b"x", image=content, label=content[1:]
+    ) == example.SerializeToString(deterministic=True)
 
 
 def flip_a_byte(folder):

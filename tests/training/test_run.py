@@ -193,7 +193,7 @@ def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatc
     real = RUN.augmented
 
     def augmented(*args, **options):
-        streams.append((options["crop"], options["start_step"]))
+        streams.append((args[1].crop, options["start_step"]))
         return real(*args, **options)
 
     monkeypatch.setattr(RUN, "augmented", augmented)
@@ -526,12 +526,19 @@ def test_default_crop(size, crop, tiny_camvid):
         (("--clip-norm", 0), "clip-norm is 0.0"),
         (("--warmup-steps", -1), "warmup-steps is -1"),
         (("--loss", "hinge"), "loss is 'hinge'; its parts must be of cross_entropy"),
+        (("--loss", "none"), "loss is 'none'; its parts must be of cross_entropy"),
+        (("--split", "none"), "keeps the images of split 'none' there"),
+        (("--weight-decay", "nan"), "--weight-decay is nan; it must be a finite number"),
+        (("--learning-rate", "inf"), "--learning-rate is inf; it must be a finite number"),
+        (("--clip-norm", "nan"), "--clip-norm is nan; it must be a finite number or None"),
+        (("--scale", "nan", "1"), "scale is (nan, 1.0); it must be two finite numbers"),
+        (("--auxiliary", "inf"), "auxiliary is (inf,); it must be finite numbers"),
         (("--model", "espnet", "--auxiliary", 0.4), "no option 'auxiliary'"),
         (("--init", "/nowhere.keras"), "/nowhere.keras: no such file"),
         (("--recipe", "cgnet_kamvid"), "unknown recipe 'cgnet_kamvid'; did you mean cgnet_camvid"),
         (("--distribution", "many"), "distribution is 'many'"),
         (("--distribution", "multiworker"), "needs the variable TF_CONFIG"),
-        (("--final-epochs", 2), "final-crop is None and final-epochs 2; give both or none"),
+        (("--final-epochs", 2), "--final-crop is None and --final-epochs is 2; give both or none"),
         (("--class-weights", 0.9), "c = 0.9"),
         (("--batch-size", 99), "fewer than the batch size 99"),
         (("--dataset", "kitti"), "unknown data set 'kitti'"),

@@ -13,21 +13,10 @@ from kseg.card import Card
 from kseg.data import DataSet, Sample
 from kseg.data.datasets import read_label
 from kseg.errors import KsegError
-from kseg.predictor import Predictor, check_way, network_size, predict_labels
+from kseg.predictor import InferenceSettings, Predictor, predict_labels
 from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
-
-_WAY = {
-    "input_size": None,
-    "pad_to": None,
-    "scales": (1.0,),
-    "flip": False,
-    "window": None,
-    "overlap": 1 / 3,
-    "crf": None,
-}
-"""The settings of ``predict_labels`` that a score reports, and their defaults."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,75 +25,77 @@ class LabelMaps:
 
     Attributes:
         folder: has, in itself or any folder below, ``NAME_pred_labelIds.png`` as
-            ``write_submission`` names it, or ``NAME.png``, for every sample: the data
-            set's own ids, those of its void ids no class.
+            ``write_submission`` names it, or ``NAME.png``, for every sample: uint8 in the
+            data set's own ids; its void ids are no class.
     """
 
     folder: Path
 
 
-class NetworkAnswers:
-    """Label maps of a Predictor.
+class NetworkPredictions:
+    """Label maps that a Predictor makes.
 
     Args:
         predictor: runs the network.
         data: a split with labels.
-        **way: as for ``predict_labels``.
+        settings: of the inference.
 
     Raises:
-        KsegError: classes that do not match, or a setting out of range.
+        KsegError: classes that do not match, or a setting that the predictor's output does
+            not allow.
     """
 
-    def __init__(self, predictor: Predictor, data: DataSet, **way: Any) -> None:
-        self._predictor, self._data, self._way = predictor, data, _WAY | way
-        sizes = ("input_size", "pad_to")
-        check_way(predictor.card, **{k: v for k, v in self._way.items() if k not in sizes})
-        self._table = train_ids(predictor.card, data)
+    def __init__(self, predictor: Predictor, data: DataSet, settings: InferenceSettings) -> None:
+        settings.check(predictor.card)
+        check_classes(predictor.card, data)
+        self._predictor, self._data, self._settings = predictor, data, settings
+        self._train_ids = predictor.card.train_ids()
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """What ``answer`` needs, and the label (H, W) uint8; from any thread.
+        """The image (h, w, 3) and the label (H, W), both uint8; callable from any thread.
 
         Raises:
             KsegError: as ``DataSet.labelled``.
         """
         return self._data.labelled(sample)
 
-    def answer(self, sample: Sample, content: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) uint8 train ids, those of no class 255; from one thread.
+    def predict(self, sample: Sample, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) uint8 train ids, 255 for no class; from one thread alone.
+
+        Args:
+            sample: that ``read`` got.
+            image: what ``read`` gave.
+            size: (H, W) of the label.
 
         Raises:
             KsegError: as ``predict_labels``, with the image's name.
         """
         try:
-            channels = predict_labels(self._predictor, content, size=size, **self._way)
+            channels = predict_labels(self._predictor, image, self._settings, size=size)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
-        return self._table.take(channels)
+        return self._train_ids.take(channels)
 
     def facts(self) -> dict[str, Any]:
-        """What decides the score beside the data, for the report."""
-        card, way = self._predictor.card, self._way
-        size = way["input_size"]
+        """The fields of ``Scores`` that say what made the label maps."""
+        card = self._predictor.card
+        input_size = self._settings.size_for(self._predictor)
         return {
             "model": card.name,
             "options": card.options,
             "weights": card.weights,
             "runtime": self._predictor.runtime,
-            **way,
-            "input_size": size or network_size(self._predictor, way["pad_to"], way["window"]),
-            "scales": tuple(way["scales"]),
-            "overlap": way["overlap"] if way["window"] else None,
-            "crf": way["crf"] and dataclasses.asdict(way["crf"]),
+            "settings": dataclasses.replace(self._settings, input_size=input_size),
             "output": card.output,
             "output_stride": card.output_stride,
             "backbone_stride": backbone_stride(card),
             "resize": card.resize,
-            "normalization": dataclasses.asdict(card.normalization),
-            "void_channels": list(card.void_channels),
+            "normalization": card.normalization,
+            "void_channels": card.void_channels,
         }
 
 
-class FileAnswers:
+class FilePredictions:
     """Label maps that are there as files.
 
     Args:
@@ -136,7 +127,7 @@ class FileAnswers:
             self._files[sample.name] = present[0]
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """The answer and the label, both (H, W) uint8 train ids; from any thread.
+        """The prediction and the label, both (H, W) uint8 train ids; callable from any thread.
 
         Raises:
             KsegError: another size than the label's, or as ``read_label``.
@@ -145,61 +136,66 @@ class FileAnswers:
             raise KsegError(f"{sample.image}: has no label; use a split with labels")
         file = self._files[sample.name]
         label = read_label(sample.label, self._data.classes)
-        answer = read_label(file, self._data.classes)
-        if answer.shape != label.shape:
+        prediction = read_label(file, self._data.classes)
+        if prediction.shape != label.shape:
             raise KsegError(
-                f"{file}: is {answer.shape[0]}x{answer.shape[1]} but its label is "
+                f"{file}: is {prediction.shape[0]}x{prediction.shape[1]} but its label is "
                 f"{label.shape[0]}x{label.shape[1]} (HxW); resize the logits before the "
                 "argmax, or the label map by the nearest pixel"
             )
-        return answer, label
+        return prediction, label
 
-    def answer(self, sample: Sample, content: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The answer as it was read."""
-        return content
+    def predict(self, sample: Sample, prediction: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The prediction as ``read`` gave it."""
+        return prediction
 
     def facts(self) -> dict[str, Any]:
-        """As ``NetworkAnswers.facts``, None where only a network has something."""
-        network = (
-            *("weights", *_WAY, "output", "output_stride", "backbone_stride"),
-            *("resize", "normalization"),
-        )
+        """As ``NetworkPredictions.facts``, None where only a network has something."""
         return {
-            **dict.fromkeys(network),
             "model": str(self._folder),
             "options": {},
+            "weights": None,
             "runtime": "label maps",
-            "void_channels": [],
+            "settings": None,
+            "output": None,
+            "output_stride": None,
+            "backbone_stride": None,
+            "resize": None,
+            "normalization": None,
+            "void_channels": (),
         }
 
 
-Answers = NetworkAnswers | FileAnswers
+Predictions = NetworkPredictions | FilePredictions
 
 
-def answers(source: Predictor | LabelMaps, data: DataSet, **way: Any) -> Answers:
-    """Where the label maps of a split come from.
+def predictions_of(
+    source: Predictor | LabelMaps, data: DataSet, settings: InferenceSettings
+) -> Predictions:
+    """The label maps of a split.
 
     Args:
         source: a Predictor or a folder.
         data: a split with labels.
-        **way: as for ``predict_labels``; nothing but defaults for a folder.
+        settings: of the inference; for a folder nothing but the defaults.
 
     Raises:
         KsegError: classes that do not match, a missing file, or a setting that only a
             network can follow.
     """
     if not isinstance(source, LabelMaps):
-        return NetworkAnswers(source, data, **way)
-    if set_ := [name for name, value in way.items() if value != _WAY[name]]:
+        return NetworkPredictions(source, data, settings)
+    defaults = InferenceSettings()
+    names = [field.name for field in dataclasses.fields(settings)]
+    if changed := [name for name in names if getattr(settings, name) != getattr(defaults, name)]:
         raise KsegError(
-            f"{source.folder}: label maps are scored as they are; "
-            f"leave {', '.join(set_).replace('_', '-')} out"
+            f"{source.folder}: label maps are scored as they are; leave {', '.join(changed)} out"
         )
-    return FileAnswers(source.folder, data)
+    return FilePredictions(Path(source.folder), data)
 
 
 def check_classes(card: Card, data: DataSet) -> None:
-    """Raises KsegError where the card has other classes."""
+    """Raises KsegError where the card has other classes than the data set."""
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
@@ -209,13 +205,3 @@ def check_classes(card: Card, data: DataSet) -> None:
             f"void, and {known}; {data.name} has {classes.num_classes} classes. "
             "Name the data set that it was trained for"
         )
-
-
-def train_ids(card: Card, data: DataSet) -> np.ndarray:
-    """(256,) uint8 from channel to train id of the data set; void, and none, to 255.
-
-    Raises:
-        KsegError: the card has other classes.
-    """
-    check_classes(card, data)
-    return card.train_ids()

@@ -17,7 +17,7 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
-from kseg.tflite.bridge import has_dense_kernel, to_tf_keras
+from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 _START = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
@@ -47,11 +47,8 @@ def cluster(
         KsegError: a value out of range.
     """
     if not 3 <= clusters <= 256:
-        raise KsegError(f"clusters are {clusters}; they must be 3 to 256")
-    if steps < 1 or not learning_rate > 0:
-        raise KsegError(
-            f"steps are {steps}, learning rate {learning_rate}; clustering needs 1 and more than 0"
-        )
+        raise KsegError(f"clusters is {clusters}; it must be 3 to 256")
+    check_training(steps, 1, learning_rate)
     card = model.card.for_inference()
     way = f"{clusters} values a kernel"
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)

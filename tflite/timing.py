@@ -101,7 +101,7 @@ def benchmark(
     """
     check_counts(threads, runs, warm_up)
     if threads is not None and runtime == "litert-gpu":
-        raise KsegError(f"threads are {threads}; litert-gpu has none, leave them out")
+        raise KsegError(f"threads is {threads}; litert-gpu takes none, leave it out")
     paths = [Path(file) for file in files]
     for path in paths:
         _check(path, runtime)
@@ -109,53 +109,59 @@ def benchmark(
     with contextlib.ExitStack() as stack:
         # All start at once, then each says what it has.
         children = [
-            stack.enter_context(
-                Child("kseg.tflite.benchmark_worker", path, options, timeout=timeout)
-            )
+            stack.enter_context(Child("kseg.tflite.timing_worker", path, options, timeout=timeout))
             for path in paths
         ]
-        facts = [answer_of(child.receive()) for child in children]
+        facts = [parse_reply(child.receive()) for child in children]
         rounds = []
         for number in range(warm_up + runs):
-            rounds.append([answer_of(child.ask(b"")) for child in children])
+            rounds.append([parse_reply(child.ask(b"")) for child in children])
             if progress:
                 progress(number + 1, warm_up + runs)
-    timings = []
-    for path, fact, *results in zip(paths, facts, *rounds, strict=True):
-        measured = results[warm_up:]
-        peak = results[-1]["peak_memory"]
-        timings.append(
-            Timing(
-                file=str(path),
-                model=fact["model"],
-                runtime=fact["runtime"],
-                threads=threads,
-                input_size=tuple(fact["input_size"]),
-                output=fact["output"],
-                runs=runs,
-                **{part: Spread.of([result[part] for result in measured]) for part in _PARTS},
-                total=Spread.of([sum(result[part] for part in _PARTS) for result in measured]),
-                peak_memory=peak,
-                added_memory=peak - fact["memory_before"],
-                file_size=shipped.file_of(path).stat().st_size,
-            )
-        )
-    return timings
+    return [
+        _timing(path, threads, fact, results[warm_up:])
+        for path, fact, *results in zip(paths, facts, *rounds, strict=True)
+    ]
+
+
+def _timing(
+    path: Path, threads: int | None, facts: dict[str, Any], rounds: Sequence[dict[str, Any]]
+) -> Timing:
+    """Of what a file's process sent: its facts and the rounds behind the warm-up."""
+    peak = rounds[-1]["peak_memory"]
+    return Timing(
+        file=str(path),
+        model=facts["model"],
+        runtime=facts["runtime"],
+        threads=threads,
+        input_size=tuple(facts["input_size"]),
+        output=facts["output"],
+        runs=len(rounds),
+        **{part: Spread.of([each[part] for each in rounds]) for part in _PARTS},
+        total=Spread.of([sum(each[part] for part in _PARTS) for each in rounds]),
+        peak_memory=peak,
+        added_memory=peak - facts["memory_before"],
+        file_size=shipped.file_of(path).stat().st_size,
+    )
 
 
 def check_counts(threads: int | None, runs: int, warm_up: int) -> None:
     """Raises KsegError where one is too small."""
-    for name, value, least in (("runs", runs, 1), ("warm-up", warm_up, 0), ("threads", threads, 1)):
+    for name, value, least in (("runs", runs, 1), ("warm_up", warm_up, 0), ("threads", threads, 1)):
         if value is not None and value < least:
             raise KsegError(f"{name} is {value}; it must be at least {least}")
 
 
-def answer_of(message: bytes) -> dict[str, Any]:
-    """What a child says, unless it says that it failed."""
-    answer = json.loads(message)
-    if "error" in answer:
-        raise child_error(answer["error"])
-    return answer
+def parse_reply(message: bytes) -> dict[str, Any]:
+    """A child process's message of JSON.
+
+    Raises:
+        NoAccelerator, KsegError: the child's error, where the message is one.
+    """
+    reply = json.loads(message)
+    if "error" in reply:
+        raise child_error(reply["error"])
+    return reply
 
 
 def _check(path: Path, runtime: str) -> None:

@@ -1,6 +1,6 @@
 """Times one file, a round when asked, in a process of its own: peak memory is the file's.
 
-``python -m kseg.tflite.benchmark_worker FILE OPTIONS FD`` first sends the facts of the
+``python -m kseg.tflite.timing_worker FILE OPTIONS FD`` first sends the facts of the
 file, or an error, and then a round's times for every message; all are JSON.
 """
 
@@ -139,7 +139,7 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
     if asked and own and asked != own:
         raise KsegError(
             f"{file}: takes {own} (H, W) only, not {asked}; "
-            "leave --input-size out or convert at that size"
+            "leave input_size out or convert at that size"
         )
     size = own or asked or card.input_size or _DEFAULT_SIZE
     return (
@@ -160,8 +160,8 @@ def _set_keras_threads(threads: int | None) -> None:
         return
     if keras.backend.backend() != "tensorflow":
         raise KsegError(
-            f"--threads {threads}: those of the {keras.backend.backend()} backend cannot be "
-            "set; leave it out"
+            f"threads is {threads}; those of the {keras.backend.backend()} backend cannot be "
+            "set, leave it out"
         )
     import tensorflow as tf
 

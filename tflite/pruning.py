@@ -16,7 +16,7 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
-from kseg.tflite.bridge import has_dense_kernel, to_tf_keras
+from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 STRUCTURES = {"2:4": (2, 4)}
@@ -51,23 +51,13 @@ def prune(
         KsegError: a value out of range.
     """
     if (sparsity is None) == (structure is None):
-        raise KsegError("pruning takes either --sparsity or --structure")
+        raise KsegError("pruning takes either sparsity or structure")
     if structure is not None and structure not in STRUCTURES:
         raise KsegError(f"structure is {structure!r}; it must be one of {', '.join(STRUCTURES)}")
     if sparsity is not None and not 0 < sparsity < 1:
         raise KsegError(f"sparsity is {sparsity}; it must be above 0 and below 1")
-    if steps < 4 or not learning_rate > 0:
-        raise KsegError(
-            f"steps are {steps}, learning rate {learning_rate}; pruning needs 4 and more than 0"
-        )
-    last = steps * 3 // 4
-    every = max(1, last // 20)
-    how = {
-        "pruning_schedule": tfmot.sparsity.keras.PolynomialDecay(
-            0.0, sparsity or 0.5, 0, last - last % every, frequency=every
-        ),
-        "sparsity_m_by_n": STRUCTURES.get(structure),
-    }
+    check_training(steps, 4, learning_rate)
+    schedule = _schedule(steps, sparsity or 0.5)
     card = model.card.for_inference()
     way = f"{structure} of weights pruned" if structure else f"{sparsity:.0%} of weights pruned"
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
@@ -75,17 +65,22 @@ def prune(
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         if not has_dense_kernel(layer):
             return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, **how)
+        return tfmot.sparsity.keras.prune_low_magnitude(
+            layer, pruning_schedule=schedule, sparsity_m_by_n=STRUCTURES.get(structure)
+        )
 
     bridge = to_tf_keras(result, wrap)
     # It applies the zeros once more behind the last step.
-    bridge.fit(
-        batches,
-        loss,
-        steps,
-        learning_rate,
-        progress,
-        [tfmot.sparsity.keras.UpdatePruningStep()],
-    )
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+    bridge.fit(batches, loss, steps, learning_rate, progress, callbacks)
     bridge.copy_to(result)
     return result
+
+
+def _schedule(steps: int, sparsity: float) -> tfmot.sparsity.keras.PolynomialDecay:
+    """From no zeros to all after three quarters of the steps, in twenty stages or so."""
+    last = steps * 3 // 4
+    every = max(1, last // 20)
+    return tfmot.sparsity.keras.PolynomialDecay(
+        0.0, sparsity, 0, last - last % every, frequency=every
+    )

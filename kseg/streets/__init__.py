@@ -5,9 +5,9 @@ camera. Colours overlap between classes and every surface has texture, light and
 so that a pixel's class follows from its surroundings and not from its colour. Labels are
 exact, since every shape paints colour and id through one mask.
 
-The modules: ``drawing`` is the camera and the canvas, ``street_surfaces`` fronts and
-walls, ``street_things`` vehicles, people, plants and posts, ``street_plan`` puts them in
-their places.
+The modules: ``plan`` puts everything in its place, ``scenery`` draws the plan; for them
+``vehicles`` and ``things`` draw what stands in a street, ``surfaces`` what fronts, walls and
+fences look like, on the canvas of ``drawing``, with ``colors`` and ``noise``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kseg.data.street_plan import Street
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole_folder
+from kseg.streets.plan import Street
+from kseg.streets.scenery import draw
 
 SIZE = (256, 512)
 """(H, W) unless said otherwise."""
@@ -54,7 +55,7 @@ def draw_scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Scene:
         KsegError: a negative seed or a side below 16.
     """
     _check((height, width), seed)
-    image, instances = Street(seed, height, width).draw()
+    image, instances = draw(Street(seed, height, width))
     labels = np.where(instances >= 1000, instances // 1000, instances).astype(np.uint8)
     return Scene(image, labels, instances)
 

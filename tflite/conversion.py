@@ -1,0 +1,284 @@
+"""Models to .tflite files that run whole on the GPU delegate, and to .onnx files.
+
+The way of a model: its inference graph, rewritten (``export``, ``rewrite``); a float .tflite
+model of that (``export``, ``flatbuffer``); quantised (``quantise``); with its card and its
+metadata (``metadata``), the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kseg.card import Card
+from kseg.errors import KsegError
+from kseg.files import whole
+from kseg.loading import load
+from kseg.model import SegmentationModel
+from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
+from kseg.tflite.flatbuffer import Flatbuffer
+from kseg.tflite.metadata import with_metadata
+from kseg.tflite.naming import tensors_of
+from kseg.tflite.options import ExportOptions
+from kseg.tflite.quantise import quantise_int8, quantise_weights
+
+# Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
+# other is refused, since the delegate would fall back to the CPU or worse.
+GPU_OPERATORS = frozenset(
+    [
+        "ADD",
+        "ARG_MAX",
+        "AVERAGE_POOL_2D",
+        "CAST",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTH_TO_SPACE",
+        "DEPTHWISE_CONV_2D",
+        "DEQUANTIZE",
+        "GREATER_EQUAL",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LOGISTIC",
+        "MAX_POOL_2D",
+        "MAXIMUM",
+        "MEAN",
+        "MUL",
+        "PAD",
+        "PRELU",
+        "QUANTIZE",
+        "RELU",
+        "RELU6",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "SELECT_V2",
+        "SPACE_TO_DEPTH",
+        "STRIDED_SLICE",
+        "SUB",
+        "TRANSPOSE",
+        "TRANSPOSE_CONV",
+    ]
+)
+
+
+def convert(
+    model: SegmentationModel | str | Path,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    output: str = "logits",
+    input_size: tuple[int, int] | None = None,
+    input_type: str = "float",
+    calibration: Iterable[np.ndarray] | None = None,
+    calibration_method: str = "percentile",
+    keep_float: Collection[str] = (),
+    sparse: bool = False,
+    dynamic_batch: bool = False,
+) -> None:
+    """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
+
+    Where ``path`` ends in .onnx it is an ONNX file of the same graph, opset 17.
+
+    Args:
+        model: a SegmentationModel or its ``.keras`` file.
+        path: of the file, made whole or not at all.
+        precision: "fp32", of .onnx the only one; "fp16", weights in half precision; "w8",
+            weights in 8 bits; or "int8", weights and activations in 8 bits.
+        output: "logits" (1, H, W, C); "stride-logits", those before the last resizing
+            (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8. Logits are
+            float32, of an int8 file int8 with their scale.
+        input_size: (H, W); None is the card's, else 512 x 1024.
+        input_type: "float" (float32) or "uint8".
+        calibration: RGB images (h, w, 3) uint8 for int8: some of the training images.
+        calibration_method: "min-max", "moving-average" or "percentile", what the images
+            make of an activation's range (``quantise_int8``).
+        keep_float: layers of the model whose operators stay in float32, of int8 only.
+        sparse: kernels without their zeros, of a pruned model in fp32 or fp16: a smaller
+            file with an operator, DENSIFY, that runs on the CPU but not on a GPU.
+        dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
+
+    Raises:
+        KsegError: a value out of range, a network without low-resolution logits, an
+            operator that the GPU delegate does not run or ONNX does not have, a missing
+            extra, or a path that cannot be written.
+    """
+    options = ExportOptions(
+        precision=precision,
+        output=output,
+        input_size=input_size,
+        input_type=input_type,
+        calibration_method=calibration_method,
+        keep_float=keep_float,
+        sparse=sparse,
+        dynamic_batch=dynamic_batch,
+    )
+    _convert_files(model, [(Path(path), options)], calibration)
+
+
+def convert_each(
+    model: SegmentationModel | str | Path,
+    paths: Mapping[str, str | Path],
+    *,
+    calibration: Iterable[np.ndarray] | None = None,
+    keep_float: Collection[str] = (),
+    **options: Any,
+) -> None:
+    """``convert`` to several precisions, which takes little longer than one.
+
+    Args:
+        model: as for ``convert``.
+        paths: the file of each precision.
+        calibration, keep_float: as for ``convert``, of the int8 file.
+        **options: the other keywords of ``convert``, the same for all files.
+
+    Raises:
+        KsegError: what ``convert`` raises.
+    """
+    files = []
+    for precision, path in paths.items():
+        kept = keep_float if precision == "int8" or "int8" not in paths else ()
+        form = ExportOptions(precision=precision, keep_float=kept, **options)
+        files.append((Path(path), form))
+    _convert_files(model, files, calibration)
+
+
+def _convert_files(
+    model: SegmentationModel | str | Path,
+    files: Sequence[tuple[Path, ExportOptions]],
+    calibration: Iterable[np.ndarray] | None,
+) -> None:
+    """Writes each file in its form."""
+    for path, options in files:
+        options.check_path(path)
+    precisions = [options.precision for _, options in files]
+    if ("int8" in precisions) != (calibration is not None):
+        need = "int8 needs" if "int8" in precisions else f"{', '.join(precisions)} takes no"
+        raise KsegError(f"precision {need} calibration images")
+    exporter = _Exporter(_checked_model(model))
+    for path, options in files:
+        if path.suffix == ".onnx":
+            content = to_onnx_file(*exporter.graph(options))
+        else:
+            content = exporter.tflite(path, options, calibration)
+        with whole(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def _checked_model(model: SegmentationModel | str | Path) -> SegmentationModel:
+    """The model, read where it is a file's name, if this backend can convert it."""
+    if keras.backend.backend() != "tensorflow":
+        raise KsegError(
+            f"conversion needs the TensorFlow backend, not {keras.backend.backend()}; "
+            "set KERAS_BACKEND=tensorflow"
+        )
+    if isinstance(model, str | Path):
+        model = load(model)
+    if not isinstance(model, SegmentationModel) or model.card is None:
+        raise KsegError(
+            f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"
+        )
+    return model
+
+
+class _Exporter:
+    """A model's graphs and float .tflite models; each is made once for all files of a call.
+
+    Args:
+        model: of TensorFlow's backend.
+    """
+
+    def __init__(self, model: SegmentationModel) -> None:
+        self._model = model
+        self._graphs: dict[str, tuple[keras.Model, Card]] = {}
+        self._floats: dict[tuple[str, bool], Flatbuffer] = {}
+
+    def graph(self, options: ExportOptions) -> tuple[keras.Model, Card]:
+        """The graph that the file is made of, and the file's card.
+
+        The options of a call differ in precision only, which tells in the graph's input.
+        """
+        dtype = _graph_dtype(options)
+        if dtype not in self._graphs:
+            self._graphs[dtype] = export_graph(
+                self._model,
+                options.output,
+                options.input_size,
+                dtype,
+                None if options.dynamic_batch else 1,
+                # The normalisation's kernel, a diagonal, would pass for a pruned one.
+                rewritten=not options.sparse,
+            )
+        return self._graphs[dtype]
+
+    def tflite(
+        self, path: Path, options: ExportOptions, calibration: Iterable[np.ndarray] | None
+    ) -> bytes:
+        """The .tflite file: graph to float model, quantised, with its card."""
+        graph, card = self.graph(options)
+        key = (_graph_dtype(options), options.precision == "fp16")
+        if key not in self._floats:
+            self._floats[key] = to_flatbuffer(graph, half=key[1], sparse=options.sparse)
+        model = self._floats[key]
+        if options.precision == "w8":
+            model = Flatbuffer(quantise_weights(model.content))
+        elif options.precision == "int8":
+            model = to_int8(model, graph, calibration, card.input_size, options)
+        if options.sparse and "DENSIFY" not in model.operators():
+            raise KsegError(f"{path}: too few weights are zero; prune the model first")
+        return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
+
+
+def _graph_dtype(options: ExportOptions) -> str:
+    """Of the graph's input; int8 files get their input's type after quantisation."""
+    return "float32" if options.precision == "int8" else options.dtype
+
+
+def to_int8(
+    model: Flatbuffer,
+    graph: keras.Model,
+    calibration: Iterable[np.ndarray],
+    input_size: tuple[int, int],
+    options: ExportOptions,
+) -> Flatbuffer:
+    """The int8 form of a float model, which takes the file's input.
+
+    Args:
+        model: of the graph, float32 with a float32 input.
+        graph: whose layers ``options.keep_float`` names.
+        calibration: RGB images (h, w, 3) uint8.
+        input_size: (H, W) of the graph.
+        options: calibration method, layers in float and input type.
+
+    Raises:
+        KsegError: no image or one of another form, or a layer without an operator.
+    """
+    content = quantise_int8(
+        model.content,
+        calibration,
+        input_size,
+        calibration=options.calibration_method,
+        keep_float=tensors_of(options.keep_float, model.content, graph),
+    )
+    return Flatbuffer(content).with_input_type(options.dtype)
+
+
+def finished(model: Flatbuffer, card: Card, beside: Collection[str] = ()) -> bytes:
+    """The file: the model with its card.
+
+    Args:
+        model: all of it but the metadata.
+        card: its card.
+        beside: operators that may be there, though no GPU runs them.
+
+    Raises:
+        KsegError: an operator that the GPU delegate does not run.
+    """
+    if refused := sorted(set(model.operators()) - GPU_OPERATORS - set(beside)):
+        raise KsegError(
+            f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
+            "write the layer with those of kseg.tflite.conversion.GPU_OPERATORS"
+        )
+    return with_metadata(model, card)

@@ -1,0 +1,167 @@
+"""From a model to its inference graph, and from a graph to a float .tflite or .onnx file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from kseg.card import Card
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+from kseg.quiet import quiet_stderr
+from kseg.tflite.flatbuffer import Flatbuffer
+from kseg.tflite.onnx_export import to_onnx
+from kseg.tflite.options import check_input_size
+from kseg.tflite.rewrite import (
+    fold_batch_norms,
+    normalise_by_convolution,
+    relu_into_branches,
+    split_wide_convolutions,
+)
+from kseg.zoo import build
+
+if TYPE_CHECKING:
+    # Imported where it converts: a process that only runs a file goes without.
+    import tensorflow as tf
+
+_DEFAULT_SIZE = (512, 1024)
+
+# Values of a variable that tf2onnx does not get to see: FCN's widest.
+_LARGE = 2**24
+
+
+def export_graph(
+    model: SegmentationModel,
+    output: str,
+    input_size: tuple[int, int] | None,
+    dtype: str = "float32",
+    batch_size: int | None = 1,
+    rewritten: bool = True,
+) -> tuple[keras.Model, Card]:
+    """The inference graph at a static size with the model's weights, and its card.
+
+    Args:
+        model: with a card.
+        output: "logits", "stride-logits" or "argmax".
+        input_size: (H, W); None is the card's, else 512 x 1024.
+        dtype: of the input, "float32" or "uint8".
+        batch_size: None leaves the batch open. For .tflite it is as static as height and
+            width: only then does a dilated convolution stay one operator.
+        rewritten: False leaves normalisation and wide convolutions as they are.
+
+    Returns:
+        A graph from (N, H, W, 3) to the output, and the card of its file.
+
+    Raises:
+        KsegError: a size below 32, or a network without low-resolution logits.
+    """
+    height, width = input_size or model.card.input_size or _DEFAULT_SIZE
+    check_input_size((height, width))
+    card = model.card.for_inference().replace(input_size=(height, width), output=output)
+    graph = build(
+        card,
+        input_shape=(height, width, 3),
+        batch_size=batch_size,
+        dtype=dtype,
+        output="stride-logits" if output == "stride-logits" else "logits",
+        weights_of=model,
+    )
+    if output == "stride-logits":
+        # All are powers of two; the last row of the output may lie beyond the image's.
+        stride = 2 ** round(math.log2(height / graph.output_shape[1]))
+        if stride == 1:
+            raise KsegError(
+                f"{card.name} has no low-resolution logits: it computes them at full size; "
+                "use output logits or argmax"
+            )
+        card = card.replace(output_stride=stride)
+    if rewritten:
+        graph = normalise_by_convolution(split_wide_convolutions(graph))
+    graph = relu_into_branches(fold_batch_norms(graph))
+    if output == "argmax":
+        graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
+    return graph, card
+
+
+class ArgMax(keras.layers.Layer):
+    """(N, H, W, C) to (N, H, W) uint8; keras.ops.argmax brings operators no GPU runs."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        import tensorflow as tf
+
+        return tf.cast(tf.argmax(x, -1, output_type=tf.int32), tf.uint8)
+
+    def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape[:-1], "uint8")
+
+
+def to_flatbuffer(
+    graph: Any, *, half: bool = False, sparse: bool = False, quantised: bool = False
+) -> Flatbuffer:
+    """A .tflite model of a graph with one image input and one output.
+
+    Args:
+        graph: of Keras 3, or of tf_keras.
+        half: weights in half precision.
+        sparse: kernels of mostly zeros without them.
+        quantised: the graph rounds its tensors; input and output become int8.
+    """
+    import tensorflow as tf
+
+    # Through a saved model, as from_keras_model goes, it takes two to three times as long.
+    function = _serving(graph).get_concrete_function()
+    # Both report on both streams; only a failure is worth reading.
+    with quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+        converter.experimental_lower_to_saved_model = False
+        if half or quantised:
+            converter.optimizations.add(tf.lite.Optimize.DEFAULT)
+        if sparse:
+            converter.optimizations.add(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+        if half:
+            converter.target_spec.supported_types = [tf.float16]
+        if quantised:
+            converter.inference_input_type = tf.int8
+            if graph.output.dtype == tf.float32:
+                converter.inference_output_type = tf.int8
+        content = converter.convert()
+    return Flatbuffer(content).with_signature("image", "output_0")
+
+
+def to_onnx_file(graph: keras.Model, card: Card) -> bytes:
+    """An .onnx model of a graph of Keras 3, with its card.
+
+    Raises:
+        KsegError: what ``to_onnx`` raises.
+    """
+    large = [variable for variable in graph.variables if math.prod(variable.shape) >= _LARGE]
+    apart = {f"weight_{i}": variable for i, variable in enumerate(large)}
+    weights = {name: np.asarray(variable) for name, variable in apart.items()}
+    return to_onnx(_serving(graph, apart), card, weights)
+
+
+def _serving(graph: Any, apart: Mapping[str, keras.Variable] | None = None) -> Callable[..., Any]:
+    """The graph as a tf.function from "image" to "output_0".
+
+    Args:
+        graph: of Keras 3, or of tf_keras.
+        apart: variables, of Keras 3 only, that are inputs of the function by these names.
+    """
+    import tensorflow as tf
+
+    (source,) = graph.inputs
+    apart = apart or {}
+    signature = [tf.TensorSpec(source.shape, source.dtype, name="image")]
+    signature += [tf.TensorSpec(v.shape, v.dtype, name=name) for name, v in apart.items()]
+
+    def serve(image: tf.Tensor, *weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        with keras.StatelessScope(list(zip(apart.values(), weights, strict=True))):
+            return {"output_0": graph(image, training=False)}
+
+    return tf.function(serve, input_signature=signature, autograph=False)

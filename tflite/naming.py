@@ -1,0 +1,59 @@
+"""Which layers of a graph the operators of its .tflite file compute."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+
+import keras
+
+from kseg.errors import KsegError
+from kseg.tflite.flatbuffer import operator_outputs
+
+
+def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
+    """The layers of the graph that each operator computes, by its output tensor.
+
+    Args:
+        content: what ``to_flatbuffer`` made of the graph: names are those of its layers,
+            numbered where they were traced more than once.
+        graph: of Keras 3.
+    """
+    known = {operation.name for operation in graph.operations}
+    owners = {}
+    for _, tensor in operator_outputs(content).values():
+        found = []
+        for part in tensor.split(";"):
+            for scope in part.split("/")[1:-1]:
+                for name in (re.sub(r"_\d+$", "", scope), scope):
+                    if name in known and name not in found:
+                        found.append(name)
+                        break
+        # The output has the signature's name instead.
+        owners[tensor] = found or [graph.operations[-1].name]
+    return owners
+
+
+def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> list[str]:
+    """The output tensors of the layers' operators.
+
+    A BatchNorm that ``fold_batch_norms`` has split stands for its parts.
+
+    Raises:
+        KsegError: a layer that is not there or has no operator of its own.
+    """
+    owners = layer_names(content, graph)
+    tensors = []
+    for layer in layers:
+        pattern = re.compile(re.escape(layer) + r"(\.branch\d+|\.depthwise)?")
+        found = [t for t, names in owners.items() if any(map(pattern.fullmatch, names))]
+        if not found:
+            names = sorted({name for names in owners.values() for name in names})
+            near = difflib.get_close_matches(layer, names, 3, 0) or names[:3]
+            raise KsegError(
+                f"{layer}: no operator of the file is of such a layer; near ones are "
+                + ", ".join(near)
+            )
+        tensors += found
+    return tensors

@@ -1,0 +1,85 @@
+"""The model that a run begins with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from kseg import checkpoints
+from kseg.data import DataSet
+from kseg.errors import KsegError
+from kseg.loading import create_model, load
+from kseg.model import SegmentationModel
+from kseg.shipped import is_model
+from kseg.training.config import TrainingConfig
+from kseg.training.records import Records
+from kseg.zoo import builder_options, find_variant
+
+
+def initial_model(
+    config: TrainingConfig, data: DataSet | Records, source: SegmentationModel | None = None
+) -> SegmentationModel:
+    """The network of a configuration with the data's classes, before the first step.
+
+    Args:
+        config: its ``model``, ``options``, ``auxiliary``, ``precision``, ``batch_norm``,
+            ``init`` and ``init_part`` decide.
+        data: what it will be trained on.
+        source: a model to take the weights of, in place of the file ``config.init``.
+
+    Raises:
+        KsegError: an unknown network or option, or weights that do not fit.
+    """
+    _check_options(config)
+    with _dtype_policy(config.precision):
+        model = create_model(
+            config.model,
+            num_classes=data.classes.num_classes,
+            auxiliary=bool(config.auxiliary),
+            **config.options,
+        )
+    if source is not None:
+        checkpoints.copy(model, source, part=config.init_part)
+    elif config.init:
+        _copy_from_file(model, config.init, config.init_part)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = config.batch_norm != "frozen"
+            # JAX computes the statistics of all devices' images anyway.
+            jax = keras.backend.backend() == "jax"
+            layer.synchronized = config.batch_norm == "sync" and not jax
+    model.card = model.card.trained_on(data)
+    return model
+
+
+def _check_options(config: TrainingConfig) -> None:
+    """Other arguments of ``create_model`` have fields of their own, or the run decides them."""
+    known = set(builder_options(find_variant(config.model))) - {"auxiliary"}
+    if refused := sorted(config.options.keys() - known):
+        raise KsegError(
+            f"options has {', '.join(refused)}; {config.model} has {', '.join(sorted(known))}"
+        )
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _copy_from_file(model: SegmentationModel, init: str, part: str) -> None:
+    try:
+        if is_model(init):
+            checkpoints.copy(model, load(init), part=part)
+        else:
+            checkpoints.assign(model, checkpoints.read(init), part=part)
+    except KsegError as error:
+        if init in str(error):
+            raise
+        raise KsegError(f"{init}: {error}") from error

@@ -1,0 +1,114 @@
+"""What ``train`` is given, as a configuration and data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from kseg.data import DataSet, open_dataset
+from kseg.errors import KsegError
+from kseg.model import SegmentationModel
+from kseg.training.config import TrainingConfig
+from kseg.training.records import Records, open_records
+
+Data = DataSet | Records
+"""What training reads."""
+
+INITIAL = "initial.keras"
+"""In a run's folder: the model that the run was given."""
+
+# Fields of TrainingConfig that a model and data sets have themselves.
+_DESCRIBED = (
+    *("model", "options", "init", "recipe"),
+    *("dataset", "split", "val_split", "records"),
+)
+
+
+def from_configuration(
+    config: TrainingConfig, folder: str | Path | None, settings: dict[str, Any]
+) -> tuple[Data, DataSet | None]:
+    """The data to train and to score on.
+
+    Raises:
+        KsegError: arguments that do not go together, a value out of range, or what
+            ``open_dataset`` and ``open_records`` raise.
+    """
+    if not isinstance(config, TrainingConfig):
+        raise KsegError(
+            f"train is given a {type(config).__name__}; it takes a TrainingConfig, or a model "
+            "of kseg.create_model or kseg.load"
+        )
+    if not isinstance(folder, str | Path | None):
+        raise KsegError(
+            f"data is a {type(folder).__name__}; with a TrainingConfig it is the data set's "
+            "folder, with a model a DataSet or two"
+        )
+    if settings:
+        raise KsegError(
+            f"{', '.join(settings)}: a TrainingConfig has its settings already; "
+            "use dataclasses.replace"
+        )
+    config.check()
+    data: Data
+    if config.records:
+        data = open_records(config.records, config.dataset, config.split)
+    else:
+        data = open_dataset(config.dataset, folder, config.split)
+    if not config.val_split:
+        return data, None
+    val_data = open_dataset(config.dataset, folder, config.val_split)
+    if val_data.classes != data.classes:
+        raise KsegError(
+            f"{config.records}: has other classes than {folder} now; prepare the records again"
+        )
+    return data, val_data
+
+
+def from_model(
+    model: SegmentationModel,
+    data: Data | tuple[Data, DataSet],
+    settings: dict[str, Any],
+) -> tuple[TrainingConfig, Data, DataSet | None]:
+    """The configuration that says the same, and the data to train and to score on.
+
+    Args:
+        model: whose card names network and options.
+        data: to train on, or a pair of that and what to score on.
+        settings: other fields of TrainingConfig.
+
+    Raises:
+        KsegError: data sets that do not go together, or a setting that is unknown, not free
+            to choose or out of range.
+    """
+    if model.card is None:
+        raise KsegError("the model has no card; make it with kseg.create_model or kseg.load")
+    pair = tuple(data) if isinstance(data, tuple | list) else (data, None)
+    if len(pair) != 2 or not (isinstance(pair[0], Data) and isinstance(pair[1], DataSet | None)):
+        raise KsegError(
+            "data must be a DataSet to train on, or a pair of one to train and one to score on, "
+            "where a model is trained; kseg.data.open_dataset opens them"
+        )
+    train_data, val_data = pair
+    if val_data is not None and val_data.classes != train_data.classes:
+        raise KsegError("data: the two data sets have other classes; take two splits of one")
+    known = {field.name for field in dataclasses.fields(TrainingConfig)} - {*_DESCRIBED}
+    for name in settings:
+        if name in _DESCRIBED:
+            raise KsegError(f"{name} is what the model or its data decides; leave it out")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+            raise KsegError(f"train has no setting {name!r}; did you mean {', '.join(near)}?")
+    config = TrainingConfig(
+        model=model.card.name,
+        options={k: v for k, v in model.card.options.items() if k != "auxiliary"},
+        init=INITIAL,
+        dataset=train_data.name,
+        split=train_data.split,
+        val_split=None if val_data is None else val_data.split,
+        records=str(train_data.folder) if isinstance(train_data, Records) else None,
+        **settings,
+    )
+    config.check()
+    return config, train_data, val_data
