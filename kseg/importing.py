@@ -18,7 +18,8 @@ from kseg.card import (
     Normalization,
 )
 from kseg.checkpoints.tflite import dilations
-from kseg.data.classes import ClassTable, read_classes
+from kseg.data.class_files import read_classes
+from kseg.data.classes import ClassTable
 from kseg.errors import KsegError
 from kseg.loading import ENCODER_ALONE, create_model
 from kseg.model import SegmentationModel
