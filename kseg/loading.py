@@ -12,7 +12,7 @@ from kseg import checkpoints, shipped, zoo
 from kseg.backbones import applications
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
-from kseg.files import make_folder, whole, write_json
+from kseg.files import atomic_write, make_folder, write_json
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -175,7 +175,7 @@ def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) ->
     folder = make_folder(shipped.FOLDER / weights)
     card = model.card.for_inference().replace(weights=f"{weights}:{model.card.name}")
     path = folder / f"{card.name}.safetensors"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(checkpoints.published(model), temporary)
         temporary.chmod(0o644)  # the library leaves it to its owner
     write_json(path.with_suffix(".json"), {**description, "card": card.to_json()})

@@ -16,7 +16,7 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import atomic_write
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
@@ -163,7 +163,7 @@ def _convert_files(
             content = to_onnx_file(*exporter.graph(options))
         else:
             content = exporter.tflite(path, options, calibration)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
 

@@ -20,7 +20,7 @@ import tf_keras
 
 from kseg.card import Card
 from kseg.errors import KsegError
-from kseg.files import check_output, whole
+from kseg.files import atomic_write, check_output
 from kseg.model import SegmentationModel, copy_weights
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
 from kseg.tflite.conversion import finished
@@ -105,7 +105,7 @@ def train_quantised(
     copy_weights(graph, result)
     rounded = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
     content = finished(rounded.with_input_type(options.dtype), card)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

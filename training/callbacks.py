@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet
 from kseg.errors import KsegError, first_line
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.model import SegmentationModel
 from kseg.pictures import cover, side_by_side
 from kseg.progress import duration
@@ -136,7 +136,7 @@ class History(keras.callbacks.Callback):
             "learning_rate": float(optimizer.learning_rate),
         }
         self.rows.append({field: values.get(field, "") for field in self.FIELDS})
-        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -375,7 +375,7 @@ class Checkpoint(keras.callbacks.Callback):
         score = (logs or {}).get("val_mean_iou")
         if score is not None and score > self.best:
             self.best = score
-            with whole(self.folder / "best.keras") as path, averaged(self.model):
+            with atomic_write(self.folder / "best.keras") as path, averaged(self.model):
                 build(self.model.card.for_inference(), weights_of=self.model).save(path)
         self._save_once()
         self._path(_OPEN).rename(self._path(_CLOSED))
@@ -399,7 +399,7 @@ class Checkpoint(keras.callbacks.Callback):
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
                     "saved; start another run_dir with a lower learning_rate or clip_norm"
                 )
-        with whole(self._path(_OPEN)) as path:
+        with atomic_write(self._path(_OPEN)) as path:
             self.model.save_weights(path)
             with h5py.File(path, "a") as file:
                 file.attrs["logs"] = json.dumps({k: float(v) for k, v in self.steps.logs.items()})

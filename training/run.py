@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
@@ -186,7 +186,7 @@ class Run:
         with averaged(self.model):
             result = build(self.model.card.for_inference(), weights_of=self.model)
         if self._is_first_worker:
-            with whole(finished) as path:
+            with atomic_write(finished) as path:
                 result.save(path)
         return result
 
@@ -262,7 +262,7 @@ class Run:
             )
             path = make_folder(self.own_folder) / INITIAL
             if is_new or not path.exists():
-                with whole(path) as temporary:
+                with atomic_write(path) as temporary:
                     # A model that is not compiled: Keras cannot save every loss.
                     build(source.card, weights_of=source).save(temporary)
         if is_new:

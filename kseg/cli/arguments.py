@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
-from kseg.files import check_output, whole
+from kseg.files import atomic_write, check_output
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def save_smaller(
     model = load(args.file)
     with reader_errors():
         result = make(model, **fine_tuning(args, model), **options)
-    with whole(args.out) as path:
+    with atomic_write(args.out) as path:
         result.save(path)
     print(f"{args.out}: {result.card.weights}")
 

@@ -13,7 +13,7 @@ from kseg.data.classes import BAD, IGNORE, PUBLISHED, ClassTable, never_occurrin
 from kseg.data.finding import find_pairs
 from kseg.data.reading import Tell, read_image, read_pair, read_palette
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.pictures import Color, overlay
 
 
@@ -138,7 +138,7 @@ def check_data(
                 masks.append(sample.label)
             if out is not None and number in shown and image.shape[:2] == labels.shape:
                 picture = overlay(image, labels, classes.names, classes.colors)
-                with whole(out / f"{split}_{sample.name}.png") as path:
+                with atomic_write(out / f"{split}_{sample.name}.png") as path:
                     picture.save(path)
         if progress:
             progress(number + 1, len(samples))

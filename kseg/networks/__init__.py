@@ -57,7 +57,7 @@ class Variant:
     mean_iou: str = ""
     source: str = ""
 
-    def but(self, **changes: Any) -> Variant:
+    def replace(self, **changes: Any) -> Variant:
         """The row with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
@@ -74,7 +74,7 @@ class Variant:
             "mean_iou": "",
             "source": f"{self.source}; keras.applications.{application}",
         }
-        return self.but(
+        return self.replace(
             options={"backbone": application},
             normalization=applications.normalization(application),
             tensors="tf_slim",

@@ -245,7 +245,7 @@ _DEEPLAB = Variant(
 def _xception(depth: int, **facts: Any) -> Variant:
     """DeepLabv3+ with Xception of this depth."""
     name = f"xception_{depth}"
-    return _DEEPLAB.but(
+    return _DEEPLAB.replace(
         options={"backbone": name},
         backbone=(f"{name}.",),
         unused=(f"{name}/logits/",),
@@ -254,13 +254,13 @@ def _xception(depth: int, **facts: Any) -> Variant:
     )
 
 
-_RESNET = _DEEPLAB.but(
+_RESNET = _DEEPLAB.replace(
     options={"backbone": "resnet_v1_101_beta"},
     backbone=("resnet_v1_101.",),
     unused=("resnet_v1_101/logits/",),
     features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
 )
-_MOBILENET_V2 = _DEEPLAB.but(
+_MOBILENET_V2 = _DEEPLAB.replace(
     options={"backbone": "mobilenet_v2"},
     backbone=("MobilenetV2.",),
     unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
@@ -285,24 +285,24 @@ VARIANTS = {
         multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
         mean_iou="79.55 Cityscapes val",
     ),
-    "deeplab_v3_plus_resnet101": _RESNET.but(
+    "deeplab_v3_plus_resnet101": _RESNET.replace(
         parameters=45_811_523,
         multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
         mean_iou="78.85 VOC 2012 val",
     ),
     # As in its paper: the separable pyramid came with v3+.
-    "deeplab_v3_resnet101": _RESNET.but(
+    "deeplab_v3_resnet101": _RESNET.replace(
         options={**_RESNET.options, "aspp_separable": False, "decoder": False},
         parameters=58_163_923,
         multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
         mean_iou="77.21 VOC 2012 val",
         source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
     ),
-    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.but(
+    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.replace(
         parameters=2_725_059,
         multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
     ),
-    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.but(
+    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.replace(
         options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
         parameters=2_113_043,
         multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
