@@ -6,8 +6,7 @@ nothing that only conversion needs.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kseg.lazy import lazy_names
 
