@@ -1,8 +1,10 @@
 """The run folder: complete, resumable to the same bits, and its own."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
@@ -28,7 +30,7 @@ from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import whole_images
 from kseg.training.run import default_crop, stretches
-from support import random_tensors, run_small, with_small, write_camvid
+from support import random_tensors, with_small, write_camvid
 
 
 def arguments(folder: Path, run_dir: Path, *extra: object) -> list[str]:
@@ -61,10 +63,10 @@ def weights(path: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_camvid, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = run_small(*arguments(tiny_camvid, run_dir))
-    assert result.returncode == 0, result.stderr
-    assert "images/s" in result.stderr
-    assert "left, val mIoU" in result.stderr
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        assert main(arguments(tiny_camvid, run_dir)) == 0
+    assert "images/s" in stderr.getvalue()
+    assert "left, val mIoU" in stderr.getvalue()
     return run_dir
 
 
@@ -109,8 +111,7 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
     process.wait()
     assert not (run_dir / "model.keras").exists()
 
-    result = run_small(*arguments(tiny_camvid, run_dir))
-    assert result.returncode == 0, result.stderr
+    assert main(arguments(tiny_camvid, run_dir)) == 0
     for a, b in zip(
         weights(run_dir / "model.keras"), weights(undisturbed / "model.keras"), strict=True
     ):
