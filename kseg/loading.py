@@ -15,6 +15,9 @@ from kseg.errors import KsegError, first_line
 from kseg.files import make_folder, whole, write_json
 from kseg.model import SegmentationModel, check_backend
 
+# Behind the file's name in the card, where the head has random weights.
+ENCODER_ALONE = ", encoder alone"
+
 
 def create_model(
     name: str,
@@ -41,7 +44,7 @@ def create_model(
         preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
             graph; False takes what the reference network takes.
         weights: shipped ones, such as "camvid"; a published checkpoint (PyTorch, TF1
-            prefix, safetensors); or None. For the encoder alone, where it is of
+            prefix, safetensors, TensorFlow Lite); or None. For the encoder alone, where it is of
             keras.applications: "imagenet", which Keras downloads, or a .h5 file of that
             network without its top.
         auxiliary: training heads besides; the output is then a dict.
@@ -99,7 +102,7 @@ def _with_encoder_weights(
             f"{path}: not weights of keras.applications.{application} without its top "
             f"({first_line(error)})"
         ) from error
-    model.card = model.card.replace(weights=f"{path.name}, encoder alone")
+    model.card = model.card.replace(weights=f"{path.name}{ENCODER_ALONE}")
     return model
 
 

@@ -30,7 +30,7 @@ for _module in pkgutil.iter_modules(networks.__path__, f"{networks.__name__}."):
     _HEADS |= getattr(_network, "HEADS", {})
 
 DEFAULT_CLASSES = CITYSCAPES.num_classes
-_CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "voc": VOC}
+CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "voc": VOC}
 
 
 def list_models() -> list[str]:
@@ -200,9 +200,9 @@ def _class_facts(variant: Variant, num_classes: int) -> dict[str, Any]:
         dataset, void_channels = variant.dataset, variant.void_channels
     elif num_classes != DEFAULT_CLASSES:
         dataset = None
-    if dataset is None or dataset not in _CLASS_TABLES:
+    if dataset is None or dataset not in CLASS_TABLES:
         return dict(dataset=None, class_names=None, colors=None, void_channels=())
-    table = _CLASS_TABLES[dataset]
+    table = CLASS_TABLES[dataset]
     return dict(
         dataset=dataset,
         class_names=table.names,

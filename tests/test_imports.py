@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ ORDER = (
     ("zoo",),
     ("checkpoints",),
     ("loading",),
+    ("importing",),
     ("predictor",),
     ("evaluation",),
     ("demo_report",),
@@ -137,3 +139,25 @@ def test_keras_loads_files_after_either_order(imports, tiny_keras):
     code = f"{imports}\nprint(keras.models.load_model({str(tiny_keras)!r}).card.name)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "cgnet_m3n21\n", result.stderr
+
+
+def test_another_command_keeps_its_own_stderr_and_log_level(tmp_path):
+    """``python -m PACKAGE`` of others that imports kseg, with Keras behind it."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/__main__.py").write_text(
+        "import os, sys, kseg\n"
+        "print('before', file=sys.stderr)\n"
+        "kseg.create_model\n"
+        "print(os.environ.get('TF_CPP_MIN_LOG_LEVEL'))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-m", "other"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    # JAX, where it is installed, sets 1; the kseg command sets 3.
+    assert result.stdout in ("None\n", "1\n")
+    assert result.stderr.startswith("before\n")

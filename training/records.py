@@ -396,5 +396,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def _classes(value: dict[str, Any]) -> ClassTable:
     """JSON has no tuples."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    fields["colors"] = tuple(map(tuple, fields["colors"]))
+    for key in ("colors", "void_colors"):
+        fields[key] = tuple(map(tuple, fields.get(key, ())))
     return ClassTable(**fields)

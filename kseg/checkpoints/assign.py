@@ -164,6 +164,10 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
             MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
             every tensor must be there and fit; outside it none is looked at.
 
+    Where BatchNorm is folded into the convolutions, as in a .tflite file, the model gets the
+    folded kernels and a BatchNorm that adds the bias alone: the same function in inference.
+    Training it further needs frozen statistics.
+
     Raises:
         KsegError: one line with all missing, unexpected and misshapen tensors.
     """
@@ -174,6 +178,7 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     tensors = _unwrap(tensors, published_shapes(model))
     if variant.tensors == "tf_slim":
         tensors = in_tf_slim_names(tensors, variant.backbone)
+        tensors = _unfolded(tensors, entries, model)
     given = {
         name: np.asarray(tensor)
         for name, tensor in tensors.items()
@@ -257,6 +262,30 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
         return part == "all" or not layer.startswith(variant.classifier)
 
     return belongs
+
+
+def _unfolded(
+    tensors: dict[str, Any], entries: Mapping[str, _Entry], model: keras.Model
+) -> dict[str, Any]:
+    """TF-Slim's tensors with a BatchNorm for each bias that stands for one.
+
+    Converters give a convolution without bias one of zeros, which is left out.
+    """
+    unfolded = {}
+    for name, tensor in tensors.items():
+        scope, _, last = name.rpartition("/")
+        norm = f"{scope}/BatchNorm"
+        folded = last == "biases" and name not in entries
+        if folded and f"{norm}/beta" in entries and f"{norm}/gamma" not in tensors:
+            ones = np.ones_like(tensor)
+            # With epsilon the variance is 1.
+            epsilon = model.get_layer(norm.replace("/", ".")).epsilon
+            values = (ones, tensor, 0 * ones, (1 - epsilon) * ones)
+            named = {f"{norm}/{k}": v for k, v in zip(_BATCH_NORM, values, strict=True)}
+            unfolded |= {k: v for k, v in named.items() if k in entries}
+        elif not (folded and f"{scope}/weights" in entries and not np.any(tensor)):
+            unfolded[name] = tensor
+    return unfolded
 
 
 def _is_unused(name: str, variant: Variant, separator: str) -> bool:

@@ -1,7 +1,7 @@
-"""PyTorch checkpoints without PyTorch: zip and legacy files, tensors and containers only.
+"""PyTorch checkpoints without PyTorch: zip and legacy files; tensors, containers and numbers.
 
-A pickle is a program. This reader knows the handful of names that a state dict needs and
-refuses every other, by its name, before anything of it runs.
+A pickle is a program. This reader knows the names that a state dict needs, and those of
+NumPy's numbers beside it, and refuses every other, by its name, before anything of it runs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from kseg.checkpoints import pickled_numpy
 from kseg.errors import KsegError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -96,12 +97,14 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     **{("torch", name): dtype for name, dtype in _STORAGE_DTYPES.items()},
+    **pickled_numpy.NAMES,
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BufferedIOBase, storage: Callable[..., _Storage]) -> None:
-        super().__init__(file, encoding="utf-8")
+        # Python 2's bytes, of NumPy's numbers, need not be UTF-8.
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
@@ -123,7 +126,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pytorch(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of the file under dotted names; other values are left out."""
+    """All tensors and NumPy arrays of the file under dotted names; single values are left out."""
     value = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     tensors = dict(_flatten(value, ""))
     if not tensors:
@@ -182,6 +185,10 @@ def _read_legacy(path: Path) -> Any:
 def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, _Tensor):
         yield prefix, value.array()
+    elif isinstance(value, pickled_numpy.Array):
+        # Texts are no tensors.
+        if value.value is not None and value.value.dtype.kind in "biufc":
+            yield prefix, value.value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))

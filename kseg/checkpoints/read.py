@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.checkpoints.pytorch import read_pytorch
+from kseg.checkpoints.tflite import read_tflite
 from kseg.errors import KsegError, first_line
 
 
@@ -15,13 +16,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
         path: a PyTorch file (zip or legacy; nested dicts give dotted names), a TF1
-            prefix (``model.ckpt`` of ``model.ckpt.index``), a .safetensors file, or
-            weights of Keras in .h5 or .weights.h5: "layer/variable", in the latter with
-            the variable's number.
+            prefix (``model.ckpt`` of ``model.ckpt.index``), a .safetensors file,
+            weights of Keras in .h5 or .weights.h5 ("layer/variable", in the latter with
+            the variable's number), or a .tflite file under TF-Slim's names.
 
     Raises:
         KsegError: missing, damaged, of no known format, or a pickle that asks for more
-            than tensors and containers.
+            than tensors, containers and numbers.
     """
     path = Path(path)
     try:
@@ -30,13 +31,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         if path.suffix == ".index" and path.is_file():
             return _read_tensorflow(path.with_suffix(""))
         if not path.is_file():
-            raise KsegError("no such checkpoint; name a .pth, .safetensors, .h5 or TF1 prefix")
+            raise KsegError(
+                "no such checkpoint; name a .pth, .safetensors, .h5, .tflite or TF1 prefix"
+            )
         if path.suffix == ".h5":
             return _read_hdf5(path)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
             return load_file(path)
+        if path.suffix == ".tflite":
+            return read_tflite(path)
         return read_pytorch(path)
     except KsegError as error:
         raise KsegError(f"{path}: {error}") from None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import keyword
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kseg._version import __version__
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.quiet import quiet_stderr
 
 SUBCOMMANDS = {
@@ -66,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.subcommand not in _WITHOUT_KERAS:
             _load_keras()
-        return args.run(args) or 0
+        with _plain_warnings(args):
+            return args.run(args) or 0
     except KsegError as error:
         print(f"kseg: {_with_flags(str(error), args)}", file=sys.stderr)
         return 1
@@ -77,6 +81,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left; nobody is there to be told.
         sys.stderr.close()
         return 1
+
+
+@contextlib.contextmanager
+def _plain_warnings(args: argparse.Namespace) -> Iterator[None]:
+    """Within it, every KsegWarning is one line on stderr, without place and source line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", KsegWarning)
+        show = warnings.showwarning
+
+        def show_plain(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, KsegWarning):
+                text = _with_flags(str(message), args)
+                print(f"kseg: warning: {text}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = show_plain
+        yield
 
 
 def _load_keras() -> None:

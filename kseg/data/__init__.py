@@ -1,7 +1,18 @@
 """Data sets: files on disk to RGB images and label maps of train ids."""
 
-from kseg.data.classes import CAMVID, CITYSCAPES, IGNORE, VOC, ClassTable
-from kseg.data.datasets import DataSet, Sample, list_datasets, open_dataset, read_image
+from kseg.data.classes import (
+    CAMVID,
+    CITYSCAPES,
+    IGNORE,
+    VOC,
+    ClassTable,
+    first_difference,
+    never_occurring,
+)
+from kseg.data.datasets import DataSet, list_datasets, open_dataset
+from kseg.data.finding import Sample
+from kseg.data.fingerprint import file_digests
+from kseg.data.reading import read_image
 
 __all__ = [
     "CAMVID",
@@ -11,7 +22,10 @@ __all__ = [
     "ClassTable",
     "DataSet",
     "Sample",
+    "file_digests",
+    "first_difference",
     "list_datasets",
+    "never_occurring",
     "open_dataset",
     "read_image",
 ]

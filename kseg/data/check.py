@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kseg.data.classes import BAD, ClassTable
-from kseg.data.datasets import find_pairs, read_ids, read_image
+from kseg.data.classes import BAD, IGNORE, PUBLISHED, ClassTable, never_occurring
+from kseg.data.finding import find_pairs
+from kseg.data.reading import read_image, read_pair
 from kseg.errors import KsegError
 from kseg.files import make_folder, whole
 from kseg.pictures import overlay
@@ -28,7 +29,12 @@ class DataReport:
         pixels: (num_classes,) int64 by train id.
         ignored: pixels that neither train nor score.
         sizes: how many images have each (H, W).
-        problems: one line each: bad ids, missing halves, sizes, unreadable files.
+        problems: one line each, what stops or spoils training: bad ids and colours, missing
+            halves, sizes, unreadable and lossy files, labels that are ignored altogether.
+        warnings: one line each, what may be meant otherwise: classes that never occur, files
+            that are not used, turned images, alpha channels, palettes read by colour.
+        notes: one line each, what is as it should be: names that were passed over, classes of
+            a published data set that do not occur.
     """
 
     split: str
@@ -39,12 +45,18 @@ class DataReport:
     ignored: int
     sizes: dict[tuple[int, int], int]
     problems: list[str]
+    warnings: list[str]
+    notes: list[str]
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{n} of {h}x{w}" for (h, w), n in sorted(self.sizes.items()))
         lines = [f"{self.split}: {self.images} images ({sizes or 'none'})"]
         lines += self._histogram() if self.labelled else ["  no labels: only the images were read"]
-        lines += [f"  problem: {problem}" for problem in self.problems] or ["  no problems"]
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        if not self.problems and not self.warnings:
+            lines.append("  no problems")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def _histogram(self) -> list[str]:
@@ -87,50 +99,95 @@ def check_data(
     problems = [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
     if labelled:
         problems += [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
+    doubts: dict[str, list[str]] = {}
+
+    def tell(kind: str, path: Path, text: str) -> None:
+        doubts.setdefault(kind, []).append(f"{path}: {text}")
+
     counts = np.zeros(256, np.int64)
+    masks, together = [], False
     sizes: Counter[tuple[int, int]] = Counter()
     shown = set(np.linspace(0, len(samples) - 1, pictures).astype(int).tolist())
     if out is not None:
         out = make_folder(out)
     for number, sample in enumerate(samples):
         try:
-            image = read_image(sample.image)
-            labels = None
-            if sample.label is not None:
-                labels = _read_label(sample.label, classes, image.shape[:2], problems)
+            if sample.label is None:
+                image, labels = read_image(sample.image, tell), None
+            else:
+                image, labels, unknown = read_pair(sample.image, sample.label, classes, tell)
         except KsegError as error:
             problems.append(str(error))
             continue
         sizes[image.shape[:2]] += 1
         if labels is not None:
-            counts += np.bincount(labels.ravel(), minlength=256)
+            if image.shape[:2] != labels.shape:
+                problems.append(
+                    f"{sample.label}: is {labels.shape}, its image {image.shape[:2]} (H, W)"
+                )
+            if unknown:
+                share = 100 * (labels == BAD).mean()
+                problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
+            count = np.bincount(labels.ravel(), minlength=256)
+            counts += count
+            together |= bool(count[1] and count[IGNORE])
+            if count[0] and count[IGNORE] and count[0] + count[IGNORE] == labels.size:
+                masks.append(sample.label)
             if out is not None and number in shown and image.shape[:2] == labels.shape:
                 picture = overlay(image, labels, classes.names, classes.colors)
                 with whole(out / f"{split}_{sample.name}.png") as path:
                     picture.save(path)
         if progress:
             progress(number + 1, len(samples))
+    pixels, ignored = counts[: classes.num_classes], int(counts[IGNORE])
+    warnings = [_first_of(texts) for texts in doubts.values()]
+    notes = []
+    absences = labelled and sizes and never_occurring(classes, pixels, ignored)
+    if absences:
+        if pixels.any():
+            (notes if classes in PUBLISHED else warnings).append(absences)
+        else:
+            # A benchmark's test labels hide the classes.
+            (warnings if split.startswith("test") else problems).append(absences)
+    if labelled and classes.num_classes == 1:
+        warnings.append(
+            "one class alone has loss 0 and IoU 1 whatever a network learns; name a class for "
+            "all the rest too, with an id of its own instead of 255"
+        )
+    if classes.num_classes == 2 and masks and pixels[1] and not together:
+        warnings.append(
+            f"{masks[0]}: has 0 and 255 alone ({len(masks)} such labels), and 255 is ignored; if "
+            f"it means {classes.names[1]!r}, save it as {classes.file_ids[1]}"
+        )
+    warnings += _unused(pairs.images, pairs.unused_images)
+    warnings += _unused(pairs.labels, pairs.unused_labels)
+    if pairs.hidden:
+        notes.append(f"{pairs.hidden} names with a dot in front or of the system are passed over")
     return DataReport(
         split=split,
         images=sizes.total(),
         labelled=labelled,
         classes=classes,
-        pixels=counts[: classes.num_classes],
-        ignored=int(counts[255]),
+        pixels=pixels,
+        ignored=ignored,
         sizes=dict(sizes),
         problems=problems,
+        warnings=warnings,
+        notes=notes,
     )
 
 
-def _read_label(
-    path: Path, classes: ClassTable, size: tuple[int, int], problems: list[str]
-) -> np.ndarray:
-    """(H, W) uint8 train ids, BAD where the id is unknown; what is wrong goes to ``problems``."""
-    ids = read_ids(path)
-    labels = classes.label_table()[ids]
-    if size != labels.shape:
-        problems.append(f"{path}: is {labels.shape}, its image {size} (H, W)")
-    if bad := np.unique(ids[labels == BAD]).tolist():
-        share = 100 * (labels == BAD).mean()
-        problems.append(f"{path}: has unknown ids {bad} on {share:.2f} % of its pixels")
-    return labels
+def _first_of(texts: list[str]) -> str:
+    return texts[0] + (f" ({len(texts)} such files)" if len(texts) > 1 else "")
+
+
+def _unused(folder: Path, files: list[Path]) -> list[str]:
+    """A line for each suffix, with the names of all files that are not used."""
+    names: dict[str, list[str]] = {}
+    for path in files:
+        names.setdefault(path.suffix, []).append(path.relative_to(folder).as_posix())
+    return [
+        f"{folder}: {len(of_suffix)} files of suffix {suffix or '(none)'} are not used: "
+        + ", ".join(of_suffix)
+        for suffix, of_suffix in names.items()
+    ]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
-from pathlib import Path
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kseg.errors import KsegError
-from kseg.pictures import spread_colors
+from kseg.pictures import Color, spread_colors
 
 IGNORE = 255
 """The train id of a pixel that neither trains nor scores."""
@@ -32,19 +30,27 @@ class ClassTable:
         categories: name of the group by train id, None where there are no groups.
         instance_sizes: average pixels of an instance by train id, the unit of the
             instance scores; None where the class has no instances.
+        void_colors: RGB 0..255 of what is ignored in label files that are colour pictures.
     """
 
     names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
+    colors: tuple[Color, ...]
     file_ids: tuple[int, ...]
     void_ids: tuple[int, ...]
     categories: tuple[str, ...] | None = None
     instance_sizes: tuple[float | None, ...] | None = None
+    void_colors: tuple[Color, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """How many train ids there are."""
         return len(self.names)
+
+    @property
+    def chosen_colors(self) -> tuple[bool, ...]:
+        """By train id: whether the colour is the data set's, not a hue that kseg gave."""
+        given = spread_colors(self.num_classes)
+        return tuple(color != hue for color, hue in zip(self.colors, given, strict=True))
 
     def label_table(self) -> np.ndarray:
         """(256,) uint8: file id to train id, to 255 (ignored) or to 254 (no such id)."""
@@ -60,11 +66,54 @@ class ClassTable:
         return table
 
 
+def first_difference(names: Sequence[str], others: Sequence[str]) -> str | None:
+    """The first class that differs between two lists of names, for a message; None if none.
+
+    Names are written as in Python source where a character in them does not show.
+    """
+    for number, (name, other) in enumerate(itertools.zip_longest(names, others)):
+        if name != other:
+            return f"class {number} is {_shown(name)} here and {_shown(other)} there"
+    return None
+
+
+def _shown(name: str | None) -> str:
+    if name is None:
+        return "missing"
+    return repr(name) if name.isprintable() else ascii(name)
+
+
+def never_occurring(classes: ClassTable, pixels: np.ndarray, ignored: int = 0) -> str | None:
+    """One line on the classes that no label has, with what may be the cause; None if none.
+
+    Args:
+        classes: names and ids.
+        pixels: (num_classes,) how many each class has.
+        ignored: pixels that are ignored.
+    """
+    if not ignored and not np.sum(pixels):
+        return None  # nothing was labelled at all
+    absent = [name for name, count in zip(classes.names, pixels, strict=True) if not count]
+    if len(absent) == classes.num_classes:
+        return "all pixels of the labels are ignored; nothing can be learnt or scored"
+    if not absent:
+        return None
+    what = f"{len(absent)} of {classes.num_classes} classes never occur: {', '.join(absent)}"
+    if classes in PUBLISHED:
+        return what
+    if ignored and len(absent) == classes.num_classes - 1:
+        return f"{what}; 255 is ignored, so save masks of 0 and 255 with the ids 0 and 1"
+    if absent[0] == classes.names[0] and classes.file_ids[0] == 0:
+        return f"{what}; if the ids start at 1, make `ignore` the first line of classes.txt"
+    return what
+
+
 def _table(
     rows: str,
     void_ids: tuple[int, ...],
     categories: Mapping[str, int] | None = None,
     instance_sizes: Mapping[str, float] | None = None,
+    void_colors: tuple[Color, ...] = (),
 ) -> ClassTable:
     """From lines of ``file id, RRGGBB, name``, in the order of the train ids.
 
@@ -79,6 +128,7 @@ def _table(
         void_ids=void_ids,
         categories=categories and tuple(c for c, count in categories.items() for _ in range(count)),
         instance_sizes=instance_sizes and tuple(map(instance_sizes.get, names)),
+        void_colors=void_colors,
     )
 
 
@@ -172,46 +222,8 @@ VOC = _table(
     20 004080 tvmonitor
     """,
     void_ids=(IGNORE,),
+    void_colors=((224, 224, 192),),
 )
 
-
-def read_classes(path: Path) -> ClassTable:
-    """The classes of a text file: a name a line, the first line is id 0.
-
-    A colour may stand behind a name as ``#RRGGBB``; the others get hues of their own.
-    Ids in the label files are the train ids, 255 is ignored.
-
-    Raises:
-        KsegError: no such file, or the first line that is wrong, by its number.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
-    except FileNotFoundError:
-        raise KsegError(
-            f"{path}: no such file; write the classes there, a name a line, the first is id 0"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise KsegError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    if not 0 < len(lines) <= BAD:
-        raise KsegError(f"{path}: has {len(lines)} lines; there can be 1 to {BAD} classes")
-    names: dict[str, int] = {}
-    colors = list(spread_colors(len(lines)))
-    for number, line in enumerate(lines, 1):
-        name, mark, color = (part.strip() for part in line.partition("#"))
-        if not name:
-            raise KsegError(f"{path}, line {number}: has no name; every line is a class")
-        if name in names:
-            raise KsegError(f"{path}, line {number}: {name!r} is in line {names[name]} already")
-        if mark and not re.fullmatch("[0-9a-fA-F]{6}", color):
-            raise KsegError(
-                f"{path}, line {number}: {mark + color!r} is no colour; write it as #RRGGBB"
-            )
-        names[name] = number
-        if mark:
-            colors[number - 1] = tuple(bytes.fromhex(color))
-    return ClassTable(
-        names=tuple(names),
-        colors=tuple(colors),
-        file_ids=tuple(range(len(names))),
-        void_ids=(IGNORE,),
-    )
+PUBLISHED = (CAMVID, CITYSCAPES, VOC)
+"""Tables whose ids and colours are known, as those of a user's classes.txt are not."""

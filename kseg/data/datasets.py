@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from kseg.data.classes import BAD, CAMVID, CITYSCAPES, VOC, ClassTable, read_classes
+from kseg.data.classes import ClassTable
+from kseg.data.finding import LAYOUTS, Pairs, Sample, find_pairs, joined_names
+from kseg.data.fingerprint import file_digests, joint_digest
+from kseg.data.reading import (
+    Tell,
+    image_size,
+    orientation_of,
+    read_image,
+    read_instances,
+    read_label,
+    read_pair,
+    upright_label,
+    warn_once,
+)
 from kseg.errors import KsegError
-
-_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One image, its label, its instances; ``name`` is unique and fit for a file name."""
-
-    name: str
-    image: Path
-    label: Path | None
-    instances: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class DataSet:
         samples: in the order of their names.
         size: (H, W) of the images, to choose defaults by: as published, or what all of
             the split have; None where they are mixed.
+        root: the folder; warnings are given once for each.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DataSet:
     classes: ClassTable
     samples: tuple[Sample, ...]
     size: tuple[int, int] | None
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,7 +55,7 @@ class DataSet:
         return tuple(sample.name for sample in self.samples)
 
     def labelled(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """An image (H, W, 3) uint8 and its train ids (H, W) uint8.
+        """An image (H, W, 3) uint8 and its train ids (H, W) uint8, both upright.
 
         Raises:
             KsegError: no label, or a size other than the image's, besides what
@@ -61,14 +63,47 @@ class DataSet:
         """
         if sample.label is None:
             raise KsegError(f"{sample.image}: has no label; use a split with labels")
-        image = read_image(sample.image)
-        label = read_label(sample.label, self.classes)
+        image, label, unknown = read_pair(sample.image, sample.label, self.classes, self._tell)
+        if unknown:
+            raise KsegError(f"{sample.label}: has {unknown}")
         if image.shape[:2] != label.shape:
             raise KsegError(
                 f"{sample.label}: is {label.shape[0]}x{label.shape[1]} but its image is "
                 f"{image.shape[0]}x{image.shape[1]} (HxW); `kseg check-data` lists all such pairs"
             )
         return image, label
+
+    def label(self, sample: Sample) -> np.ndarray:
+        """(H, W) uint8: the label that ``labelled`` gives, without decoding the image.
+
+        Raises:
+            KsegError: no label, an image without a header, or what ``read_label`` raises.
+        """
+        if sample.label is None:
+            raise KsegError(f"{sample.image}: has no label; use a split with labels")
+        label = read_label(sample.label, self.classes, self._tell)
+        orientation, size = orientation_of(sample.image)
+        if orientation == 1:
+            return label
+        return upright_label(label, orientation, size, sample.image, self._tell)
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that stand for names, classes and the bytes of every file.
+
+        It is the same for a copy of the data set elsewhere, and another when an image, a
+        label, a file of instances or classes.txt was corrected, whatever size and time the
+        file has. All files are read for it, once in a process.
+        """
+        files = [(s.image, s.label, s.instances) for s in self.samples]
+        digests = iter(file_digests(path for paths in files for path in paths if path))
+        parts = [repr(dataclasses.astuple(self.classes))]
+        for sample, paths in zip(self.samples, files, strict=True):
+            parts += [sample.name, *(next(digests) if path else "" for path in paths)]
+        return joint_digest(parts)
+
+    @property
+    def _tell(self) -> Tell:
+        return functools.partial(warn_once, f"{self.name} {self.split} {self.root}")
 
     @property
     def has_instances(self) -> bool:
@@ -103,7 +138,7 @@ class DataSet:
     def images(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 each, without their labels."""
         for sample in self.samples:
-            yield read_image(sample.image)
+            yield read_image(sample.image, self._tell)
 
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
         """(num_classes,) int64: pixels of every class over all labels.
@@ -116,7 +151,7 @@ class DataSet:
             if sample.label is None:
                 continue
             try:
-                label = read_label(sample.label, self.classes)
+                label = read_label(sample.label, self.classes, self._tell)
             except KsegError:
                 if skip_bad:
                     continue
@@ -125,155 +160,9 @@ class DataSet:
         return counts[: self.classes.num_classes]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB.
-
-    Raises:
-        KsegError: missing, damaged, or of more than 8 bits a channel.
-    """
-    with _opened(path) as image:
-        # Pillow cuts these off at 255.
-        if image.mode.startswith(("I", "F")):
-            raise KsegError(f"{path}: is an image of mode {image.mode}; images are 8-bit")
-        return np.asarray(image.convert("RGB"))
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """(H, W) uint8: the ids of a label file as they stand there.
-
-    Raises:
-        KsegError: missing, damaged, or in colours instead of ids.
-    """
-    with _opened(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise KsegError(f"{path}: is a label of mode {image.mode}; labels are 8-bit ids")
-        return np.asarray(image).astype(np.uint8, copy=False)
-
-
-def read_label(path: Path, classes: ClassTable) -> np.ndarray:
-    """(H, W) uint8 train ids, 255 ignored.
-
-    Raises:
-        KsegError: an id that the data set does not have, or what ``read_ids`` raises.
-    """
-    ids = read_ids(path)
-    label = classes.label_table().take(ids)  # faster than an index
-    if (label == BAD).any():
-        bad = sorted(set(ids[label == BAD].tolist()))
-        raise KsegError(
-            f"{path}: has ids {bad} that the data set does not know; "
-            "correct them or map them to 255"
-        )
-    return label
-
-
-def read_instances(path: Path) -> np.ndarray:
-    """(H, W) uint16: the ids of a file of instances as they stand there.
-
-    Raises:
-        KsegError: missing, damaged, or not of 16 bits.
-    """
-    with _opened(path) as image:
-        if image.mode not in ("I;16", "I", "L"):
-            raise KsegError(f"{path}: is of mode {image.mode}; instances are 16-bit ids")
-        return np.asarray(image).astype(np.uint16, copy=False)
-
-
-class _opened:
-    """A Pillow image, its data read, with every failure turned into one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Image.Image:
-        try:
-            self._image = Image.open(self.path)
-            self._image.load()
-        except FileNotFoundError:
-            raise KsegError(f"{self.path}: no such file") from None
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-            raise KsegError(f"{self.path}: not a readable image ({error}); replace it") from error
-        return self._image
-
-    def __exit__(self, *_error) -> None:
-        self._image.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Where a data set keeps its files.
-
-    Attributes:
-        classes: names, colours, ids; None for those in the folder's classes.txt.
-        size: (H, W) of the published images; None is what the files say.
-        images, labels: folder of a split.
-        image_suffixes, label_suffixes: what a file's name ends with; what stands before
-            it, below the folder, pairs an image with its label.
-        instance_suffixes: of the files of instances beside the labels, if there are any.
-        more_labels: folder of a split to take labels from instead, where it exists.
-        listing: file with the names of a split; without it they are all in the folder.
-        environment: variable with the default folder.
-    """
-
-    classes: ClassTable | None
-    size: tuple[int, int] | None
-    images: Callable[[str], str]
-    labels: Callable[[str], str]
-    image_suffixes: tuple[str, ...] = _IMAGE_SUFFIXES
-    label_suffixes: tuple[str, ...] = (".png",)
-    instance_suffixes: tuple[str, ...] = ()
-    more_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    listing: Callable[[str], str] | None = None
-    environment: str = ""
-
-
-_CITYSCAPES = _Layout(
-    classes=CITYSCAPES,
-    size=(1024, 2048),
-    images="leftImg8bit/{}".format,
-    labels="gtFine/{}".format,
-    image_suffixes=tuple(f"_leftImg8bit{suffix}" for suffix in (".png", ".jpg")),
-    label_suffixes=("_gtFine_labelIds.png",),
-    instance_suffixes=("_gtFine_instanceIds.png",),
-    environment="CITYSCAPES_DATASET",
-)
-
-_LAYOUTS: dict[str, _Layout] = {
-    "camvid": _Layout(classes=CAMVID, size=(360, 480), images="{}".format, labels="{}annot".format),
-    "cityscapes": _CITYSCAPES,
-    "cityscapes_coarse": dataclasses.replace(
-        _CITYSCAPES,
-        labels="gtCoarse/{}".format,
-        label_suffixes=("_gtCoarse_labelIds.png",),
-        instance_suffixes=(),
-    ),
-    "folder": _Layout(
-        classes=None, size=None, images="images/{}".format, labels="labels/{}".format
-    ),
-    # kseg.streets draws these.
-    "streets": dataclasses.replace(_CITYSCAPES, size=None, environment=""),
-    "voc": _Layout(
-        classes=VOC,
-        size=None,
-        images=lambda split: "JPEGImages",
-        labels=lambda split: "SegmentationClass",
-        image_suffixes=(".jpg",),
-        # The labels of SBD (Hariharan et al., ICCV 2011), which papers add to VOC's
-        more_labels={"trainaug": "SegmentationClassAug"},
-        listing="ImageSets/Segmentation/{}.txt".format,
-    ),
-}
-
-
 def list_datasets() -> list[str]:
     """Names that ``open_dataset`` knows, sorted."""
-    return sorted(_LAYOUTS)
-
-
-def _find_layout(name: str) -> _Layout:
-    if name not in _LAYOUTS:
-        raise KsegError(f"unknown data set {name!r}; kseg knows {', '.join(list_datasets())}")
-    return _LAYOUTS[name]
+    return sorted(LAYOUTS)
 
 
 def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
@@ -281,12 +170,14 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
 
     Args:
         name: a name of ``list_datasets()``. "folder" is any folder with
-            ``images/SPLIT/**``, ``labels/SPLIT/**`` (8-bit ids, 255 ignored) of the same
-            names below, and ``classes.txt`` (``kseg.data.classes.read_classes``).
+            ``images/SPLIT/**``, ``labels/SPLIT/**`` (``kseg.data.reading.read_label``) of the
+            same names below, and ``classes.txt`` (``kseg.data.class_files.read_classes``).
         folder: its root (for VOC the one with ``JPEGImages``); None takes
             CITYSCAPES_DATASET for Cityscapes.
         split: "train", "val" or "test"; "train_extra" of Cityscapes' coarse labels;
             "trainval" and "trainaug" of VOC. "train+val" has the samples of both.
+
+    Files that look like data and are not used are said once, as a KsegWarning.
 
     Raises:
         KsegError: an unknown name, a missing folder, no images, an image without a
@@ -296,18 +187,21 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
     if len(set(parts)) < len(parts):
         raise KsegError(f"split {split!r} names a part twice; name each once")
     found = [find_pairs(name, folder, part) for part in parts]
-    samples = tuple(sample for pairs in found for sample in _labelled(pairs))
-    if len({sample.name for sample in samples}) < len(samples):
-        samples = tuple(
-            dataclasses.replace(sample, name=f"{part}_{sample.name}")
-            for part, pairs in zip(parts, found, strict=True)
-            for sample in _labelled(pairs)
-        )
-    size = _LAYOUTS[name].size or _common_size(samples)
-    return DataSet(name, split, found[0].classes, samples, size)
+    samples = [(part, s) for part, pairs in zip(parts, found, strict=True) for s in _all(pairs)]
+    if len({sample.name for _, sample in samples}) < len(samples):
+        names = joined_names((part, sample.name) for part, sample in samples)
+        samples = [
+            (part, dataclasses.replace(sample, name=name))
+            for name, (part, sample) in zip(names, samples, strict=True)
+        ]
+    for part, pairs in zip(parts, found, strict=True):
+        _warn_of_unused(f"{name} {part} {pairs.root}", pairs)
+    samples = tuple(sample for _, sample in samples)
+    size = LAYOUTS[name].size or _common_size(samples)
+    return DataSet(name, split, found[0].classes, samples, size, found[0].root)
 
 
-def _labelled(pairs: Pairs) -> list[Sample]:
+def _all(pairs: Pairs) -> list[Sample]:
     if pairs.unlabelled and pairs.samples:
         raise KsegError(
             f"{pairs.unlabelled[0].image}: has no label in {pairs.labels} "
@@ -316,111 +210,27 @@ def _labelled(pairs: Pairs) -> list[Sample]:
     return pairs.samples or pairs.unlabelled  # a test split may come without any labels
 
 
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Files of a split: samples, images without a label, labels without an image."""
-
-    classes: ClassTable
-    images: Path
-    labels: Path
-    samples: list[Sample]
-    unlabelled: list[Sample]
-    imageless: list[Path]
+# What programs for labelling, and people, put beside images.
+_NOTES = (".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml")
 
 
-def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
-    """Images and labels of a split, matched by name.
-
-    Raises:
-        KsegError: an unknown name, a missing folder, no images, a bad classes.txt.
-    """
-    layout = _find_layout(name)
-    folder = folder or os.environ.get(layout.environment)
-    if not folder:
-        way = f" or set {layout.environment}" if layout.environment else ""
-        raise KsegError(f"{name} needs a folder; give --data-dir{way}")
-    images = Path(folder, layout.images(split))
-    labels = Path(folder, layout.labels(split))
-    if split in layout.more_labels and Path(folder, layout.more_labels[split]).is_dir():
-        labels = Path(folder, layout.more_labels[split])
-    if not images.is_dir():
-        raise KsegError(
-            f"{images}: no such folder; {name} keeps the images of split {split!r} there"
-        )
-    classes = layout.classes or read_classes(Path(folder, "classes.txt"))
-    image_files = _files(images, layout.image_suffixes)
-    label_files = _files(labels, layout.label_suffixes)
-    instance_files = _files(labels, layout.instance_suffixes)
-    if layout.listing:
-        listing = Path(folder, layout.listing(split))
-        listed = _read_listing(listing, name, split)
-        if absent := [key for key in listed if key not in image_files]:
-            raise KsegError(
-                f"{listing}: lists {absent[0]!r}, which {images} does not have "
-                f"({len(absent)} such names)"
-            )
-        image_files = {key: image_files[key] for key in listed}
-        label_files = {key: label_files[key] for key in listed if key in label_files}
-    if not image_files:
-        raise KsegError(f"{images}: has no images ({', '.join(layout.image_suffixes)})")
-    names = {key: key.rpartition("/")[2] for key in image_files}
-    if len(set(names.values())) < len(names):
-        names = {key: key.replace("/", "_") for key in image_files}
-    samples = [
-        Sample(names[key], path, label_files.get(key), instance_files.get(key))
-        for key, path in image_files.items()
-    ]
-    return Pairs(
-        classes=classes,
-        images=images,
-        labels=labels,
-        samples=[sample for sample in samples if sample.label],
-        unlabelled=[sample for sample in samples if not sample.label],
-        imageless=[path for key, path in label_files.items() if key not in image_files],
-    )
+def _warn_of_unused(place: str, pairs: Pairs) -> None:
+    tell = functools.partial(warn_once, place, more="; `kseg check-data` lists them")
+    unused = [path for path in pairs.unused_images if path.suffix.lower() not in _NOTES]
+    if unused:
+        tell("unused", unused[0], f"is not used ({len(unused)} such files)")
+    if pairs.samples and pairs.imageless:
+        tell("imageless", pairs.imageless[0], f"has no image ({len(pairs.imageless)} such labels)")
 
 
-def _read_listing(path: Path, name: str, split: str) -> list[str]:
-    """The names in the file, sorted: the first word of a line, less folder and suffix."""
-    try:
-        lines = path.read_text().split("\n")
-    except FileNotFoundError:
-        raise KsegError(
-            f"{path}: no such file; {name} lists the images of split {split!r} there"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise KsegError(f"{path}: cannot be read as text ({error})") from error
-    # Lists of trainaug that go round name both files of a pair.
-    return sorted({Path(line.split()[0]).stem for line in lines if line.strip()})
-
-
-def _common_size(samples: list[Sample]) -> tuple[int, int] | None:
+def _common_size(samples: Sequence[Sample]) -> tuple[int, int] | None:
     """(H, W) where all images have it, by their headers."""
     sizes = set()
     for sample in samples:
         try:
-            with Image.open(sample.image) as image:
-                sizes.add((image.height, image.width))
-        except Exception:  # as in _opened; who reads the image will say so
+            sizes.add(image_size(sample.image))
+        except KsegError:  # who reads the image will say so
             return None
         if len(sizes) > 1:
             return None
     return sizes.pop()
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Every file with one of the suffixes by its relative name without it, sorted.
-
-    Raises:
-        KsegError: two files of one name.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
-        if suffix is None or not path.is_file():
-            continue
-        name = path.relative_to(folder).as_posix().removesuffix(suffix)
-        if name in found:
-            raise KsegError(f"{path}: has the name of {found[name].name}; remove one or rename it")
-        found[name] = path
-    return found

@@ -10,7 +10,7 @@ from PIL import Image
 import kseg
 from kseg.data import CAMVID, CITYSCAPES, VOC, list_datasets, open_dataset
 from kseg.data.check import check_data
-from kseg.data.datasets import read_label
+from kseg.data.reading import read_label
 from support import write_camvid
 
 
@@ -148,7 +148,7 @@ DAMAGES = [
     (truncate, r"train/000\.png: not a readable image"),
     (bad_id, r"trainannot/000\.png: has ids \[77\]"),
     (sixteen_bits, r"train/000\.png: is an image of mode I;16; images are 8-bit"),
-    (colours, r"trainannot/000\.png: is a label of mode RGB"),
+    (colours, r"trainannot/000\.png: has the colours #000000 that no class has"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_check_data_finds_everything(folder, tmp_path):
     assert len(report.problems) == 3
     assert "009.png: has no label" in text
     assert "010.png: has no image" in text
-    assert "000.png: has unknown ids [77] on 100.00 % of its pixels" in text
+    assert "000.png: 100.00 % of its pixels have ids [77] that the data set does not know" in text
     assert report.sizes == {(48, 64): 2}
     assert report.pixels.sum() == 48 * 61
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -255,7 +255,8 @@ def voc(tmp_path) -> Path:
     (lists / "train.txt").write_text("b\na\n")
     (lists / "val.txt").write_text("b\n")
     (lists / "trainaug.txt").write_text(
-        "/JPEGImages/c.jpg /SegmentationClassAug/c.png\n/JPEGImages/a.jpg x.png\n"
+        "/JPEGImages/c.jpg /SegmentationClassAug/c.png\n"
+        "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n"
     )
     (lists / "test.txt").write_text("c\n")
     return tmp_path

@@ -93,3 +93,12 @@ def test_a_score_left_with_other_weights(folder, tiny_camvid, tiny_model):
     ship(other, "tiny", {})
     with pytest.raises(kseg.KsegError, match="is of another score: content"):
         load()
+
+
+def test_without_a_folder_of_weights(tmp_path, monkeypatch):
+    """As in an installation that left them out: names are files then."""
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
+    assert shipped.list_shipped() == []
+    assert not shipped.is_name("camvid:cgnet_m3n21")
+    with pytest.raises(kseg.KsegError, match="camvid:cgnet_m3n21: no such file"):
+        kseg.load("camvid:cgnet_m3n21")

@@ -144,7 +144,7 @@ def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "either --sparsity or --structure"),
+        ([], "either sparsity or structure"),
         (["--sparsity", 1.5], "sparsity is 1.5"),
         (["--structure", "1:3"], "structure is '1:3'"),
         (["--sparsity", 0.5, "--steps", 3], "steps is 3"),

@@ -1,0 +1,187 @@
+"""Images as people have them: turned by EXIF, with alpha, huge, in other modes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import kseg
+from kseg.data import open_dataset, read_image
+from kseg.data.check import check_data
+from kseg.errors import KsegWarning
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+# TIFF 6.0, Orientation: what the first row and the first column of the stored pixels are.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def picture(height=6, width=10) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+def test_exif(name, orientation, tmp_path):
+    stored, path = picture(), tmp_path / name
+    options = {"a.webp": {"lossless": True}, "a.tif": {"tiffinfo": {274: orientation}}}.get(
+        name, {}
+    )
+    if name != "a.tif":
+        options["exif"] = exif(orientation)
+    Image.fromarray(stored).save(path, **options)
+    if name == "a.jpg":
+        with Image.open(path) as image:
+            stored = np.asarray(image)
+    image = read_image(path)
+    np.testing.assert_array_equal(image, UPRIGHT[orientation](stored))
+    with Image.open(path) as viewer:
+        np.testing.assert_array_equal(image, np.asarray(ImageOps.exif_transpose(viewer)))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Makes a pair whose image is stored turned; the label as it is given."""
+
+    def make(stored: np.ndarray, orientation: int, label: np.ndarray, name="a.png") -> Path:
+        for folder in ("images/train", "labels/train"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "classes.txt").write_text("dark\nbright\n")
+        Image.fromarray(stored).save(tmp_path / "images/train" / name, exif=exif(orientation))
+        Image.fromarray(label).save(tmp_path / "labels/train/a.png")
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("drawn_on", "orientation"),
+    # A picture and its half turn have one size, which cannot tell what a label was drawn on.
+    [*(("upright", o) for o in range(2, 9)), *(("stored", o) for o in range(5, 9))],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_labels_of_turned_images(orientation, drawn_on, name, own):
+    """A label of the stored picture's size is turned with it; any other is upright already."""
+    stored = picture()
+    bright = (stored[..., 0] > 127).astype(np.uint8)
+    upright = UPRIGHT[orientation](bright)
+    root = own(stored, orientation, bright if drawn_on == "stored" else upright, name)
+    data = open_dataset("folder", root, "train")
+    assert data.size == upright.shape
+    with pytest.warns(KsegWarning, match=r"images/train/a\.\w+: is turned upright as EXIF says"):
+        image, label = data.labelled(data.samples[0])
+    np.testing.assert_array_equal(image, UPRIGHT[orientation](stored))
+    np.testing.assert_array_equal(label, upright)
+    np.testing.assert_array_equal(data.label(data.samples[0]), upright)
+    report = check_data("folder", root, "train")
+    assert (report.problems, report.sizes) == ([], {upright.shape: 1})
+    assert report.pixels.tolist() == np.bincount(upright.ravel()).tolist()
+    words = {"stored": "and its label with it", "upright": "as drawn on the upright picture"}
+    assert words[drawn_on] in report.warnings[0]
+
+
+def test_square_images_are_taken_as_upright(own):
+    stored = picture(8, 8)
+    label = (UPRIGHT[6](stored)[..., 0] > 127).astype(np.uint8)
+    root = own(stored, 6, label)
+    data = open_dataset("folder", root, "train")
+    with pytest.warns(KsegWarning, match="its label is taken as drawn on the upright picture"):
+        image, found = data.labelled(data.samples[0])
+    np.testing.assert_array_equal(found, (image[..., 0] > 127).astype(np.uint8))
+
+
+def test_a_label_of_neither_size(own):
+    root = own(picture(), 6, np.zeros((6, 9), np.uint8))
+    data = open_dataset("folder", root, "train")
+    with pytest.raises(kseg.KsegError, match="is 6x9 but its image is 10x6"):
+        data.labelled(data.samples[0])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_alpha(mode, tmp_path):
+    """Dropped with one warning a folder: the colour below shows, transparent or not."""
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    alpha = Image.fromarray(grey * 5)
+    want = np.repeat(grey[..., None], 3, axis=2)
+    if mode == "P":
+        image, options = Image.fromarray(grey).convert("P"), {"transparency": 3}
+    else:
+        image, options = Image.merge("LA", (Image.fromarray(grey), alpha)), {}
+        image = image.convert(mode) if mode != "LA" else image
+    names = ("a.tif", "b.tif") if mode == "PA" else ("a.png", "b.png")
+    for name in names:
+        image.save(tmp_path / name, **options)
+    with pytest.warns(KsegWarning, match="has an alpha channel, which is dropped") as told:
+        found = [read_image(tmp_path / name) for name in names]
+    np.testing.assert_array_equal(found[0], want)
+    np.testing.assert_array_equal(found[1], want)
+    assert len(told) == 1
+
+
+def test_one_warning_a_data_set(own):
+    root = own(picture(), 1, np.zeros((6, 10), np.uint8))
+    for name in ("b/x", "c/x"):
+        for kind, pixels in (("images", picture()), ("labels", np.zeros((6, 10), np.uint8))):
+            file = root / kind / "train" / f"{name}.png"
+            file.parent.mkdir(exist_ok=True)
+            image = Image.fromarray(pixels)
+            (image.convert("RGBA") if kind == "images" else image).save(file)
+    data = open_dataset("folder", root, "train")
+    with pytest.warns(KsegWarning, match="alpha") as told:
+        assert len([data.labelled(sample) for sample in data.samples] + list(data.images())) == 6
+    assert len(told) == 1
+    assert any("alpha" in line and "(2 such" in line for line in (
+        check_data("folder", root, "train").warnings
+    ))  # fmt: skip
+
+
+def test_several_pictures(tmp_path):
+    pages = [Image.fromarray(picture()), Image.fromarray(255 - picture())]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.warns(KsegWarning, match="holds several pictures; the first alone is read"):
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), picture())
+
+
+def test_other_modes(tmp_path, recwarn):
+    rgb = Image.fromarray(picture())
+    for mode in ("CMYK", "L", "1", "YCbCr"):
+        rgb.convert(mode).save(tmp_path / "a.tif")
+        want = np.asarray(rgb.convert(mode).convert("RGB"))
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), want)
+    assert not recwarn.list
+    for dtype in (np.uint16, np.float32):
+        Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "b.tif")
+        with pytest.raises(kseg.KsegError, match=r"b\.tif: is an image of mode [IF].*scale its va"):
+            read_image(tmp_path / "b.tif")
+
+
+def test_large_images(tmp_path, monkeypatch):
+    """Above Pillow's limit: the message names the variable, which allows what it says."""
+    path = tmp_path / "a.png"
+    Image.fromarray(picture(20, 20)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    with pytest.raises(kseg.KsegError, match=r"a\.png: has more than 300 pixels.*KSEG_MAX_PIXELS"):
+        read_image(path)
+    monkeypatch.setenv("KSEG_MAX_PIXELS", "400")
+    np.testing.assert_array_equal(read_image(path), picture(20, 20))
+    monkeypatch.setenv("KSEG_MAX_PIXELS", "399")
+    with pytest.raises(kseg.KsegError, match="has 400 pixels, more than the 399 of KSEG_MAX_PIXE"):
+        read_image(path)
+    monkeypatch.setenv("KSEG_MAX_PIXELS", "many")
+    with pytest.raises(kseg.KsegError, match="KSEG_MAX_PIXELS is 'many'; it is a number"):
+        read_image(path)
