@@ -113,7 +113,7 @@ def check_data(
     for number, sample in enumerate(samples):
         try:
             if sample.label is None:
-                image, labels = read_image(sample.image, tell), None
+                image, labels, unknown = read_image(sample.image, tell), None, ""
             else:
                 image, labels, unknown = read_pair(sample.image, sample.label, classes, tell)
         except KsegError as error:
@@ -141,7 +141,7 @@ def check_data(
             progress(number + 1, len(samples))
     pixels, ignored = counts[: classes.num_classes], int(counts[IGNORE])
     warnings = [_first_of(texts) for texts in doubts.values()]
-    notes = []
+    notes: list[str] = []
     absences = labelled and sizes and never_occurring(classes, pixels, ignored)
     if absences:
         if pixels.any():
