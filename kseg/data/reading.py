@@ -466,9 +466,9 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
     except Image.DecompressionBombError:
         guard = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise KsegError(
-            f"{path}: has more than {guard} pixels, Pillow's guard against "
-            f"files that fill the memory; set the environment variable {MAX_PIXELS} to the "
-            "number that you allow, or cut the image into tiles"
+            f"{path}: has more than {guard} pixels, Pillow's guard against files that fill the "
+            f"memory; set the environment variable {MAX_PIXELS} to the number that you allow, "
+            "or cut the image into tiles"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
         raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
