@@ -33,9 +33,9 @@ class SegmentationModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
-        # Keras gives none, and ``from_config`` adds it; one without is refused where kseg
-        # takes models.
-        self.card = card  # type: ignore[assignment]  # None until then
+        # Keras gives none, and ``from_config`` sets it next. A model that stays without one is
+        # refused by ``load``, ``convert`` and ``train``: all other code finds a card.
+        self.card = card  # type: ignore[assignment]
 
     def get_config(self) -> dict[str, Any]:
         card = None if self.card is None else self.card.to_json()

@@ -254,7 +254,7 @@ def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
         config["activation"] = _RENAMED[config["activation"]]
     known = {"name", "trainable"}
     for parent in inspect.getmro(kind):
-        # Its parameters' names alone are read.
+        # It is not called: the names of its parameters are read.
         known.update(inspect.signature(parent.__init__).parameters)  # type: ignore[misc]
     defaults = inspect.signature(type(layer).__init__).parameters
     for key in [key for key in config if key not in known]:

@@ -135,7 +135,15 @@ def mobilenet_v2(
                 name=name,
             )
         else:
-            x = conv(x, channels, kernel_size, strides=strides, padding=style.padding, name=name)
+            x = conv(
+                x,
+                channels,
+                kernel_size,
+                strides=strides,
+                dilation=dilation,
+                padding=style.padding,
+                name=name,
+            )
         x = batch_norm(x, epsilon=style.epsilon, momentum=style.momentum, name=bn_name)
         return x if part == "project" else kl.ReLU(6, name=f"{name}.relu6")(x)
 

@@ -292,6 +292,7 @@ _OCTAGON = [
 ]
 
 _Box = tuple[float, float, float, float]
+
 # The colours that some kinds of signs draw from.
 _CHOICES: dict[str, list[tuple[Color, ...]]] = {
     "ban": [(_WHITE,), (_WHITE,), (_BLUE,)],
