@@ -7,7 +7,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -260,8 +260,7 @@ def _palette_table(
     path: Path, image: Image.Image, classes: ClassTable, tell: Tell
 ) -> np.ndarray | None:
     """(256,) uint8 from a palette's indices to train ids; None where indices are ids."""
-    palette = image.getpalette("RGB") or []
-    colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
+    colors = _palette(image)
     # Indices beyond the palette have no colour: they can be nothing but ids.
     used = [i for i, count in enumerate(image.histogram()) if count and i < len(colors)]
     by_index, chosen = classes.label_table(), classes.chosen_colors
@@ -300,7 +299,22 @@ def _palette_table(
     )
 
 
-def _says_nothing(colors: list[Color], used: list[int]) -> bool:
+def read_palette(path: Path) -> tuple[Color, ...]:
+    """RGB by index, as far as the file says; nothing for a file without a palette.
+
+    Raises:
+        KsegError: missing, or no image.
+    """
+    with _opened(path, load=False) as image:
+        return _palette(image) if image.mode == "P" else ()
+
+
+def _palette(image: Image.Image) -> tuple[Color, ...]:
+    values = image.getpalette("RGB") or []
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def _says_nothing(colors: Sequence[Color], used: list[int]) -> bool:
     """Whether a palette is one that programs write whatever the ids mean."""
     usual = (tuple((i, i, i) for i in range(256)), _voc_colormap())
     return len(set(colors)) == 1 or any(all(colors[i] == row[i] for i in used) for row in usual)
