@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -64,27 +65,28 @@ def create_model(
     if auxiliary:
         options["auxiliary"] = True
     card = zoo.new_card(name, num_classes, preprocessing=preprocessing, options=options)
-    form = dict(input_shape=input_shape, batch_size=batch_size)
+    build = functools.partial(zoo.build, input_shape=input_shape, batch_size=batch_size)
     if weights is None:
-        return zoo.build(card, **form)
+        return build(card)
     if shipped.is_name(f"{weights}:{name}"):
         return _load_shipped(
             f"{weights}:{name}",
             num_classes=num_classes,
             preprocessing=preprocessing,
-            **form,
+            input_shape=input_shape,
+            batch_size=batch_size,
             **options,
         )
     path = Path(weights)
     application = zoo.find_variant(name).application
     if application and (str(path) == "imagenet" or path.suffix == ".h5"):
-        return _with_encoder_weights(zoo.build(card, **form), application, path)
+        return _with_encoder_weights(build(card), application, path)
     tensors = checkpoints.read(path)
     try:
         if num_classes is None:
             classes = checkpoints.count_classes(name, tensors)
             card = zoo.new_card(name, classes, preprocessing=preprocessing, options=options)
-        model = zoo.build(card.replace(weights=path.name), **form)
+        model = build(card.replace(weights=path.name))
         checkpoints.assign(model, tensors)
     except KsegError as error:
         raise KsegError(f"{path}: {error}") from error

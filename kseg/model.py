@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import keras
+from keras import KerasTensor
 
 from kseg.card import Card, Normalization
 from kseg.errors import KsegError
@@ -20,15 +21,30 @@ class SegmentationModel(keras.Model):
     ``keras.models.load_model`` work as usual. ``card`` travels in its configuration.
     """
 
-    def __init__(self, inputs, outputs, name=None, *, card: Card | None = None, **kwargs):
+    card: Card
+
+    def __init__(
+        self,
+        inputs: KerasTensor | list[KerasTensor],
+        outputs: KerasTensor | list[KerasTensor] | dict[str, KerasTensor],
+        name: str | None = None,
+        *,
+        card: Card | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
-        self.card = card
+        # Keras gives none, and ``from_config`` sets it next. A model that stays without one is
+        # refused by ``load``, ``convert`` and ``train``: all other code finds a card.
+        self.card = card  # type: ignore[assignment]
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "card": self.card and self.card.to_json()}
+        card = None if self.card is None else self.card.to_json()
+        return {**super().get_config(), "card": card}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects=None) -> SegmentationModel:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SegmentationModel:
         config = dict(config)
         card = config.pop("card")
         model = super().from_config(config, custom_objects=custom_objects)
@@ -36,7 +52,7 @@ class SegmentationModel(keras.Model):
         return model
 
 
-def normalize(x: keras.KerasTensor, normalization: Normalization) -> keras.KerasTensor:
+def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:
     """The layer for a card's normalisation on the tensor ``x``."""
     return Normalize(**dataclasses.asdict(normalization), name="normalize")(x)
 

@@ -29,9 +29,14 @@ class Predictor(Protocol):
         runtime: name and version of what runs the network, which a score reports.
     """
 
-    card: Card
-    input_size: tuple[int, int] | None
-    runtime: str
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def input_size(self) -> tuple[int, int] | None: ...
+
+    @property
+    def runtime(self) -> str: ...
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The network's output for one image, in the form that the card names.

@@ -194,12 +194,13 @@ def _class_facts(variant: Variant, num_classes: int) -> dict[str, Any]:
     The published count means the published classes, void channels included, and the
     default count Cityscapes' own.
     """
-    dataset, void_channels = "cityscapes", ()
+    dataset: str | None = "cityscapes"
+    void_channels: tuple[int, ...] = ()
     if num_classes == variant.num_classes:
         dataset, void_channels = variant.dataset, variant.void_channels
     elif num_classes != DEFAULT_CLASSES:
         dataset = None
-    if dataset not in CLASS_TABLES:
+    if dataset is None or dataset not in CLASS_TABLES:
         return dict(dataset=None, class_names=None, colors=None, void_channels=())
     table = CLASS_TABLES[dataset]
     return dict(

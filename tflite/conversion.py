@@ -162,7 +162,7 @@ def _convert_files(
         if path.suffix == ".onnx":
             content = to_onnx_file(*exporter.graph(options))
         else:
-            content = exporter.tflite(path, options, calibration)
+            content = exporter.tflite(path, options, () if calibration is None else calibration)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
@@ -214,7 +214,7 @@ class _Exporter:
         return self._graphs[dtype]
 
     def tflite(
-        self, path: Path, options: ExportOptions, calibration: Iterable[np.ndarray] | None
+        self, path: Path, options: ExportOptions, calibration: Iterable[np.ndarray]
     ) -> bytes:
         """The .tflite file: graph to float model, quantised, with its card."""
         graph, card = self.graph(options)
@@ -225,7 +225,7 @@ class _Exporter:
         if options.precision == "w8":
             model = Flatbuffer(quantise_weights(model.content))
         elif options.precision == "int8":
-            model = to_int8(model, graph, calibration, card.input_size, options)
+            model = to_int8(model, graph, calibration, options)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
         return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
@@ -240,7 +240,6 @@ def to_int8(
     model: Flatbuffer,
     graph: keras.Model,
     calibration: Iterable[np.ndarray],
-    input_size: tuple[int, int],
     options: ExportOptions,
 ) -> Flatbuffer:
     """The int8 form of a float model, which takes the file's input.
@@ -249,7 +248,6 @@ def to_int8(
         model: of the graph, float32 with a float32 input.
         graph: whose layers ``options.keep_float`` names.
         calibration: RGB images (h, w, 3) uint8.
-        input_size: (H, W) of the graph.
         options: calibration method, layers in float and input type.
 
     Raises:
@@ -258,7 +256,7 @@ def to_int8(
     content = quantise_int8(
         model.content,
         calibration,
-        input_size,
+        graph.input_shape[1:3],
         calibration=options.calibration_method,
         keep_float=tensors_of(options.keep_float, model.content, graph),
     )

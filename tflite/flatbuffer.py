@@ -241,7 +241,7 @@ class Flatbuffer:
 
     @functools.cached_property
     def _model(self) -> schema.ModelT:
-        return _unpack(self._content)
+        return _unpack(self.content)
 
     @property
     def content(self) -> bytes:

@@ -63,7 +63,7 @@ class GpuPredictor:
     def __enter__(self) -> GpuPredictor:
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
@@ -135,7 +135,7 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._gpu.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import os
@@ -51,8 +52,22 @@ class TensorIO:
         return output[0]
 
 
-class _InSteps:
+class _InSteps(abc.ABC):
     """A Predictor whose parts are timed apart: write, run and read tensors as ``io`` says."""
+
+    card: Card
+    input_size: tuple[int, int]
+    runtime: str
+    io: TensorIO
+
+    @abc.abstractmethod
+    def write(self, tensor: np.ndarray) -> None: ...
+
+    @abc.abstractmethod
+    def run(self) -> None: ...
+
+    @abc.abstractmethod
+    def read(self) -> np.ndarray: ...
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self.write(self.io.encode(image))
@@ -103,7 +118,8 @@ class TFLitePredictor(_InSteps):
             tuple(int(n) for n in self._output["shape"]),
             *self._output["quantization"],
         )
-        self.input_size = tuple(int(n) for n in self._input["shape"][1:3])
+        height, width = self._input["shape"][1:3]
+        self.input_size = int(height), int(width)
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def write(self, tensor: np.ndarray) -> None:
@@ -159,7 +175,8 @@ class OnnxPredictor(_InSteps):
         self._input = source.name
         # The batch is 1 or open; there are no scales, since nothing is int8.
         self.io = TensorIO(_dtype(source.type), _dtype(result.type), (1, *result.shape[1:]), 1, 0)
-        self.input_size = tuple(source.shape[1:3])
+        height, width = source.shape[1:3]
+        self.input_size = height, width
         self.runtime = f"onnxruntime {onnxruntime.__version__} cpu, {threads} threads"
 
     def write(self, tensor: np.ndarray) -> None:

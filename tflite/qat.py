@@ -29,8 +29,6 @@ from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
 from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
 
-_quantizers = tfmot.quantization.keras.quantizers
-
 # LOGISTIC has this range in the int8 operator, whatever is measured.
 _SIGMOID = (0.0, 255 / 256)
 
@@ -195,9 +193,11 @@ class _Ranges:
             return layer
         quantizer = None
         if rounded:
-            quantizer = _quantizers.FixedQuantizer(8, *self._range(layer), narrow_range=False)
-        free = None if kernel is None else getattr(layer, kernel).numpy() != 0
-        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, free, quantizer))
+            quantizer = tfmot.quantization.keras.quantizers.FixedQuantizer(
+                8, *self._range(layer), narrow_range=False
+            )
+        free = None if kernel is None else (kernel, getattr(layer, kernel).numpy() != 0)
+        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(free, quantizer))
 
     def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
         """Rounds the output within its range; the converter rounds kernels."""
@@ -248,7 +248,7 @@ def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:
     )
 
 
-class _Kernel(_quantizers.LastValueQuantizer):
+class _Kernel(tfmot.quantization.keras.quantizers.LastValueQuantizer):
     """One scale a channel; zeros, as of a pruned model, stay zeros.
 
     Args:
@@ -264,7 +264,7 @@ class _Kernel(_quantizers.LastValueQuantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         return super().build([tensor_shape[axis] for axis in self._axes], name, layer)
 
-    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs) -> Any:
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         if not self._free.all():
             # No gradient reaches them either.
             inputs = tf.where(self._free, inputs, 0.0)
@@ -273,10 +273,15 @@ class _Kernel(_quantizers.LastValueQuantizer):
 
 
 class _Rounded(tfmot.quantization.keras.QuantizeConfig):
-    """What of a layer is rounded: its kernel, if it has one that trains, and its output."""
+    """What of a layer is rounded: its kernel, if it has one that trains, and its output.
 
-    def __init__(self, kernel: str | None, free: np.ndarray | None, output: Any) -> None:
-        self._kernel, self._free, self._output = kernel, free, output
+    Args:
+        kernel: its name, and which of its weights are no zeros.
+        output: the quantizer, None where it is not rounded.
+    """
+
+    def __init__(self, kernel: tuple[str, np.ndarray] | None, output: Any) -> None:
+        self._kernel, self._output = kernel, output
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self._kernel is None:
@@ -284,14 +289,16 @@ class _Rounded(tfmot.quantization.keras.QuantizeConfig):
         swapped = isinstance(
             layer, tf_keras.layers.DepthwiseConv2D | tf_keras.layers.Conv2DTranspose
         )
-        return [(getattr(layer, self._kernel), _Kernel(swapped, self._free))]
+        name, free = self._kernel
+        return [(getattr(layer, name), _Kernel(swapped, free))]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        for weight in quantize_weights:
-            setattr(layer, self._kernel, weight)
+        if self._kernel is not None:
+            (weight,) = quantize_weights
+            setattr(layer, self._kernel[0], weight)
 
     def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
         pass

@@ -68,7 +68,7 @@ class Progress(keras.callbacks.Callback):
         if self.live:
             print(f"\r{self._line(logs)}\033[K", end="", file=sys.stderr, flush=True)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
         logs["images_per_second"] = self._images_per_second()
         score = logs.get("val_mean_iou")
         end = "" if score is None else f", val mIoU {score:.4f}"
@@ -117,7 +117,7 @@ class History(keras.callbacks.Callback):
     def __init__(self, path: Path, steps: Steps, *, pending: bool = False) -> None:
         super().__init__()
         self.path, self.steps = path, steps
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, str | float]] = []
         if path.exists():
             last = steps.done - pending
             with path.open(newline="") as file:
@@ -199,7 +199,7 @@ class ScoreAverage(keras.callbacks.Callback):
 class OneScore(keras.callbacks.Callback):
     """Renames the score of the logits to ``mean_iou`` where a model has training heads."""
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
         for prefix in ("", "val_"):
             if (score := logs.pop(f"{prefix}logits_mean_iou", None)) is not None:
                 logs[f"{prefix}mean_iou"] = score
@@ -233,7 +233,7 @@ class Faults(keras.callbacks.Callback):
                 self.before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -255,20 +255,20 @@ class Faults(keras.callbacks.Callback):
             )
         if self.received is not None:
             self.checkpoint.save()
-            self._leave()
+            self._leave(self.received)
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # The state was saved before the score began.
         if self.received is not None:
-            self._leave()
+            self._leave(self.received)
 
-    def _leave(self) -> None:
+    def _leave(self, received: signal.Signals) -> None:
         print(
-            f"kseg: {self.received.name}: saved at step {self.steps.done}; "
+            f"kseg: {received.name}: saved at step {self.steps.done}; "
             "the same command goes on from there",
             file=sys.stderr,
         )
-        raise SystemExit(_EXIT_CODES[self.received])
+        raise SystemExit(_EXIT_CODES[received])
 
 
 class Pictures(keras.callbacks.Callback):

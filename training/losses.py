@@ -159,7 +159,7 @@ class SegmentationLoss(keras.losses.Loss):
         class_weights: Sequence[float] | None = None,
         ignore_id: int = IGNORE,
         name: str = "loss",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         for part in kind.split("+"):

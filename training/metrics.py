@@ -23,7 +23,7 @@ class MeanIoU(keras.metrics.Metric):
     """
 
     def __init__(
-        self, num_classes: int, ignore_id: int = IGNORE, name: str = "mean_iou", **kwargs
+        self, num_classes: int, ignore_id: int = IGNORE, name: str = "mean_iou", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
         self.num_classes = num_classes

@@ -72,6 +72,8 @@ def dataset(
         augment = crop is not None
     if not augment:
         return whole_images(data).batch(batch_size).prefetch(2)
+    if crop is None:
+        raise KsegError("crop is None; augmentation needs a height and a width above 0")
     augmentation = Augmentation(crop, scale, flip, jitter, pad_value)
     examples = augmented(
         data, augmentation, batch_size=batch_size, seed=seed, start_step=start_step

@@ -298,11 +298,10 @@ def _start_worker() -> None:
     """Ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    parent = multiprocessing.parent_process()
-
     def follow() -> None:
-        parent.join()
-        os._exit(1)
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import keras
 import tensorflow as tf
@@ -31,7 +31,7 @@ from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.initial import initial_model
-from kseg.training.inputs import INITIAL, Data, from_configuration, from_model
+from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
 from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
@@ -46,7 +46,7 @@ from kseg.training.run_folder import check_folder, claim_folder, is_claimed
 from kseg.training.schedule import Stretch, stretches
 from kseg.zoo import build
 
-Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
 
 @overload
@@ -72,7 +72,7 @@ def train(
 
 def train(
     config: TrainingConfig | SegmentationModel,
-    data: str | Path | Data | tuple[Data, DataSet] | None,
+    data: Given,
     run_dir: str | Path,
     *,
     distribution: str = "auto",

@@ -36,7 +36,9 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
 
 
-def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+def add_size(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, flag: str, text: str
+) -> None:
     """An option of a height and a width."""
     parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
 

@@ -114,14 +114,14 @@ def check_data(
     for number, sample in enumerate(samples):
         try:
             if sample.label is None:
-                image, labels = read_image(sample.image, tell), None
+                image, labels, unknown = read_image(sample.image, tell), None, ""
             else:
                 image, labels, unknown = read_pair(sample.image, sample.label, classes, tell)
         except KsegError as error:
             problems.append(str(error))
             continue
         sizes[image.shape[:2]] += 1
-        if labels is not None:
+        if sample.label is not None and labels is not None:
             if image.shape[:2] != labels.shape:
                 problems.append(
                     f"{sample.label}: is {labels.shape}, its image {image.shape[:2]} (H, W)"
@@ -144,7 +144,7 @@ def check_data(
             progress(number + 1, len(samples))
     pixels, ignored = counts[: classes.num_classes], int(counts[IGNORE])
     warnings = [_first_of(texts) for texts in doubts.values()]
-    notes = []
+    notes: list[str] = []
     absences = labelled and sizes and never_occurring(classes, pixels, ignored)
     if absences:
         if pixels.any():

@@ -32,9 +32,8 @@ BACKBONES: dict[str, Callable[..., Features]] = {
 OUTPUT_STRIDES = (8, 16, 32)
 _LOW_LEVELS = ("conv2", "conv2+conv3")
 
-_NORM = {"epsilon": 1e-5, "momentum": 0.9997}
-_conv = functools.partial(slim_conv, **_NORM)
-_separable_conv = functools.partial(slim_separable_conv, **_NORM)
+_conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.9997)
+_separable_conv = functools.partial(slim_separable_conv, epsilon=1e-5, momentum=0.9997)
 
 
 def deeplab(
@@ -150,7 +149,7 @@ def check_output_stride(output_stride: int) -> None:
         raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
 
 
-def _backbone(x: KerasTensor, name: str, output_stride: int, **options) -> Features:
+def _backbone(x: KerasTensor, name: str, output_stride: int, **options: Any) -> Features:
     """Runs a backbone with those options that are not None."""
     function = BACKBONES.get(name) or functools.partial(applications.application, name=name)
     options = {option: value for option, value in options.items() if value is not None}
@@ -166,10 +165,10 @@ def _window(
     """The pooling window in features for a crop size in input pixels."""
     if crop_size is None:
         return None
-    sizes = (crop_size,) * 2 if isinstance(crop_size, int) else tuple(crop_size)
-    window = tuple((size - 1) // output_stride + 1 for size in sizes)
+    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    window = (height - 1) // output_stride + 1, (width - 1) // output_stride + 1
     fits = [n is None or w <= n for w, n in zip(window, features.shape[1:3], strict=True)]
-    if min(sizes) < 1 or not all(fits):
+    if min(height, width) < 1 or not all(fits):
         raise ValueError(
             f"image_pooling_crop_size is {crop_size}; it must be at least 1 and at most the input"
         )

@@ -90,7 +90,9 @@ def _bottleneck(
     channels = x.shape[-1]
     y = _conv_bn_act(x, channels // 4, 1, relu=relu, name=f"{name}.ext_conv1")
     # The asymmetric one has a kernel of 5 in two steps.
-    steps = [kernel_size] if kernel_size == 3 else [(kernel_size, 1), (1, kernel_size)]
+    steps: list[int | tuple[int, int]] = [kernel_size]
+    if kernel_size != 3:
+        steps = [(kernel_size, 1), (1, kernel_size)]
     for i, step in enumerate(steps):
         y = _conv_bn_act(
             y,

@@ -6,11 +6,12 @@ Layer names are those of the authors' PyTorch code.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import applications
+from kseg.backbones import Features, applications
 from kseg.backbones.darknet import darknet19
 from kseg.backbones.mobilenet_v2 import PYTORCH, mobilenet_v2
 from kseg.backbones.shufflenet import shufflenet
@@ -22,7 +23,7 @@ WIDTH = 96
 RATES = (1, 3, 6, 9)
 
 # The backbone and the channels that its low-level features are projected to, if at all.
-BACKBONES = {
+BACKBONES: dict[str, tuple[Callable[..., Features], int | None]] = {
     "mobilenet_v2": (functools.partial(mobilenet_v2, style=PYTORCH), None),
     "shufflenet": (shufflenet, 48),
     "darknet19": (darknet19, 32),
