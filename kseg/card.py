@@ -270,7 +270,7 @@ def _names(values: Any, count: int) -> tuple[str, ...] | None:
     names = _tuple_of("class_names", values, text, "names of the classes")
     _check_count("class_names", names, count)
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise KsegError(f"class_names has {', '.join(twice)} more than once")
+        raise KsegError(f"class_names has {', '.join(twice)} more than once; rename one of them")
     return names
 
 
