@@ -91,7 +91,17 @@ class KerasPredictor:
         self._model = model
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """As ``Predictor.__call__``: float32 logits (H, W, num_classes)."""
+        """As ``Predictor.__call__``: float32 logits (H, W, num_classes).
+
+        Raises:
+            KsegError: an image of another size than the model was built for.
+        """
+        sizes = zip(fixed_size(self._model), image.shape[:2], strict=True)
+        if any(own not in (None, given) for own, given in sizes):
+            raise KsegError(
+                f"{self.card.name}: the model takes {fixed_size(self._model)} (H, W), None for "
+                f"any, not {image.shape[:2]}; state an input_size that fits"
+            )
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

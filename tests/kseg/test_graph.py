@@ -184,6 +184,15 @@ def test_a_predictor_keeps_the_models_own_size():
     assert predictor(IMAGE).shape == (48, 64, CLASSES)
 
 
+def test_a_predictor_of_one_fixed_side():
+    predictor = KerasPredictor(make(input_shape=(None, 64, 3)))
+    assert predictor(IMAGE).shape == (48, 64, CLASSES)
+    with pytest.raises(
+        kseg.KsegError, match=r"takes \(None, 64\) \(H, W\), None for any, not \(48, 32\)"
+    ):
+        predictor(IMAGE[:, ::2])
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
 def test_a_predictor_computes_in_float32(policy, tmp_path):
     """Of a model that was made, or loaded, under another policy."""

@@ -18,7 +18,7 @@ from kseg.evaluation import compare as compare_files
 from kseg.evaluation import format_comparison
 from kseg.model import dtype_policy
 from kseg.streets import draw_scene
-from kseg.tflite import benchmark, convert, quantisation_noise, train_quantised
+from kseg.tflite import benchmark, cluster, convert, prune, quantisation_noise, train_quantised
 from kseg.tflite.export import export_graph
 from kseg.tflite.flatbuffer import Flatbuffer, read_card
 from kseg.tflite.metadata import with_metadata
@@ -178,6 +178,17 @@ def test_weights_that_are_no_numbers_in_training(tiny_model, tmp_path):
         train_quantised(model, tmp_path / "x.tflite", batches=given, loss=cross_entropy, steps=0)
     with pytest.raises(kseg.KsegError, match=r"the weights of layer level1_1.conv are not finite"):
         quantisation_noise(model, [IMAGE])
+
+
+@pytest.mark.parametrize(
+    ("train", "options"), [(prune, {"sparsity": 0.5}), (cluster, {"clusters": 8})]
+)
+def test_smaller_models_of_weights_that_are_no_numbers(train, options, tiny_model):
+    model = copy_of(tiny_model)
+    poison(model.get_layer("level1_1.conv"), np.nan)
+    given = batches(IMAGE[None].astype(np.float32))
+    with pytest.raises(kseg.KsegError, match=r"the weights of layer level1_1.conv are not finite"):
+        train(model, batches=given, loss=cross_entropy, steps=4, **options)
 
 
 def test_a_variance_below_zero(tiny_model, tmp_path):
