@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from kseg.errors import KsegError
 
 if TYPE_CHECKING:
     from kseg.data import ClassTable
@@ -27,27 +32,41 @@ class Split(Protocol):
     def size(self) -> tuple[int, int] | None: ...
 
 
+OUTPUTS = ("logits", "stride-logits", "argmax")
+"""Forms of a model's output."""
+
+_RESIZES = ("half_pixel", "align_corners")
+
+
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """``(x - mean) / std`` of RGB 0..255; mean and std in ``channel_order``."""
+    """``(x - mean) / std`` of RGB 0..255; mean and std in ``channel_order``.
+
+    Raises:
+        KsegError: a mean or std that is not three finite numbers, a std that is not above
+            0, or another channel order than "RGB" and "BGR".
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channel_order: str = "RGB"
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = _tuple_of(name, getattr(self, name), _number, "three numbers")
+            if len(value) != 3:
+                raise KsegError(f"{name} is {value}; it must be three numbers")
+            # A frozen dataclass has no other way to set its own field.
+            object.__setattr__(self, name, value)
+        if min(self.std) <= 0:
+            raise KsegError(f"std is {self.std}; each must be above 0")
+        if self.channel_order not in ("RGB", "BGR"):
+            raise KsegError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
+
     @property
     def rgb_mean(self) -> tuple[float, float, float]:
         """The RGB value that normalises to zero."""
         return self.mean if self.channel_order == "RGB" else self.mean[::-1]
-
-
-# What several published networks expect: 0..1, -1..1, ImageNet's mean and deviation
-# (torchvision), and ImageNet's mean alone in BGR, of Caffe's VGG and ResNet models.
-UNIT_RANGE = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
-SYMMETRIC_RANGE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-VGG_CAFFE = Normalization((104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "BGR")
-RESNET_CAFFE = Normalization((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +78,10 @@ class Card:
     Attributes:
         name: row of the zoo.
         options: arguments of the builder beside the row's own.
-        num_classes: channels of the logits.
+        num_classes: channels of the logits, 2 to 255.
         dataset: data set of the classes, None where unknown.
-        class_names, colors: by train id, RGB 0..255; None where unknown.
+        class_names, colors: by train id, one for every channel that is not void; colours
+            are RGB 0..255; None where unknown.
         void_channels: channels that mean "no class": never right in a score.
         preprocessing: whether the normalisation is in the graph.
         normalization: what the network was trained on.
@@ -70,6 +90,10 @@ class Card:
         weights: where the weights come from, one line.
         output: "logits", "stride-logits" or "argmax"; a .keras file has logits.
         output_stride: input pixels to one of the output.
+
+    Raises:
+        KsegError: a value of another type or out of range, or names, colours and void
+            channels that do not fit ``num_classes``.
     """
 
     name: str
@@ -88,8 +112,35 @@ class Card:
     output_stride: int = 1
 
     def __post_init__(self) -> None:
-        # A frozen dataclass has no other way to set its own field.
-        object.__setattr__(self, "options", tuples(self.options))
+        _check_type("name", self.name, str)
+        _check_type("options", self.options, dict)
+        _check_type("dataset", self.dataset, str | None)
+        _check_type("preprocessing", self.preprocessing, bool)
+        _check_type("normalization", self.normalization, Normalization)
+        _check_type("weights", self.weights, str)
+        for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):
+            if getattr(self, name) not in choices:
+                raise KsegError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        check_num_classes(self.num_classes)
+        count = operator.index(self.num_classes)
+        stride = _whole("output_stride", self.output_stride)
+        if stride < 1:
+            raise KsegError(f"output_stride is {stride}; it must be at least 1")
+        void = _void_channels(self.void_channels, count)
+        values = {
+            "options": tuples(self.options),
+            "num_classes": count,
+            "output_stride": stride,
+            "void_channels": void,
+            "class_names": _names(self.class_names, count - len(void)),
+            "colors": _colors(self.colors, count - len(void)),
+            "input_size": _size(self.input_size),
+        }
+        for name, value in values.items():
+            # A frozen dataclass has no other way to set its own field.
+            object.__setattr__(self, name, value)
 
     def train_ids(self) -> np.ndarray:
         """(256,) uint8 from channel to train id; void channels, and none, to 255."""
@@ -108,10 +159,19 @@ class Card:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Card:
-        """Raises TypeError, KeyError or AttributeError for what is no card."""
-        value = tuples(value)
-        value["normalization"] = Normalization(**value["normalization"])
-        return cls(**value)
+        """The card that ``to_json`` gave.
+
+        Raises:
+            KsegError: what is no card, or one with a wrong value.
+        """
+        try:
+            value = tuples(_fields_of(cls, value))
+            value["normalization"] = Normalization(
+                **_fields_of(Normalization, value["normalization"])
+            )
+            return cls(**value)
+        except KsegError as error:
+            raise KsegError(f"the card is damaged: {error}") from None
 
     def replace(self, **changes: Any) -> Card:
         return dataclasses.replace(self, **changes)
@@ -135,3 +195,138 @@ def tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(tuples(item) for item in value)
     return value
+
+
+def check_num_classes(count: int) -> None:
+    """Raises KsegError for fewer than two classes, or more than 8-bit labels can have."""
+    count = _whole("num_classes", count)
+    if count == 1:
+        raise KsegError(
+            "num_classes is 1, which a softmax cannot learn; for one class against the rest "
+            "give 2: the background and the class"
+        )
+    # Labels are 8-bit, and 255 is ignored.
+    if not 2 <= count <= 255:
+        raise KsegError(f"num_classes is {count}; it must be 2 to 255")
+
+
+def _fields_of(kind: type, value: Any) -> dict[str, Any]:
+    """The value, if it is a dict with the fields of a dataclass."""
+    if not isinstance(value, dict):
+        raise KsegError(f"{kind.__name__} is {_shown(value)}, not an object of fields")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := [str(name) for name in value if name not in fields]:
+        raise KsegError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    optional = dataclasses.MISSING
+    if missing := [n for n, f in fields.items() if n not in value and f.default is optional]:
+        raise KsegError(f"{kind.__name__} lacks {', '.join(missing)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value in an error's line."""
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", "a text or None")
+        raise KsegError(f"{name} is {_shown(value)}; it must be {wanted}")
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, NumPy's too."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise KsegError(f"{name} is {_shown(value)}; it must be a whole number") from None
+
+
+def _number(name: str, value: Any) -> float:
+    """A finite number; NumPy's become Python's, which JSON has."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, str | bool) or not math.isfinite(number):
+        raise KsegError(f"{name} has {_shown(value)}; it must be finite numbers")
+    return value if type(value) in (int, float) else number
+
+
+def _tuple_of(
+    name: str, values: Any, item: Callable[[str, Any], Any], wanted: str
+) -> tuple[Any, ...]:
+    """The items of a sequence, each as ``item`` gives it."""
+    if isinstance(values, str | dict) or not isinstance(values, Iterable):
+        raise KsegError(f"{name} is {_shown(values)}; it must be {wanted}")
+    return tuple(item(name, value) for value in values)
+
+
+def _void_channels(values: Any, num_classes: int) -> tuple[int, ...]:
+    channels = _tuple_of("void_channels", values, _whole, "channel numbers")
+    if not set(channels) <= set(range(num_classes)) or len(set(channels)) != len(channels):
+        raise KsegError(
+            f"void_channels is {channels}; each must be one of the {num_classes} channels, once"
+        )
+    if len(channels) == num_classes:
+        raise KsegError(f"void_channels has all {num_classes} channels; no class is left")
+    return channels
+
+
+def _names(values: Any, count: int) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+
+    def text(name: str, value: Any) -> str:
+        _check_type(name, value, str)
+        return value
+
+    names = _tuple_of("class_names", values, text, "names of the classes")
+    _check_count("class_names", names, count)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise KsegError(f"class_names has {', '.join(twice)} more than once; rename one of them")
+    return names
+
+
+def _colors(values: Any, count: int) -> tuple[tuple[int, int, int], ...] | None:
+    if values is None:
+        return None
+
+    def color(name: str, value: Any) -> tuple[int, ...]:
+        rgb = _tuple_of(name, value, _whole, "RGB colours of three numbers")
+        if len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb):
+            raise KsegError(f"{name} has {rgb}; each must be RGB 0..255")
+        return rgb
+
+    colors = _tuple_of("colors", values, color, "RGB colours of the classes")
+    _check_count("colors", colors, count)
+    return colors
+
+
+def _check_count(name: str, values: tuple[Any, ...], count: int) -> None:
+    if len(values) != count:
+        raise KsegError(
+            f"{name} has {len(values)} entries for {count} classes (channels that are not "
+            "void); give one each, or None"
+        )
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    size = _tuple_of("input_size", value, _whole, "(H, W)")
+    if len(size) != 2 or min(size) < 1:
+        raise KsegError(f"input_size is {size}; it must be (H, W), both at least 1")
+    return size
+
+
+# What several published networks expect: 0..1, -1..1, ImageNet's mean and deviation
+# (torchvision), and ImageNet's mean alone in BGR, of Caffe's VGG and ResNet models.
+UNIT_RANGE = Normalization((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
+SYMMETRIC_RANGE = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+VGG_CAFFE = Normalization((104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), "BGR")
+RESNET_CAFFE = Normalization((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "BGR")

@@ -55,6 +55,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_is_file(path: Path, name: str) -> None:
+    """Raises KsegError where the path is not a file.
+
+    Args:
+        name: what to name instead, such as "a .keras file".
+    """
+    if (path / "saved_model.pb").is_file():
+        raise KsegError(
+            f"{path}: is a folder with a SavedModel of TensorFlow, which has no card; name {name}: "
+            "save the kseg model that it was made of as .keras, and `kseg convert` that"
+        )
+    if path.is_dir():
+        raise KsegError(f"{path}: is a folder; name {name}")
+    if not path.is_file():
+        raise KsegError(f"{path}: no such file; name {name}")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes what JSON can hold, whole or not at all.
 

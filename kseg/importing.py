@@ -22,7 +22,7 @@ from kseg.data.class_files import read_classes
 from kseg.data.classes import ClassTable
 from kseg.errors import KsegError
 from kseg.loading import ENCODER_ALONE, create_model
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, copy_weights
 
 # Networks are trained on these whatever their data set.
 _COMMON_NORMALIZATIONS = (UNIT_RANGE, SYMMETRIC_RANGE, IMAGENET, VGG_CAFFE, RESNET_CAFFE)
@@ -72,7 +72,8 @@ def import_checkpoint(
     if mean is not None or std is not None:
         # The normalisation is part of the graph.
         card = card.replace(normalization=_changed(card.normalization, mean, std))
-        model = zoo.build(card, weights_of=model)
+        source, model = model, zoo.build(card)
+        copy_weights(source, model)
     model.card = card
     unsaid = []
     variant = zoo.find_variant(name)

@@ -13,7 +13,7 @@ from kseg import checkpoints, shipped, zoo
 from kseg.backbones import applications
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
-from kseg.files import atomic_write, make_folder, write_json
+from kseg.files import atomic_write, check_is_file, make_folder, write_json
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -117,8 +117,7 @@ def load(path: str | Path) -> SegmentationModel:
     if shipped.is_name(str(path)):
         return _load_shipped(str(path))
     path = Path(path)
-    if not path.is_file():
-        raise KsegError(f"{path}: no such file; name a .keras file")
+    check_is_file(path, "a .keras file")
     if path.suffix != ".keras":
         raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")
     check_backend()
@@ -131,7 +130,7 @@ def load(path: str | Path) -> SegmentationModel:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # zipfile, h5py, json and Keras all raise their own
         raise KsegError(
-            f"{path}: not a readable .keras file ({first_line(error)}); save or import it again"
+            f"{path}: not a readable .keras file ({_reason(error)}); save or import it again"
         ) from error
     if not isinstance(model, SegmentationModel) or model.card is None:
         raise KsegError(
@@ -139,6 +138,14 @@ def load(path: str | Path) -> SegmentationModel:
             "make it with kseg.create_model or kseg import"
         )
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """The line that says what failed: kseg's own, which Keras hides behind its own errors."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KsegError):
+        cause = cause.__cause__ or cause.__context__
+    return first_line(cause or error)
 
 
 def _load_shipped(

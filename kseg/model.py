@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -64,7 +66,36 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
+def fixed_size(model: keras.Model) -> tuple[int | None, int | None]:
+    """(H, W) that the model was built for, None for a side that may have any length."""
+    height, width = model.inputs[0].shape[1:3]
+    return height, width
+
+
+def computes_in_float32(model: keras.Model) -> bool:
+    """Whether no layer of a model has half or double precision."""
+    return all(layer.dtype_policy.compute_dtype == "float32" for layer in model.layers)
+
+
+@contextlib.contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Within it, layers are made under this policy, whatever the user's own is."""
+    before, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(before)
+
+
 def check_backend() -> None:
     """Raises KsegError where Keras computes by what kseg does not run on."""
     if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
         raise KsegError(f"Keras runs on {backend} here; set KERAS_BACKEND to tensorflow or jax")
+    if (form := keras.config.image_data_format()) != "channels_last":
+        raise KsegError(
+            f"image_data_format of Keras is {form!r} (in keras.json, or set by "
+            "keras.config.set_image_data_format); kseg needs 'channels_last'"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from kseg import shipped
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
+from kseg.files import check_is_file
 from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
 
@@ -43,6 +44,8 @@ def open_predictor(
             raise KsegError(f"{name}: threads is {threads}; only .tflite and .onnx files take it")
         return KerasPredictor(file, output_stride=output_stride)
     if suffix not in (".tflite", ".onnx"):
+        if path.is_dir():
+            check_is_file(path, "a .keras, .tflite or .onnx file")
         names = ", ".join(shipped.list_shipped())
         raise KsegError(f"{name}: is neither .keras nor .tflite nor .onnx, nor shipped ({names})")
     if output_stride is not None:
@@ -74,7 +77,7 @@ def open_source(
     Raises:
         KsegError: as ``open_predictor``, or an option that a folder does not take.
     """
-    if not Path(file).is_dir():
+    if not Path(file).is_dir() or (Path(file) / "saved_model.pb").is_file():
         return open_predictor(file, runtime=runtime, output_stride=output_stride)
     if runtime not in (None, "cpu") or output_stride is not None:
         raise KsegError(f"{file}: is a folder of label maps; leave runtime and output_stride out")

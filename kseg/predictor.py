@@ -15,7 +15,13 @@ from kseg.card import Card
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.loading import load
-from kseg.model import SegmentationModel
+from kseg.model import (
+    SegmentationModel,
+    computes_in_float32,
+    copy_weights,
+    dtype_policy,
+    fixed_size,
+)
 from kseg.resize import resize_bilinear, resize_nearest
 from kseg.zoo import at_output_stride, build
 
@@ -60,7 +66,8 @@ class KerasPredictor:
             was trained at; the model then takes any size. None is the model's own.
 
     Raises:
-        KsegError: a file that cannot be read, or a stride that the network does not offer.
+        KsegError: a file that cannot be read, a stride that the network does not offer, or a
+            model that has to be built again and whose graph is not the network of its card.
     """
 
     def __init__(
@@ -68,21 +75,38 @@ class KerasPredictor:
     ) -> None:
         if not isinstance(model, SegmentationModel):
             model = load(model)
-        # A Predictor takes RGB and gives one output: a model without the normalisation, or
-        # with auxiliary heads, is built again.
+        if model.card is None:
+            raise KsegError(f"the model {model.name} has no card; make it with kseg.create_model")
         card = model.card.for_inference()
         if output_stride is not None:
-            card = at_output_stride(card, output_stride)
-        if card != model.card:
-            model = build(card, weights_of=model)
+            own, card = card, at_output_stride(card, output_stride)
+            with dtype_policy("float32"):
+                source = build(own, weights_of=model)
+                model = build(card)
+            copy_weights(source, model)
+        # A Predictor takes RGB, gives one output and computes in float32: a model without the
+        # normalisation, with auxiliary heads or in half precision is built again.
+        elif card != model.card or not computes_in_float32(model):
+            with dtype_policy("float32"):
+                model = build(card, input_shape=(*fixed_size(model), 3), weights_of=model)
         self.card = card
-        height, width = model.input_shape[1:3]
+        height, width = fixed_size(model)
         self.input_size = None if height is None or width is None else (height, width)
         self.runtime = f"keras {keras.__version__} {keras.backend.backend()}"
         self._model = model
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """As ``Predictor.__call__``: float32 logits (H, W, num_classes)."""
+        """As ``Predictor.__call__``: float32 logits (H, W, num_classes).
+
+        Raises:
+            KsegError: an image of another size than the model was built for.
+        """
+        sizes = zip(fixed_size(self._model), image.shape[:2], strict=True)
+        if any(own not in (None, given) for own, given in sizes):
+            raise KsegError(
+                f"{self.card.name}: the model takes {fixed_size(self._model)} (H, W), None for "
+                f"any, not {image.shape[:2]}; state an input_size that fits"
+            )
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

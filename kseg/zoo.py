@@ -13,11 +13,12 @@ import keras
 
 from kseg import networks
 from kseg.backbones import applications
-from kseg.card import Card
+from kseg.card import Card, check_num_classes
 from kseg.data.classes import CAMVID, CITYSCAPES, VOC, ClassTable
 from kseg.errors import KsegError
+from kseg.graph import check_same_graph
 from kseg.layers import Resize
-from kseg.model import SegmentationModel, copy_weights, normalize
+from kseg.model import SegmentationModel, check_backend, copy_weights, normalize
 from kseg.networks import Variant
 
 # Rows by name, and heads for any network of keras.applications by theirs: every module of
@@ -72,7 +73,7 @@ def new_card(
 
     Args:
         name: of a row, or of a head and a network of keras.applications.
-        num_classes: 1 to 255; None for 19.
+        num_classes: 2 to 255; None for 19.
         preprocessing: whether its graph normalises.
         options: the builder's arguments beside the row's own.
 
@@ -80,9 +81,8 @@ def new_card(
         KsegError: an unknown name or option, or a value out of range.
     """
     variant = find_variant(name)
-    # Labels are 8-bit, and 255 is ignored.
-    if num_classes is not None and not 1 <= num_classes <= 255:
-        raise KsegError(f"num_classes is {num_classes}; it must be 1 to 255")
+    if num_classes is not None:
+        check_num_classes(num_classes)
     _check_options(name, variant, options or {})
     num_classes = num_classes or DEFAULT_CLASSES
     return Card(
@@ -103,7 +103,7 @@ def build(
     batch_size: int | None = None,
     dtype: str = "float32",
     output: str = "logits",
-    weights_of: keras.Model | None = None,
+    weights_of: SegmentationModel | None = None,
 ) -> SegmentationModel:
     """The graph of a card, with the weights of another model of that card.
 
@@ -113,8 +113,10 @@ def build(
             before the last resizing (the same where it has no low-resolution head).
 
     Raises:
-        KsegError: an option or a shape that the network does not take.
+        KsegError: an option or a shape that the network does not take, or a graph of
+            ``weights_of`` that is not the network of its card.
     """
+    check_backend()
     if len(input_shape) != 3 or input_shape[2] != 3:
         raise KsegError(f"input_shape is {tuple(input_shape)}; it must be (H, W, 3)")
     variant = find_variant(card.name)
@@ -126,15 +128,21 @@ def build(
         raise KsegError(f"{card.name}: {error}") from error
     if not isinstance(heads, dict):
         heads = {"logits": heads}
-    heads = {
+    resized = {
         key: Resize(card.resize, name=key, dtype="float32")(logits, inputs)
-        if output == "logits"
-        else logits
         for key, logits in heads.items()
     }
+    if output == "logits":
+        heads = resized
     outputs = heads if card.options.get("auxiliary") else heads["logits"]
     model = SegmentationModel(inputs, outputs, name=card.name, card=card)
     if weights_of is not None:
+        check_same_graph(
+            weights_of,
+            resized["logits"],
+            card_name=card.name,
+            skip_normalization=card.preprocessing and not weights_of.card.preprocessing,
+        )
         copy_weights(weights_of, model)
     return model
 

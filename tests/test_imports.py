@@ -31,7 +31,7 @@ ORDER = (
     ("data",),
     ("streets", "report", "crf", "cost"),
     ("layers",),
-    ("model",),
+    ("model", "graph"),
     ("backbones",),
     ("networks",),
     ("zoo",),

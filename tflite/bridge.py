@@ -22,6 +22,7 @@ import tf_keras
 from kseg.errors import KsegError
 from kseg.layers import GroupedPointwiseConv
 from kseg.tflite.rewrite import Calls, walk
+from kseg.tflite.weights import check_finite
 
 # What only matters before weights are there, or to a loss.
 _LEFT_OUT = ("dtype", "_initializer", "_regularizer", "_constraint")
@@ -162,8 +163,10 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
             tensorflow-model-optimization; every layer passes through it once.
 
     Raises:
-        KsegError: a layer that tf_keras lacks, or an option of one.
+        KsegError: a layer that tf_keras lacks, or an option of one, or weights that are not
+            finite.
     """
+    check_finite(model, model.name)
     tensors: dict[int, Any] = {}
     weights: dict[str, list[list[tf.Variable]]] = {}
     (source,) = model.inputs

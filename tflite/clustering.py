@@ -16,13 +16,14 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 _START = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
 
 
+@dtype_policy("float32")
 def cluster(
     model: SegmentationModel,
     *,

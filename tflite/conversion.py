@@ -18,13 +18,14 @@ from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import atomic_write
 from kseg.loading import load
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, check_backend, dtype_policy
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.metadata import with_metadata
 from kseg.tflite.naming import tensors_of
 from kseg.tflite.options import ExportOptions
-from kseg.tflite.quantise import quantise_int8, quantise_weights
+from kseg.tflite.quantise import calibration_images, quantise_int8, quantise_weights
+from kseg.tflite.weights import check_half
 
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
 # other is refused, since the delegate would fall back to the CPU or worse.
@@ -90,9 +91,11 @@ def convert(
         output: "logits" (1, H, W, C); "stride-logits", those before the last resizing
             (1, h, w, C); or "argmax", channel numbers (1, H, W) uint8. Logits are
             float32, of an int8 file int8 with their scale.
-        input_size: (H, W); None is the card's, else 512 x 1024.
+        input_size: (H, W); None is the one that the model was built for, else the card's,
+            else 512 x 1024.
         input_type: "float" (float32) or "uint8".
-        calibration: RGB images (h, w, 3) uint8 for int8: some of the training images.
+        calibration: RGB images (h, w, 3) 0..255, uint8 or float, for int8: some of the
+            training images.
         calibration_method: "min-max", "moving-average" or "percentile", what the images
             make of an activation's range (``quantise_int8``).
         keep_float: layers of the model whose operators stay in float32, of int8 only.
@@ -101,9 +104,14 @@ def convert(
         dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
 
     Raises:
-        KsegError: a value out of range, a network without low-resolution logits, an
-            operator that the GPU delegate does not run or ONNX does not have, a missing
-            extra, or a path that cannot be written.
+        KsegError: a value out of range; calibration images of another form or range; weights
+            that are not finite or, for fp16, beyond half precision; a model whose graph is
+            not the network of its card; a network without low-resolution logits; an operator
+            that the GPU delegate does not run or ONNX does not have; a missing extra; or a
+            path that cannot be written.
+
+    Warns:
+        KsegWarning: a layer whose weights are too small for half precision, of fp16 only.
     """
     options = ExportOptions(
         precision=precision,
@@ -145,6 +153,7 @@ def convert_each(
     _convert_files(model, files, calibration)
 
 
+@dtype_policy("float32")
 def _convert_files(
     model: SegmentationModel | str | Path,
     files: Sequence[tuple[Path, ExportOptions]],
@@ -157,12 +166,13 @@ def _convert_files(
     if ("int8" in precisions) != (calibration is not None):
         need = "int8 needs" if "int8" in precisions else f"{', '.join(precisions)} takes no"
         raise KsegError(f"precision {need} calibration images")
+    images = () if calibration is None else calibration_images(calibration)
     exporter = _Exporter(_checked_model(model))
     for path, options in files:
         if path.suffix == ".onnx":
             content = to_onnx_file(*exporter.graph(options))
         else:
-            content = exporter.tflite(path, options, () if calibration is None else calibration)
+            content = exporter.tflite(path, options, images)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
@@ -174,6 +184,7 @@ def _checked_model(model: SegmentationModel | str | Path) -> SegmentationModel:
             f"conversion needs the TensorFlow backend, not {keras.backend.backend()}; "
             "set KERAS_BACKEND=tensorflow"
         )
+    check_backend()
     if isinstance(model, str | Path):
         model = load(model)
     if not isinstance(model, SegmentationModel) or model.card is None:
@@ -214,14 +225,17 @@ class _Exporter:
         return self._graphs[dtype]
 
     def tflite(
-        self, path: Path, options: ExportOptions, calibration: Iterable[np.ndarray]
+        self, path: Path, options: ExportOptions, calibration: Sequence[np.ndarray]
     ) -> bytes:
         """The .tflite file: graph to float model, quantised, with its card."""
         graph, card = self.graph(options)
-        key = (_graph_dtype(options), options.precision == "fp16")
-        if key not in self._floats:
-            self._floats[key] = to_flatbuffer(graph, half=key[1], sparse=options.sparse)
-        model = self._floats[key]
+        model = self._float_model(options, half=options.precision == "fp16")
+        if options.precision == "fp16":
+
+            def exact() -> Flatbuffer:
+                return self._float_model(options, half=False)
+
+            check_half(model, exact, graph, card.name)
         if options.precision == "w8":
             model = Flatbuffer(quantise_weights(model.content))
         elif options.precision == "int8":
@@ -229,6 +243,14 @@ class _Exporter:
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
         return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
+
+    def _float_model(self, options: ExportOptions, *, half: bool) -> Flatbuffer:
+        """The graph's model in float32, or with weights in half precision."""
+        key = (_graph_dtype(options), half)
+        if key not in self._floats:
+            graph, _ = self.graph(options)
+            self._floats[key] = to_flatbuffer(graph, half=half, sparse=options.sparse)
+        return self._floats[key]
 
 
 def _graph_dtype(options: ExportOptions) -> str:
@@ -239,7 +261,7 @@ def _graph_dtype(options: ExportOptions) -> str:
 def to_int8(
     model: Flatbuffer,
     graph: keras.Model,
-    calibration: Iterable[np.ndarray],
+    calibration: Sequence[np.ndarray],
     options: ExportOptions,
 ) -> Flatbuffer:
     """The int8 form of a float model, which takes the file's input.
@@ -247,11 +269,11 @@ def to_int8(
     Args:
         model: of the graph, float32 with a float32 input.
         graph: whose layers ``options.keep_float`` names.
-        calibration: RGB images (h, w, 3) uint8.
+        calibration: of ``calibration_images``.
         options: calibration method, layers in float and input type.
 
     Raises:
-        KsegError: no image or one of another form, or a layer without an operator.
+        KsegError: a layer without an operator, or activations that are not finite.
     """
     content = quantise_int8(
         model.content,

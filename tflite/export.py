@@ -13,7 +13,7 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, dtype_policy, fixed_size
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.onnx_export import to_onnx
@@ -24,6 +24,7 @@ from kseg.tflite.rewrite import (
     relu_into_branches,
     split_wide_convolutions,
 )
+from kseg.tflite.weights import check_finite
 from kseg.zoo import build
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
 
 _DEFAULT_SIZE = (512, 1024)
 
+# (H, W) that every network's stride divides.
+_DIVISIBLE = (512, 512)
+
 # Values of a variable that tf2onnx does not get to see: FCN's widest.
 _LARGE = 2**24
 
 
+@dtype_policy("float32")
 def export_graph(
     model: SegmentationModel,
     output: str,
@@ -49,19 +54,23 @@ def export_graph(
     Args:
         model: with a card.
         output: "logits", "stride-logits" or "argmax".
-        input_size: (H, W); None is the card's, else 512 x 1024.
+        input_size: (H, W); None is the one that the model was built for, else the card's,
+            else 512 x 1024.
         dtype: of the input, "float32" or "uint8".
         batch_size: None leaves the batch open. For .tflite it is as static as height and
             width: only then does a dilated convolution stay one operator.
         rewritten: False leaves normalisation and wide convolutions as they are.
 
     Returns:
-        A graph from (N, H, W, 3) to the output, and the card of its file.
+        A graph from (N, H, W, 3) to the output, in float32 whatever the user's policy is, and
+        the card of its file.
 
     Raises:
-        KsegError: a size below 32, or a network without low-resolution logits.
+        KsegError: a size below 32, a network without low-resolution logits, weights that are
+            not finite, or a model whose graph is not the network of its card.
     """
-    height, width = input_size or model.card.input_size or _DEFAULT_SIZE
+    check_finite(model, model.card.name)
+    height, width = input_size or _own_size(model)
     check_input_size((height, width))
     card = model.card.for_inference().replace(input_size=(height, width), output=output)
     graph = build(
@@ -73,8 +82,7 @@ def export_graph(
         weights_of=model,
     )
     if output == "stride-logits":
-        # All are powers of two; the last row of the output may lie beyond the image's.
-        stride = 2 ** round(math.log2(height / graph.output_shape[1]))
+        stride = _output_stride(card, (height, width), graph.output_shape[1:3])
         if stride == 1:
             raise KsegError(
                 f"{card.name} has no low-resolution logits: it computes them at full size; "
@@ -84,9 +92,31 @@ def export_graph(
     if rewritten:
         graph = normalise_by_convolution(split_wide_convolutions(graph))
     graph = relu_into_branches(fold_batch_norms(graph))
+    check_finite(graph, card.name)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card
+
+
+def _own_size(model: SegmentationModel) -> tuple[int, int]:
+    """(H, W) that the model was built for; what it leaves open is the card's."""
+    usual = model.card.input_size or _DEFAULT_SIZE
+    height, width = (own or other for own, other in zip(fixed_size(model), usual, strict=True))
+    return height, width
+
+
+def _output_stride(card: Card, size: tuple[int, int], output_size: tuple[int, int]) -> int:
+    """Input pixels to one of the stride logits; a power of two.
+
+    Where it does not divide the size, the last row and column lie beyond the image or are cut
+    off: how many there are says little of a small size.
+    """
+    strides = {n // out for n, out in zip(size, output_size, strict=True) if n % out == 0}
+    divided = all(n % out == 0 for n, out in zip(size, output_size, strict=True))
+    if not divided or len(strides) > 1 or (stride := strides.pop()) & (stride - 1):
+        probe = build(card, input_shape=(*_DIVISIBLE, 3), batch_size=1, output="stride-logits")
+        return _DIVISIBLE[0] // probe.output_shape[1]
+    return stride
 
 
 class ArgMax(keras.layers.Layer):

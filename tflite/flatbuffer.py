@@ -192,6 +192,24 @@ def _raised_kernels(
     return raised
 
 
+def constants(content: bytes, dtype: type[np.floating]) -> dict[str, np.ndarray]:
+    """The constants of the main subgraph that are float16 or float32, by their tensors' names."""
+    kind = {np.float16: schema.TensorType.FLOAT16, np.float32: schema.TensorType.FLOAT32}[dtype]
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    found = {}
+    for i in range(graph.TensorsLength()):
+        tensor = graph.Tensors(i)
+        buffer = model.Buffers(tensor.Buffer())
+        if tensor.Type() == kind and buffer.DataLength():
+            values = np.frombuffer(buffer.DataAsNumpy(), dtype)
+            # A sparse tensor keeps fewer values than its shape has.
+            shape = tensor.ShapeAsNumpy() if tensor.ShapeLength() else ()
+            whole = values.size == int(np.prod(shape))
+            found[tensor.Name().decode()] = values.reshape(shape) if whole else values[None]
+    return found
+
+
 def _constant(model: schema.Model, tensor: schema.Tensor) -> np.ndarray | None:
     """A tensor's float32 values, None where it has none in the file."""
     buffer = model.Buffers(tensor.Buffer())

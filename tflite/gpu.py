@@ -110,7 +110,9 @@ class Comparison:
         self._cpu, self._gpu = TFLitePredictor(path), GpuPredictor(path, timeout)
         self.card, self.input_size = self._gpu.card, self._gpu.input_size
         self.runtime = self._gpu.runtime
-        self._quantised = "QUANTIZE" in operators(Path(path).read_bytes())
+        # Where its own input and output are integers, a file needs no QUANTIZE.
+        scales = self._cpu.io.scale, self._cpu.io.input_scale
+        self._quantised = any(scales) or "QUANTIZE" in operators(Path(path).read_bytes())
         self._results: list[tuple[float, float, float]] = []
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.tflite.conversion import to_int8
 from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
 from kseg.tflite.naming import layer_names
 from kseg.tflite.options import ExportOptions
-from kseg.tflite.quantise import activations, prepared
+from kseg.tflite.quantise import activations, calibration_images, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class LayerNoise:
     decibels: float
 
 
+@dtype_policy("float32")
 def quantisation_noise(
     model: SegmentationModel,
     images: Iterable[np.ndarray],
@@ -50,7 +51,7 @@ def quantisation_noise(
 
     Args:
         model: to be converted to int8 and float32, with full logits.
-        images: RGB (h, w, 3) uint8, to calibrate with and to measure on.
+        images: RGB (h, w, 3) 0..255, to calibrate with and to measure on.
         input_size, calibration_method, keep_float: as for ``convert``.
 
     Raises:
@@ -62,7 +63,7 @@ def quantisation_noise(
         calibration_method=calibration_method,
         keep_float=keep_float,
     )
-    images = list(images)
+    images = calibration_images(images)
     graph, _ = export_graph(model, options.output, options.input_size)
     exact = to_flatbuffer(graph)
     rounded = to_int8(exact, graph, images, options)

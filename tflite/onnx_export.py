@@ -53,6 +53,7 @@ def to_onnx(
         )
     for name, value in (weights or {}).items():
         _make_constant(model.graph, name, value)
+    _leave_out_empty(model.graph)
     try:
         # tf2onnx leaves what it does not know under TensorFlow's name.
         onnx.checker.check_model(model, full_check=True)
@@ -62,6 +63,21 @@ def to_onnx(
         ) from error
     onnx.helper.set_model_props(model, {CARD_ENTRY: json.dumps(card.to_json())})
     return model.SerializeToString()
+
+
+def _leave_out_empty(graph: Any) -> None:
+    """Inputs of Resize that tf2onnx gives as tensors without values: left out, as ONNX has it.
+
+    Tools that change a file's types, such as ONNX Runtime's for half precision, take them for
+    scales.
+    """
+    empty = {tensor.name for tensor in graph.initializer if list(tensor.dims) == [0]}
+    for node in graph.node:
+        if node.op_type == "Resize":
+            node.input[:] = ["" if name in empty else name for name in node.input]
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in empty - used]:
+        graph.initializer.remove(tensor)
 
 
 def _make_constant(graph: Any, name: str, value: np.ndarray) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from kseg.card import OUTPUTS
 from kseg.errors import KsegError
 from kseg.files import check_output
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
-OUTPUTS = ("logits", "stride-logits", "argmax")
 INPUT_TYPES = ("float", "uint8")
 CALIBRATION_METHODS = ("min-max", "moving-average", "percentile")
 

@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
+from kseg.files import check_is_file
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
 
@@ -27,10 +28,14 @@ _LIMIT = 2**31
 class TensorIO:
     """A file's input and output as its tensors take them.
 
+    An integer q of a tensor with a scale stands for scale * (q - zero point)
+    (arXiv:1712.05877, Equation 1); without one it is a pixel's value or a channel number.
+
     Attributes:
-        input_type: float32 or uint8.
+        input_type: of the tensor: float, or an integer type.
         output_type, output_shape: of the tensor, batch included.
-        scale, zero_point: of an int8 output.
+        scale, zero_point: of the output, 0 where it has none.
+        input_scale, input_zero_point: of the input, 0 where it has none.
     """
 
     input_type: np.dtype
@@ -38,25 +43,67 @@ class TensorIO:
     output_shape: tuple[int, ...]
     scale: float
     zero_point: int
+    input_scale: float = 0.0
+    input_zero_point: int = 0
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """RGB (H, W, 3) 0..255 to the input tensor."""
-        if self.input_type == np.uint8:
-            image = np.clip(np.rint(image), 0, 255)
+        if self.input_scale:
+            image = np.asarray(image, np.float32) / np.float32(self.input_scale)
+            image = np.rint(image) + self.input_zero_point
+        if np.issubdtype(self.input_type, np.integer):
+            limits = np.iinfo(self.input_type)
+            image = np.clip(np.rint(image), limits.min, limits.max)
         return np.asarray(image, self.input_type)[None]
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """The output tensor to float32 logits or channel numbers, without the batch."""
-        if output.dtype == np.int8:
+        if self.scale:
             return (output[0].astype(np.float32) - self.zero_point) * np.float32(self.scale)
-        return output[0]
+        is_float = np.issubdtype(output.dtype, np.floating)
+        return output[0].astype(np.float32, copy=False) if is_float else output[0]
+
+    def check(self, path: Path, card: Card) -> None:
+        """Whether pixels and the card's output can be told by these types and scales.
+
+        Raises:
+            KsegError: an integer type without a scale, another type, or an input whose range
+                is not that of RGB 0..255.
+        """
+        hint = "quantise it with RGB images 0..255, or convert the .keras file with kseg"
+        for name, dtype, scale in (
+            ("input", self.input_type, self.input_scale),
+            ("output", self.output_type, self.scale),
+        ):
+            plain = np.issubdtype(dtype, np.floating) or (
+                dtype == np.uint8 if name == "input" else card.output == "argmax"
+            )
+            if not np.issubdtype(dtype, np.number) or not (plain or scale):
+                raise KsegError(f"{path}: its {name} is {dtype} without a scale; {hint}")
+        is_class = np.issubdtype(self.output_type, np.integer) and not self.scale
+        if is_class != (card.output == "argmax"):
+            raise KsegError(
+                f"{path}: its output is {self.output_type} with scale {self.scale:g}, but its "
+                f"card says {card.output}; convert the .keras file with kseg"
+            )
+        if self.input_scale:
+            limits = np.iinfo(self.input_type)
+            low, high = (
+                self.input_scale * (q - self.input_zero_point) for q in (limits.min, limits.max)
+            )
+            # Tools take the range from images, which need not have black and white.
+            if low > 64 or high < 128:
+                raise KsegError(
+                    f"{path}: its {self.input_type} input stands for {low:g} to {high:g}, where "
+                    f"kseg's models take 0 to 255; {hint}"
+                )
 
 
 class _InSteps(abc.ABC):
     """A Predictor whose parts are timed apart: write, run and read tensors as ``io`` says."""
 
     card: Card
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | None
     runtime: str
     io: TensorIO
 
@@ -83,13 +130,13 @@ class TFLitePredictor(_InSteps):
         threads: None takes all cores.
 
     Raises:
-        KsegError: missing, damaged, too large, without a card or with several outputs.
+        KsegError: missing, damaged, too large, without a card or with several outputs, or
+            tensors of which the types and scales do not say what they stand for.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         path = Path(path)
-        if not path.is_file():
-            raise KsegError(f"{path}: no such file; name a .tflite file")
+        check_is_file(path, "a .tflite file")
         if path.suffix in (".keras", ".onnx"):
             raise KsegError(f"{path}: this takes a .tflite file, as `kseg convert` makes it")
         size = path.stat().st_size
@@ -112,14 +159,9 @@ class TFLitePredictor(_InSteps):
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         self._input, self._output = _one_of_each(path, inputs, outputs)
-        self.io = TensorIO(
-            np.dtype(self._input["dtype"]),
-            np.dtype(self._output["dtype"]),
-            tuple(int(n) for n in self._output["shape"]),
-            *self._output["quantization"],
-        )
-        height, width = self._input["shape"][1:3]
-        self.input_size = int(height), int(width)
+        self.io = litert_io(path, self._interpreter)
+        self.io.check(path, card)
+        self.input_size = _image_size(path, self._input["shape"])
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def write(self, tensor: np.ndarray) -> None:
@@ -143,14 +185,14 @@ class OnnxPredictor(_InSteps):
         threads: None takes all cores.
 
     Raises:
-        KsegError: missing, damaged, without a card or with several outputs, or ONNX Runtime
-            is not installed.
+        KsegError: missing, damaged, without a card or with several outputs, tensors of which
+            the types and scales do not say what they stand for, or ONNX Runtime is not
+            installed.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         path = Path(path)
-        if not path.is_file():
-            raise KsegError(f"{path}: no such file; name an .onnx file")
+        check_is_file(path, "an .onnx file")
         onnxruntime = import_onnxruntime(path)
         threads = thread_count(threads)
         options = onnxruntime.SessionOptions()
@@ -158,8 +200,9 @@ class OnnxPredictor(_InSteps):
         # What fails is raised as well.
         options.log_severity_level = 4
         try:
+            content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
             entry = self._session.get_modelmeta().custom_metadata_map.get(CARD_ENTRY)
             card = entry and Card.from_json(json.loads(entry))
@@ -173,10 +216,14 @@ class OnnxPredictor(_InSteps):
         ends = self._session.get_inputs(), self._session.get_outputs()
         source, result = _one_of_each(path, *ends)
         self._input = source.name
-        # The batch is 1 or open; there are no scales, since nothing is int8.
-        self.io = TensorIO(_dtype(source.type), _dtype(result.type), (1, *result.shape[1:]), 1, 0)
-        height, width = source.shape[1:3]
-        self.input_size = height, width
+        input_type, output_type = _dtype(path, source), _dtype(path, result)
+        integers = [np.issubdtype(t, np.integer) for t in (input_type, output_type)]
+        scales = onnx_scales(path, content) if any(integers) else ((0.0, 0), (0.0, 0))
+        # The batch is 1 or open.
+        self.io = TensorIO(input_type, output_type, (1, *result.shape[1:]), *scales[1], *scales[0])
+        self.io.check(path, card)
+        self.input_size = _image_size(path, source.shape)
+        self._path = path
         self.runtime = f"onnxruntime {onnxruntime.__version__} cpu, {threads} threads"
 
     def write(self, tensor: np.ndarray) -> None:
@@ -185,7 +232,12 @@ class OnnxPredictor(_InSteps):
 
     def run(self) -> None:
         """Computes."""
-        (self._result,) = self._session.run(None, {self._input: self._tensor})
+        try:
+            (self._result,) = self._session.run(None, {self._input: self._tensor})
+        except Exception as error:  # ONNX Runtime has an exception for each of its codes
+            raise KsegError(
+                f"{self._path}: ONNX Runtime cannot run it ({first_line(error)})"
+            ) from error
 
     def read(self) -> np.ndarray:
         """The output tensor, new with every run."""
@@ -228,6 +280,129 @@ def _one_of_each(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[Any
     return inputs[0], outputs[0]
 
 
-def _dtype(name: str) -> np.dtype:
-    """Of ONNX Runtime's "tensor(float)" or "tensor(uint8)"."""
-    return np.dtype(np.uint8 if name == "tensor(uint8)" else np.float32)
+def litert_io(path: Path, interpreter: Interpreter) -> TensorIO:
+    """What the tensors of a .tflite file with one input and one output are.
+
+    Raises:
+        KsegError: an input or output with a scale a channel.
+    """
+    (source,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    for detail in (source, result):
+        if len(detail["quantization_parameters"]["scales"]) > 1:
+            raise KsegError(
+                f"{path}: the tensor {detail['name']} has a scale a channel; convert the "
+                ".keras file with kseg"
+            )
+    return TensorIO(
+        np.dtype(source["dtype"]),
+        np.dtype(result["dtype"]),
+        tuple(int(n) for n in result["shape"]),
+        *result["quantization"],
+        *source["quantization"],
+    )
+
+
+def onnx_scales(path: Path, content: bytes) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Scale and zero point of an .onnx file's input and output, 0 where they have none.
+
+    ONNX gives them to operators, not to tensors.
+
+    Raises:
+        KsegError: the package onnx is not installed, an operator that takes the integers
+            otherwise, or scales that are not constants.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError:
+        raise KsegError(f"{path}: needs onnx; install kseg[onnx]") from None
+    graph = onnx.load_from_string(content).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    readers = {name: node for node in graph.node for name in node.input}
+    makers = {name: node for node in graph.node for name in node.output}
+
+    def of(name: str, nodes: dict[str, Any], end: str, kinds: dict[str, int]) -> tuple[float, int]:
+        node = nodes.get(name)
+        while node is not None and node.op_type in ("Transpose", "Identity", "Reshape", "Squeeze"):
+            node = nodes.get((node.output if end == "input" else node.input)[0])
+        if node is None or node.op_type in ("Cast", "ArgMax"):
+            return 0.0, 0
+        first = kinds.get(node.op_type)
+        names = [] if first is None else [name for name in node.input[first : first + 2] if name]
+        if not names or not set(names) <= set(constants):
+            raise KsegError(
+                f"{path}: its {end} is of integers, and {node.op_type} does not say which numbers "
+                "they stand for; convert the .keras file with kseg"
+            )
+        values = [numpy_helper.to_array(constants[name]) for name in names]
+        if any(value.size != 1 for value in values):
+            raise KsegError(f"{path}: its {end} has a scale a channel; convert it with kseg")
+        scale, zero_point = (*values, np.zeros(1, np.int64))[:2]
+        return float(scale.reshape(())), int(zero_point.reshape(()))
+
+    return (
+        _of_float(graph.input[0])
+        or of(graph.input[0].name, readers, "input", {"DequantizeLinear": 1, "QLinearConv": 1}),
+        _of_float(graph.output[0])
+        or of(graph.output[0].name, makers, "output", {"QuantizeLinear": 1, "QLinearConv": 6}),
+    )
+
+
+def _of_float(value: Any) -> tuple[float, int] | None:
+    """No scale, where a value of an ONNX graph is of floats."""
+    from onnx import helper
+
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return None if np.issubdtype(kind, np.integer) else (0.0, 0)
+
+
+def _image_size(path: Path, shape: Any) -> tuple[int, int] | None:
+    """(H, W) of an input (N, H, W, 3), None where the file leaves them open.
+
+    Raises:
+        KsegError: an input of another shape.
+    """
+    if len(shape) != 4 or shape[3] != 3 or not (_is_open(shape[0]) or shape[0] == 1):
+        raise KsegError(
+            f"{path}: its input is {tuple(shape)}, not one image (1, H, W, 3); convert the model "
+            "with kseg"
+        )
+    height, width = shape[1:3]
+    return None if _is_open(height) or _is_open(width) else (int(height), int(width))
+
+
+def _is_open(extent: Any) -> bool:
+    """Whether an extent of ONNX Runtime is a name, or none, rather than a number."""
+    return extent is None or isinstance(extent, str)
+
+
+# Of ONNX Runtime's "tensor(float)" and so on.
+_ONNX_TYPES = {
+    "float": np.float32,
+    "float16": np.float16,
+    "double": np.float64,
+    "uint8": np.uint8,
+    "int8": np.int8,
+    "uint16": np.uint16,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+}
+
+
+def _dtype(path: Path, value: Any) -> np.dtype:
+    """Of an input or output of ONNX Runtime.
+
+    Raises:
+        KsegError: a type that NumPy does not have, or no number's.
+    """
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    if name not in _ONNX_TYPES:
+        raise KsegError(
+            f"{path}: {value.name} is {value.type}; kseg runs files of "
+            f"{', '.join(_ONNX_TYPES)}, so convert the .keras file with kseg"
+        )
+    return np.dtype(_ONNX_TYPES[name])

@@ -24,7 +24,15 @@ from ai_edge_litert.interpreter import Interpreter
 from kseg.errors import KsegError
 
 _CPU, _WRITE = 1, 1
-_ELEMENT_TYPES = {"float32": 1, "uint8": 3, "int8": 9}
+_ELEMENT_TYPES = {
+    "float32": 1,
+    "int32": 2,
+    "uint8": 3,
+    "int64": 4,
+    "int16": 7,
+    "int8": 9,
+    "float16": 10,
+}
 
 _Handle = ctypes.c_void_p
 

@@ -15,13 +15,14 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 STRUCTURES = {"2:4": (2, 4)}
 
 
+@dtype_policy("float32")
 def prune(
     model: SegmentationModel,
     *,

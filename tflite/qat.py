@@ -21,12 +21,13 @@ import tf_keras
 from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
-from kseg.model import SegmentationModel, copy_weights
+from kseg.model import SegmentationModel, copy_weights, dtype_policy
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
 from kseg.tflite.conversion import finished
 from kseg.tflite.export import ArgMax, export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
+from kseg.tflite.quantise import check_pixels
 from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
 
 # LOGISTIC has this range in the int8 operator, whatever is measured.
@@ -51,6 +52,7 @@ _SWAPPED = (keras.layers.DepthwiseConv2D, keras.layers.Conv2DTranspose)
 _KERNELS = (keras.layers.Conv2D, *_SWAPPED)
 
 
+@dtype_policy("float32")
 def train_quantised(
     model: SegmentationModel,
     path: str | Path,
@@ -80,15 +82,16 @@ def train_quantised(
         progress: told steps done and in all.
 
     Raises:
-        KsegError: a value out of range, or what ``convert`` raises.
+        KsegError: a value out of range; batches of another form, or whose images are not
+            RGB 0..255; or what ``convert`` raises.
     """
     options = ExportOptions(
         precision="int8", output=output, input_size=input_size, input_type=input_type
     )
     check_output(path, ".tflite")
     check_training(steps, 0, learning_rate)
-    height, width = batches.element_spec[0].shape[1:3]
-    if None in (height, width):
+    height, width = _image_size(batches)
+    if height is None or width is None:
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
     # First, since it may refuse the form.
     result, card = _split_graph(model, options.output, options.input_size, batch_size=1)
@@ -105,6 +108,23 @@ def train_quantised(
     content = finished(rounded.with_input_type(options.dtype), card)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _image_size(batches: tf.data.Dataset) -> tuple[int | None, int | None]:
+    """(H, W) of the batches' images.
+
+    Raises:
+        KsegError: batches of something else than images (N, H, W, 3) and labels.
+    """
+    spec = batches.element_spec
+    shape = getattr(spec[0], "shape", None) if isinstance(spec, tuple) and len(spec) == 2 else None
+    if shape is None or shape.rank != 4 or shape[3] != 3:
+        raise KsegError(
+            f"batches are {spec}; they must be of images (N, H, W, 3) and labels: no dicts, no "
+            "weights, the channels last"
+        )
+    height, width = shape[1:3]
+    return height, width
 
 
 def _split_graph(
@@ -139,7 +159,7 @@ class _Ranges:
         Those of all images, which the oddest one decides, cost an ESPNet 1.5 points more.
 
         Raises:
-            KsegError: no batch.
+            KsegError: no batch, images that are not RGB 0..255, or values that are not finite.
         """
         layers = [layer for layer in self._float.layers if self._is_rounded(layer)]
         probe = tf_keras.Model(self._float.input, [layer.output for layer in layers])
@@ -155,11 +175,19 @@ class _Ranges:
                 tf.stack([tf.reduce_max(value, 1) for value in values], 1),
             )
 
-        found = [limits(images) for images, _ in batches]
+        found = []
+        for images, _ in batches:
+            check_pixels(images.numpy(), "a batch of images")
+            found.append(limits(images))
         if not found:
             raise KsegError("quantisation-aware training needs at least one batch of images")
         lows, highs = (np.concatenate(ends).mean(0) for ends in zip(*found, strict=True))
         for layer, low, high in zip(layers, lows, highs, strict=True):
+            if not np.isfinite([low, high]).all():
+                raise KsegError(
+                    f"int8 cannot hold the output of layer {layer.name}, whose values are not "
+                    "finite on these images; the weights are damaged or far too large"
+                )
             # Zero is exact in every range, and no range is empty.
             self._limits[layer.name] = (min(float(low), 0.0), max(float(high), 1e-6))
 

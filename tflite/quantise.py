@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ _LARGE = 32 * 2**20
 _NONE = 1e-6
 _TAILS = (0.01, 99.99)
 _SAMPLE = 2**18
+# What no photograph's brightest value is below.
+_DARK = 16
 
 
 def quantise_weights(content: bytes) -> bytes:
@@ -57,8 +60,9 @@ def quantise_int8(
 
     Args:
         content: a float32 model with one image input.
-        images: (H, W, 3) uint8 RGB of any size, to find the ranges of the activations
-            by; resized as evaluation resizes them.
+        images: (H, W, 3) RGB 0..255 of any size, to find the ranges of the activations
+            by; resized as evaluation resizes them. As bytes until one is needed: a hundred
+            in float32 would be gigabytes.
         input_size: (H, W) of the model.
         calibration: what the range of an activation is: "min-max", all that the images
             show; "moving-average", of the lowest and highest value of each image, factor
@@ -66,18 +70,21 @@ def quantise_int8(
         keep_float: output tensors whose operators stay in float32.
 
     Raises:
-        KsegError: no images, or another calibration.
+        KsegError: what ``calibration_images`` raises, another calibration, or activations that
+            are not finite.
     """
     check_choice("calibration", calibration, CALIBRATION_METHODS)
-    # As bytes until one is needed: a hundred in float32 would be gigabytes.
-    images = list(images)
-    if not images:
-        raise KsegError("int8 needs calibration images; name a data set that has some")
+    images = calibration_images(images)
     tensor, signature, argument = input_name(content)
     how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
         ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
-        for values in ranges.values():
+        for name, values in ranges.items():
+            if not all(np.isfinite(values[key]).all() for key in ("min", "max")):
+                raise KsegError(
+                    f"int8 cannot hold {name}, whose values are not finite on the calibration "
+                    "images; the weights are damaged or far too large"
+                )
             # Units that are dead on all images: a step of nothing would keep XNNPACK, and so
             # every phone's CPU, from running the file. A constant has the range from zero.
             if (
@@ -123,15 +130,85 @@ def _calibrated(
     return ranges
 
 
-def prepared(images: Iterable[np.ndarray], input_size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """(1, H, W, 3) float32 of each, resized as evaluation does it.
+def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:
+    """The images, if they are RGB 0..255.
+
+    Args:
+        images: (h, w, 3) of any sizes, uint8, or another type of the same values.
 
     Raises:
-        KsegError: an image of another form than (H, W, 3).
+        KsegError: none, something else than images, another form, or other values.
     """
+    if isinstance(images, str | bytes | os.PathLike | Mapping) or not isinstance(images, Iterable):
+        raise KsegError(
+            f"calibration is a {type(images).__name__}; it must be images (H, W, 3), such as a list"
+        )
+    found = [_calibration_image(item) for item in images]
+    if not found:
+        raise KsegError("int8 needs calibration images; name a data set that has some")
+    brightest = max(float(image.max()) for image in found)
+    if 0 < brightest <= 1:
+        raise KsegError(
+            f"calibration images reach from 0 to {brightest:g}; they must be RGB 0..255, before "
+            "any scaling"
+        )
+    return found
+
+
+def _calibration_image(item: Any) -> np.ndarray:
+    hint = "RGB 0..255"
+    if isinstance(item, tuple | list):
+        raise KsegError(
+            f"a calibration image is a {type(item).__name__} of {len(item)}, as of (image, label); "
+            "give the images alone"
+        )
+    if isinstance(item, Mapping):
+        keys = ", ".join(map(str, item))
+        raise KsegError(f"a calibration image is a dict of {keys}; give the images alone")
+    if isinstance(item, str | bytes | os.PathLike):
+        raise KsegError(
+            f"a calibration image is {item!r}, a name; give what kseg.data.read_image has"
+        )
+    image = np.asarray(item)
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        if image.ndim == 4:
+            hint = "give the images of a batch one by one"
+        elif image.ndim == 3 and image.shape[0] == 3:
+            hint = "the channels come last"
+        elif image.ndim == 2:
+            hint = "grey ones need three equal channels, and one image a list around it"
+        raise KsegError(f"a calibration image is {image.shape}; it must be (H, W, 3): {hint}")
+    check_pixels(image, "a calibration image")
+    return image
+
+
+def check_pixels(values: np.ndarray, name: str) -> None:
+    """Raises KsegError where RGB values, (..., 3), are not 0..255.
+
+    Args:
+        name: of what they are, for the message.
+    """
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise KsegError(f"{name} is of {values.dtype}; it must be of uint8, RGB 0..255")
+    if values.dtype == np.uint8:
+        return
+    if not np.isfinite(values).all():
+        raise KsegError(f"{name} has values that are not finite; it must be RGB 0..255")
+    low, high = float(values.min()), float(values.max())
+    # Resizing and colour changes may round beyond the ends.
+    beyond = low < -0.5 or high > 255.5
+    # Of 0..1 and the like: 8-bit pixels that are all so dark are whole numbers.
+    scaled = 0 < high < _DARK and not np.array_equal(values, np.rint(values))
+    if beyond or scaled:
+        raise KsegError(
+            f"{name} reaches from {low:.4g} to {high:.4g}; it must be RGB 0..255, before any "
+            "scaling or normalisation"
+        )
+
+
+def prepared(images: Iterable[np.ndarray], input_size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """(1, H, W, 3) float32 of each, resized as evaluation does it."""
     for image in images:
-        if image.ndim != 3 or image.shape[-1] != 3:
-            raise KsegError(f"a calibration image is {image.shape}; it must be (H, W, 3)")
         yield resize_bilinear(image, input_size)[None]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from kseg import shipped
 from kseg.errors import KsegError
+from kseg.files import check_is_file
 from kseg.shipped import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import child_error
@@ -166,10 +167,11 @@ def parse_reply(message: bytes) -> dict[str, Any]:
 
 def _check(path: Path, runtime: str) -> None:
     """What can be said before a process is started."""
+    if path.is_dir():
+        check_is_file(path, "a .keras, .tflite or .onnx file")
     if path.suffix not in (".tflite", ".onnx") and not is_model(path):
         raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx, nor shipped")
-    if not shipped.file_of(path).is_file():
-        raise KsegError(f"{path}: no such file; name a .keras, .tflite or .onnx file")
+    check_is_file(shipped.file_of(path), "a .keras, .tflite or .onnx file")
     if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and path.suffix != ".tflite"):
         raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
     if runtime == "litert-gpu":
@@ -196,4 +198,6 @@ def format_timings(timings: Sequence[Timing]) -> str:
             + " ".join(f"{value / 1e6:>8.1f}" for value in memory)
             + f"  {timing.output}, {timing.input_size[0]}x{timing.input_size[1]}, {timing.runtime}"
         )
+    if len({timing.input_size for timing in timings}) > 1:
+        lines.append("the files take images of different sizes, so their times do not compare")
     return "\n".join(lines)

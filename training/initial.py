@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import keras
 
 from kseg import checkpoints
 from kseg.data import DataSet
 from kseg.errors import KsegError
 from kseg.loading import create_model, load
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
@@ -33,7 +30,7 @@ def initial_model(
         KsegError: an unknown network or option, or weights that do not fit.
     """
     _check_options(config)
-    with _dtype_policy(config.precision):
+    with dtype_policy(config.precision):
         model = create_model(
             config.model,
             num_classes=data.classes.num_classes,
@@ -61,16 +58,6 @@ def _check_options(config: TrainingConfig) -> None:
         raise KsegError(
             f"options has {', '.join(refused)}; {config.model} has {', '.join(sorted(known))}"
         )
-
-
-@contextlib.contextmanager
-def _dtype_policy(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _copy_from_file(model: SegmentationModel, init: str, part: str) -> None:

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", help="fp32 (.onnx: only), fp16, w8 or int8")
     parser.add_argument("--input", default="float", help="float or uint8")
     parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
-    arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
+    arguments.add_size(
+        parser, "--input-size", "of the file (the model's own, the data set's, else 512 1024)"
+    )
     parser.add_argument(
         "--sparse",
         action="store_true",

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_fine_tuning(parser, learning_rate=1e-5)
     parser.add_argument("--input", default="float", help="float or uint8")
     parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
-    arguments.add_size(parser, "--input-size", "of the file (the data set's, else 512 1024)")
+    arguments.add_size(
+        parser, "--input-size", "of the file (the model's own, the data set's, else 512 1024)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

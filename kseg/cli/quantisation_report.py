@@ -19,7 +19,9 @@ FLAGS = {"calibration_method": "--calibration"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and how it becomes int8."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
-    arguments.add_size(parser, "--input-size", "of the network (the data set's, else 512 1024)")
+    arguments.add_size(
+        parser, "--input-size", "of the network (the model's own, the data set's, else 512 1024)"
+    )
     arguments.add_calibration(parser)
     parser.add_argument(
         "--json",

@@ -247,6 +247,9 @@ def format_comparison(comparison: Comparison) -> str:
         lines.append(f"largest drops of IoU, in points: {', '.join(found)}")
     lines += [f"{_percent(item.same)} % same: {item.image}" for item in comparison.worst]
     a, b = comparison.files
+    if (sizes := [facts["input_size"] for facts in (a, b)])[0] != sizes[1]:
+        names = ["the image's size" if s is None else f"{s[0]}x{s[1]}" for s in sizes]
+        lines.append(f"the networks' inputs differ: A takes {names[0]}, B {names[1]}")
     lines.append(
         f"{comparison.dataset} {comparison.split}, {comparison.images} images; "
         f"A {a['model']} on {a['runtime']}, B {b['model']} on {b['runtime']}"

@@ -128,14 +128,18 @@ def test_refusals(pair, data):
     first, second = pair
     with pytest.raises(kseg.KsegError, match="worst is -1; it must be at least 0"):
         compare(first, second, data, worst=-1)
-    for changes in (dict(num_classes=5, class_names=None), dict(class_names=("a",) * 11)):
+    other_names = tuple("abcdefghijk")
+    for changes in (
+        dict(num_classes=5, class_names=None, colors=None),
+        dict(class_names=other_names),
+    ):
         other = Fixed(second.card.replace(void_channels=(), num_classes=11), SECOND)
         other.card = other.card.replace(dataset="other", **changes)
         with pytest.raises(kseg.KsegError, match="of other; compare files of the same classes"):
             compare(first, other, data)
     both = [Fixed(p.card.replace(num_classes=11, void_channels=()), p.maps) for p in pair]
     for predictor in both:
-        predictor.card = predictor.card.replace(class_names=("a",) * 11)
+        predictor.card = predictor.card.replace(class_names=other_names)
     with pytest.raises(kseg.KsegError, match="Name the data set"):
         compare(*both, data)
     with pytest.raises(kseg.KsegError, match=r"0\.png: the model takes \(9, 9\)"):

@@ -39,7 +39,7 @@ def test_a_model_without_a_card(tmp_path):
         (dict(name="cgnet_m3n21", m=1), "m is 1"),
         (dict(name="cgnet_m3n21", m="3"), "cgnet_m3n21: .* 'int' and 'str'"),
         (dict(name="cgnet_m3n21", num_classes=0), "num_classes is 0"),
-        (dict(name="cgnet_m3n21", num_classes=256), "num_classes is 256; it must be 1 to 255"),
+        (dict(name="cgnet_m3n21", num_classes=256), "num_classes is 256; it must be 2 to 255"),
         (dict(name="cgnet_m3n21", input_shape=(64, 64, 1)), "input_shape is"),
         (dict(name="cgnet_m3n21", weights="none.pth"), "none.pth: no such checkpoint"),
     ],
