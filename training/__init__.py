@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kseg.training.recipes import RECIPES, from_recipe
     from kseg.training.records import open_records, prepare
     from kseg.training.run import train
+    from kseg.training.statistics import recompute_batch_norm
 
 __all__ = [
     "RECIPES",
@@ -29,6 +30,7 @@ __all__ = [
     "metrics",
     "open_records",
     "prepare",
+    "recompute_batch_norm",
     "train",
 ]
 
@@ -39,6 +41,7 @@ _MODULES = {
     "from_recipe": "recipes",
     "open_records": "records",
     "prepare": "records",
+    "recompute_batch_norm": "statistics",
     "train": "run",
 }
 

@@ -65,7 +65,7 @@ def checked(labels: Any, logits: Any, num_classes: int, ignore_id: int) -> tuple
     bad = ops.logical_not(good)
     message = (
         f"labels are 0 to {num_classes - 1}, for {num_classes} classes, or {ignore_id}, "
-        "which is ignored; correct the labels, or the number of classes; there is the label"
+        "which is ignored; correct the labels or the number of classes; found"
     )
     wrong = ops.where(bad, exact, ops.zeros_like(exact))
     worst = ops.max(wrong, initial=0)
@@ -103,9 +103,10 @@ def weights_of(sample_weight: Any, shape: Any, dtype: str) -> Any:
     if len(weights.shape) not in (0, rank) or any(
         a not in (b, 1) for a, b in zip(weights.shape, shape, strict=False) if _fixed(a, b)
     ):
+        by_value = f", or one a pixel, {_shape(shape)}" if rank > 1 else ""
         raise KsegError(
-            f"sample_weight is of shape {given}; it must have one weight an image, "
-            f"({_text(shape[0])},), or one a value, {_shape(shape)}"
+            f"sample_weight is of shape {_shape(given)}; it must have one weight an image, "
+            f"{_shape(shape[:1])}{by_value}"
         )
     return weights
 
@@ -126,7 +127,7 @@ def _of_shape(labels: Any, logits: Any) -> Any:
         )
     if keras.backend.backend() == "tensorflow" and None in (*labels.shape, *wanted):
         same = ops.all(ops.equal(_sizes(labels), _sizes(logits)[:-1]))
-        message = "labels have another height or width than the model's output; the labels' shape"
+        message = "labels have another height or width than the model's output; found"
         labels = _after_check(labels, same, message, _sizes(labels))
     return labels
 
@@ -139,12 +140,11 @@ def _fixed(a: int | None, b: int | None) -> bool:
     return a is not None and b is not None
 
 
-def _text(size: int | None) -> str:
-    return "N" if size is None else str(size)
-
-
 def _shape(shape: Any) -> str:
-    return f"({', '.join(map(_text, shape))})"
+    """As Python shows a tuple, with the letters that stand for what is not known before."""
+    names = "NHW" if len(shape) < 5 else ""
+    sizes = [str(s) if s is not None else names[i : i + 1] or "?" for i, s in enumerate(shape)]
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
 def _is_known(x: Any) -> bool:
