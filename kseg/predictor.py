@@ -17,7 +17,7 @@ from kseg.errors import KsegError
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.resize import resize_bilinear, resize_nearest
-from kseg.zoo import at_output_stride, build
+from kseg.zoo import at_output_stride, build, check_size
 
 
 class Predictor(Protocol):
@@ -77,7 +77,12 @@ class KerasPredictor:
         self._model = model
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """As ``Predictor.__call__``: float32 logits (H, W, num_classes)."""
+        """As ``Predictor.__call__``: float32 logits (H, W, num_classes).
+
+        Raises:
+            KsegError: an image below the network's least size.
+        """
+        check_size(self.card.name, *image.shape[:2])
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

@@ -47,7 +47,7 @@ from kseg.training.pipeline import (
 from kseg.training.run_folder import check_folder, claim_folder, is_claimed
 from kseg.training.schedule import Stretch, stretches
 from kseg.training.statistics import shorten_momentum
-from kseg.zoo import build
+from kseg.zoo import build, check_size
 
 Batches = tf.data.Dataset | tf.distribute.DistributedDataset
 
@@ -185,6 +185,7 @@ class Run:
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
+            check_size(self.config.model, *crop)
         # Only after validation: config.json claims the folder.
         self._claim(source)
         self._resume()
