@@ -39,6 +39,19 @@ class SegmentationModel(keras.Model):
         # refused by ``load``, ``convert`` and ``train``: all other code finds a card.
         self.card = card  # type: ignore[assignment]
 
+    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+        """As of keras.Model, but for ``class_weight``.
+
+        Raises:
+            KsegError: a ``class_weight``. Keras takes one class for a whole image or row.
+        """
+        if class_weight is not None:
+            raise KsegError(
+                "class_weight is for one class an image, and labels here have one a pixel; give "
+                "the weights to kseg.training.losses.SegmentationLoss(class_weights=...)"
+            )
+        return super().fit(*args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         card = None if self.card is None else self.card.to_json()
         return {**super().get_config(), "card": card}

@@ -149,7 +149,8 @@ def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300
     """
     with Comparison(path, timeout) as both:
         for image in images:
-            both(np.rint(resize_bilinear(image, both.input_size)))
+            size = both.input_size or image.shape[:2]
+            both(np.rint(resize_bilinear(image, size)))
         return both.agreement
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kseg.training.recipes import RECIPES, from_recipe
     from kseg.training.records import open_records, prepare
     from kseg.training.run import train
+    from kseg.training.statistics import recompute_batch_norm
 
 __all__ = [
     "RECIPES",
@@ -31,6 +32,7 @@ __all__ = [
     "metrics",
     "open_records",
     "prepare",
+    "recompute_batch_norm",
     "train",
 ]
 
@@ -41,6 +43,7 @@ _MODULES = {
     "from_recipe": "recipes",
     "open_records": "records",
     "prepare": "records",
+    "recompute_batch_norm": "statistics",
     "train": "run",
 }
 

@@ -32,19 +32,22 @@ from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
+from kseg.training.labels import check_two_classes
 from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import (
     augmented,
     names_at,
+    readable,
     reader_errors,
     steps_per_epoch,
     whole_images,
 )
 from kseg.training.run_folder import check_folder, claim_folder, is_claimed
 from kseg.training.schedule import Stretch, stretches
-from kseg.zoo import build
+from kseg.training.statistics import shorten_momentum
+from kseg.zoo import build, check_size
 
 Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
@@ -135,6 +138,7 @@ class Run:
         model, metric: as ``fit`` takes them; the metric counts the logits.
         checkpoint: the states.
         pending: the state at hand ends an epoch whose score and row are missing.
+        momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
     """
 
@@ -172,11 +176,16 @@ class Run:
             return load(finished)
         if source is not None:
             source = self._kept_or(source)
+        check_two_classes(self.data.classes.num_classes, self.data.name)
+        if self.config.bad_images == "skip" and self.val_data is not None:
+            self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             self.model = self.devices.prepared(initial_model(self.config, self.data, source))
+            self.momenta = shorten_momentum(self.model, self.steps)
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
+            check_size(self.config.model, *crop)
         # Only after validation: config.json claims the folder.
         self._claim(source)
         self._resume()
@@ -294,6 +303,13 @@ class Run:
                 file=sys.stderr,
             )
 
+        for published, momentum in self.momenta.items():
+            print(
+                f"kseg: {self.steps} steps are too few for BatchNorm's momentum {published:g}; "
+                f"it is {momentum:.4g} in this run",
+                file=sys.stderr,
+            )
+
     def _fit(self) -> None:
         """The epochs that are left, and the score of the last one where it is missing."""
         config, checkpoint = self.config, self.checkpoint
@@ -307,7 +323,7 @@ class Run:
         left = stretches(
             config, step=checkpoint.steps.done, steps=self.steps, epoch_steps=self.epoch_steps
         )
-        with faults, reader_errors():
+        with faults, reader_errors(self.data):
             if self.pending:
                 self._close_epoch(scored, callbacks)
             for stretch in left:

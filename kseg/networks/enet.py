@@ -189,6 +189,7 @@ VARIANTS = {
             "asymmetric",
         ),
         classifier=("transposed_conv",),
+        least_size=7,  # three strides of 2, the last two of them rounded down
         parameters=351_660,
         multiply_adds={(512, 1024): 4.04e9, (360, 640): 1.77e9},
         mean_iou="58.3 Cityscapes test",
