@@ -138,10 +138,12 @@ def test_after_fit_with_a_moving_average():
     [
         (0.9997, 90_000, 0.9997),
         (0.9997, 30_000, 0.9997),
-        (0.9997, 4_000, 0.01 ** (1 / 400)),
-        (0.9997, 60, 0.9),
-        (0.997, 2_400, 0.997),
-        (0.997, 1_000, 0.01 ** (1 / 100)),
+        (0.9997, 4_000, 1e-6 ** (1 / 800)),
+        (0.9997, 300, 0.9),
+        (0.9997, 60, 1e-6 ** (1 / 60)),
+        (0.997, 2_900, 0.997),
+        (0.997, 1_000, 1e-6 ** (1 / 200)),
+        (0.99, 900, 0.99),
         (0.99, 300, 0.9),
         (0.9, 2, 0.9),
         (0.5, 1, 0.5),
@@ -149,9 +151,13 @@ def test_after_fit_with_a_moving_average():
 )
 def test_momentum_for_a_length(momentum, steps, want):
     assert momentum_for(momentum, steps) == pytest.approx(want, rel=1e-12)
-    # What is left of the initial statistics at the end of all but the shortest runs.
-    if steps >= 60:
-        assert momentum_for(momentum, steps) ** steps < 2e-3
+
+
+@pytest.mark.parametrize("momentum", [0.99, 0.997, 0.9997])
+def test_no_run_ends_with_the_initial_statistics(momentum):
+    for steps in (1, 10, 60, 131, 500, 5_000, 20_000, 28_000, 40_000):
+        assert momentum_for(momentum, steps) ** steps <= 2e-4
+        assert momentum_for(momentum, steps) <= momentum
 
 
 def deep(x, num_classes, **_options):
@@ -176,7 +182,8 @@ def test_a_short_run_has_the_statistics_of_its_images(deep_row, tiny_camvid, tmp
     )
     model = train(config, tiny_camvid, tmp_path / "run")
     assert (
-        "45 steps are too few for BatchNorm's momentum 0.9997; it is 0.9" in capsys.readouterr().err
+        "45 steps are too few for BatchNorm's momentum 0.9997; it is 0.7356"
+        in capsys.readouterr().err
     )
     layer = model.get_layer("stem.bn")
     assert layer.momentum == 0.9997
