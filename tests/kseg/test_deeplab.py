@@ -1,5 +1,6 @@
 """DeepLabv3 and v3+: published shapes, sizes and costs, output strides, every option."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def count(variables) -> int:
     return sum(int(np.prod(v.shape)) for v in variables)
 
 
+@functools.cache
 def parameters(**options) -> int:
     return count(kseg.create_model(SMALL, **options).trainable_variables)
 
