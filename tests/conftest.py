@@ -1,14 +1,20 @@
 """Paths and small models that several tests share."""
 
 import gc
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many workers as cores: threads of theirs would wait for each other.
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import keras
+import numpy as np
 import pytest
 
 import kseg
@@ -21,6 +27,10 @@ from support import ROOT, SMALL, randomize_statistics, write_camvid
 gc.set_threshold(100_000, 20, 50)
 
 SHARED = ROOT.parent / "shared"
+
+# Of kernels; a prime number of them, so that no two channels get the same ones. Twice, so that
+# a kernel may begin anywhere.
+_NORMAL = np.tile(np.random.default_rng(0).standard_normal(1_000_003, np.float32).clip(-2, 2), 2)
 
 
 # Rows of the zoo that stand for their families in `make test`.
@@ -45,7 +55,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     every_row = metafunc.module.__name__.endswith(("test_contract", "test_bridge"))
     if every_row and "name" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-rows")
-        metafunc.parametrize("name", kseg.list_models() if every else REPRESENTATIVES)
+        names = kseg.list_models() if every else REPRESENTATIVES
+        # One row's tests run together, and may share a model.
+        metafunc.parametrize("name", names, scope="module")
 
 
 def _shared(path: str) -> Path:
@@ -75,6 +87,31 @@ def tiny_camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_camvid")
     write_camvid(folder, {"train": 6, "val": 2})
     return folder
+
+
+def _quick(initializer: keras.Initializer, shape: tuple[int, ...], dtype=None):
+    """What Keras' initializer draws, by its seed, with its spread, out of ``_NORMAL``."""
+    if isinstance(initializer, keras.initializers.VarianceScaling):
+        taps = math.prod(shape[:-2])
+        fans = {"fan_in": taps * shape[-2], "fan_out": taps * shape[-1]}
+        fans["fan_avg"] = (fans["fan_in"] + fans["fan_out"]) / 2
+        mean, deviation = 0.0, math.sqrt(initializer.scale / fans[initializer.mode])
+    else:
+        mean, deviation = initializer.mean, initializer.stddev
+    start = initializer.seed % (len(_NORMAL) // 2)
+    values = np.resize(_NORMAL[start : start + math.prod(shape)], shape)
+    return keras.ops.convert_to_tensor(mean + deviation * values, dtype)
+
+
+@pytest.fixture(autouse=True)
+def quick_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random kernels take a tenth of the time; drawing them is most of building a network.
+
+    In tests alone: fixtures of a session or a module are made before, by Keras' own.
+    """
+    kinds = keras.initializers
+    for kind in (kinds.VarianceScaling, kinds.RandomNormal, kinds.TruncatedNormal):
+        monkeypatch.setattr(kind, "__call__", _quick)
 
 
 def _for_camvid(name: str, **options) -> kseg.SegmentationModel:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -99,6 +100,11 @@ def varied(model: keras.Model) -> keras.Model:
             for weight in layer.weights:
                 weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
     return model
+
+
+def outputs_of(model: keras.Model, x: np.ndarray) -> Any:
+    """Arrays, by a call: to trace a network, as ``predict`` does, takes longer than to run it."""
+    return keras.tree.map_structure(np.asarray, model(x, training=False))
 
 
 def random_tensors(model) -> dict[str, np.ndarray]:

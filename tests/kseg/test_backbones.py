@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kseg.backbones.mobilenet_v2 import PYTORCH, TF_SLIM, mobilenet_v2
+from support import outputs_of
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 NOISE_FACTOR = 10
@@ -61,7 +62,7 @@ def test_slim_mobilenet_v2_equals_its_reference():
     }
     outputs = {tap: model.get_layer(f"MobilenetV2.{name}").output for tap, name in taps.items()}
     # (2/255) x RGB - 1 is inside the reference.
-    got = keras.Model(model.inputs, outputs).predict(image * (2 / 255) - 1, verbose=0)
+    got = outputs_of(keras.Model(model.inputs, outputs), image * (2 / 255) - 1)
 
     for tap in taps:
         facts = manifest["arrays"][tap]
@@ -94,8 +95,8 @@ def test_mobilenet_v2_strides_agree_on_the_shared_grid(style, output_stride: int
     randomize(coarse)
     dense = backbone((None, None), style=style, output_stride=output_stride)
     dense.set_weights(coarse.get_weights())
-    want, want_low = coarse.predict(image, verbose=0)
-    got, got_low = dense.predict(image, verbose=0)
+    want, want_low = outputs_of(coarse, image)
+    got, got_low = outputs_of(dense, image)
     assert got.shape[1:3] == (64 // output_stride + 1, 128 // output_stride + 1)
     np.testing.assert_allclose(got[:, ::2, ::2], want, atol=1e-5 * np.abs(want).max())
     np.testing.assert_array_equal(got_low, want_low)
@@ -107,7 +108,7 @@ def test_mobilenet_v2_strides_agree_on_the_shared_grid(style, output_stride: int
 @pytest.mark.parametrize("size", [(96, 160), (97, 161), (100, 150)])
 def test_mobilenet_v2_shapes(size: tuple[int, int], style, channels: int, low_level: int):
     image = np.zeros((1, *size, 3), "float32")
-    features = backbone((None, None), style=style).predict(image, verbose=0)
+    features = outputs_of(backbone((None, None), style=style), image)
     static = backbone(size, style=style).outputs
     for got, fixed, stride, depth in zip(
         features, static, (32, 4), (channels, low_level), strict=True

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -23,9 +24,39 @@ def photo(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, (1, *size, 3)).astype("float32")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
+def built(name: str) -> kseg.SegmentationModel:
+    # Some starts leave all units of a narrow ReLU at zero.
+    keras.utils.set_random_seed(0)
+    return varied(kseg.create_model(name))
+
+
+@pytest.fixture
+def model(name: str) -> Iterator[kseg.SegmentationModel]:
+    """The row; every test finds the same weights."""
+    found = built(name)
+    weights = found.get_weights()
+    yield found
+    found.set_weights(weights)
+
+
+@functools.lru_cache(maxsize=1)
+def _shapes(name: str) -> list[dict[str, tuple[int, ...]]]:
+    """The checkpoint's for 19 classes, as there are without saying, and for 7."""
+    models = built(name), kseg.create_model(name, num_classes=7)
+    return [published_shapes(model) for model in models]
+
+
 def shapes(name: str, num_classes: int) -> dict[str, tuple[int, ...]]:
-    return published_shapes(kseg.create_model(name, num_classes=num_classes))
+    """Where the two differ there are as many as there are classes."""
+    many, few = _shapes(name)
+    return {
+        tensor: tuple(
+            size if size == other else num_classes
+            for size, other in zip(shape, few[tensor], strict=True)
+        )
+        for tensor, shape in many.items()
+    }
 
 
 def published(name: str, num_classes: int) -> dict[str, np.ndarray]:
@@ -53,9 +84,8 @@ def test_multiply_adds_of_other_layers():
     assert multiply_adds(keras.Model(image, x)) == 16 * (9 * 3 + 3 * 5) + 5 * 7
 
 
-def test_sizes_and_file(name: str, tmp_path):
+def test_sizes_and_file(name: str, model, tmp_path):
     """Any size, the same as a model built for it; the same again from a file."""
-    model = varied(kseg.create_model(name))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.card == model.card
@@ -78,10 +108,7 @@ def test_sizes_and_file(name: str, tmp_path):
         np.testing.assert_allclose(got, outputs[size], atol=atol, rtol=0)
 
 
-def test_gradients_reach_every_weight(name: str):
-    # Some starts leave all units of a narrow ReLU at zero.
-    keras.utils.set_random_seed(0)
-    model = varied(kseg.create_model(name))
+def test_gradients_reach_every_weight(model):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(photo(SIZES[1]), training=False)))
     weights = model.trainable_weights
@@ -94,19 +121,18 @@ def test_gradients_reach_every_weight(name: str):
     assert not lost
 
 
-def test_classes(name: str):
+def test_classes(name: str, model):
     """19 without weights, by name; what the checkpoint has with them."""
-    card = kseg.create_model(name).card
+    card = model.card
     assert (card.num_classes, card.dataset, card.void_channels) == (19, "cityscapes", ())
     assert card.class_names == CITYSCAPES.names
     for classes in (7, 19, 20):
         assert count_classes(name, published(name, classes)) == classes
 
 
-def test_parts(name: str):
+def test_parts(name: str, model):
     """Of a checkpoint with other classes all but the classifier fits, and no more."""
     tensors = published(name, 7)
-    model = kseg.create_model(name)
     before = [np.array(weight) for weight in model.weights]
     with pytest.raises(kseg.KsegError, match="misshapen"):
         assign(model, tensors)

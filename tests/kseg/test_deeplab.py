@@ -1,8 +1,8 @@
 """DeepLabv3 and v3+: published shapes, sizes and costs, output strides, every option."""
 
+import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import keras
 import make_weights
@@ -18,6 +18,7 @@ from kseg.errors import KsegError
 from kseg.layers import atrous_units
 from kseg.networks.deeplab import BACKBONES
 from kseg.zoo import VARIANTS, find_variant
+from support import outputs_of
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 ROWS = [name for name in VARIANTS if name.startswith("deeplab_v3")]
@@ -33,6 +34,7 @@ def count(variables) -> int:
     return sum(int(np.prod(v.shape)) for v in variables)
 
 
+@functools.cache
 def parameters(**options) -> int:
     return count(kseg.create_model(SMALL, **options).trainable_variables)
 
@@ -45,11 +47,6 @@ def randomize(model: keras.Model, seed: int = 3) -> None:
             layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
             layer.beta.assign(0.3 * rng.normal(size=layer.gamma.shape))
             layer.moving_mean.assign(0.1 * rng.normal(size=layer.gamma.shape))
-
-
-def run(model: keras.Model, image: np.ndarray) -> Any:
-    """Outputs in eager mode: tracing networks of this size takes longer than running them."""
-    return keras.tree.map_structure(np.asarray, model(image, training=False))
 
 
 def noise(*size: int, seed: int = 5) -> np.ndarray:
@@ -152,7 +149,7 @@ def test_features_agree_on_the_shared_grid(row: str, strides: tuple[int, ...]):
             randomize(backbone)
             weights = backbone.get_weights()
         backbone.set_weights(weights)
-        features = run(backbone, image)
+        features = outputs_of(backbone, image)
         assert features.shape[1:3] == (64 // output_stride + 1, 96 // output_stride + 1)
         if want is not None:
             difference = np.abs(features[:, ::2, ::2] - want).max()
@@ -220,7 +217,7 @@ def test_image_pooling_crop_size_is_a_sliding_window():
     taps = ["MobilenetV2.expanded_conv_16.project.BatchNorm"]
     taps += [f"image_pooling.{name}" for name in ("pool", "relu", "resize")]
     outputs = [model.get_layer(name).output for name in taps]
-    features, pooled, projected, resized = run(keras.Model(model.inputs, outputs), image)
+    features, pooled, projected, resized = outputs_of(keras.Model(model.inputs, outputs), image)
     windows = np.lib.stride_tricks.sliding_window_view(features, (7, 7), axis=(1, 2))
     np.testing.assert_allclose(pooled, windows.mean((-2, -1)), atol=1e-5)
 
@@ -237,7 +234,7 @@ def test_image_pooling_crop_size_of_the_image_is_the_global_mean():
     for crop_size in ((65, 97), (80, 112)):  # sizes that give the same window
         cropped = kseg.create_model(SMALL, image_pooling_crop_size=crop_size)
         cropped.set_weights(whole.get_weights())
-        np.testing.assert_allclose(run(cropped, image), run(whole, image), atol=1e-4)
+        np.testing.assert_allclose(outputs_of(cropped, image), outputs_of(whole, image), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +320,7 @@ def test_two_low_levels_refine_at_stride_8_and_then_4(size):
     assert shapes["decoder/feature_projection0_1/weights"] == (1, 1, 144, 48)
     steps = ["decoder.decoder_conv1_pointwise", "decoder.decoder_conv1_1_pointwise"]
     outputs = [model.get_layer(name).output for name in [*steps, "logits"]]
-    first, second, logits = run(keras.Model(model.inputs, outputs), noise(97, 129))
+    first, second, logits = outputs_of(keras.Model(model.inputs, outputs), noise(97, 129))
     assert first.shape == (1, 13, 17, 256)
     assert second.shape == (1, 25, 33, 256)
     assert logits.shape == (1, 97, 129, 19)
@@ -344,11 +341,11 @@ def test_any_size_with_unknown_and_with_known_shape(row: str, sizes: list[tuple[
     randomize(model)
     for size in sizes:
         image = noise(*size)
-        logits = run(model, image)
+        logits = outputs_of(model, image)
         assert logits.shape == (1, *size, 19)
     static = kseg.create_model(row, input_shape=(*size, 3), batch_size=1)
     static.set_weights(model.get_weights())
-    np.testing.assert_allclose(run(static, image), logits, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(outputs_of(static, image), logits, atol=1e-5 * np.abs(logits).max())
 
 
 def test_options_survive_saving(tmp_path: Path):
@@ -366,7 +363,7 @@ def test_options_survive_saving(tmp_path: Path):
     assert again.card == model.card
     assert again.card.options == options
     image = noise(65, 97)
-    np.testing.assert_array_equal(run(again, image), run(model, image))
+    np.testing.assert_array_equal(outputs_of(again, image), outputs_of(model, image))
 
 
 @pytest.mark.parametrize("row", [SMALL, "deeplab_v3_plus_xception41"])

@@ -14,6 +14,8 @@ from kseg.streets import write_streets
 from kseg.tflite import options
 from support import randomize_statistics
 
+pytestmark = pytest.mark.usefixtures("small_row")
+
 
 @pytest.fixture
 def scenes(tmp_path, monkeypatch):
@@ -33,7 +35,7 @@ def trained(monkeypatch):
         run_dir.mkdir(parents=True)
         (run_dir / "history.csv").write_text("step,loss,mean_iou,val_mean_iou\n3,2.5,0.1,0.05\n")
         keras.utils.set_random_seed(8)
-        model = kseg.create_model("cgnet_m3n21", m=2, n=2)
+        model = kseg.create_model("small")
         model.card = model.card.replace(dataset="cityscapes", class_names=CITYSCAPES.names)
         randomize_statistics(model)
         return model

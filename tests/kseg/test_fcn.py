@@ -6,6 +6,7 @@ import pytest
 
 import kseg
 from kseg.zoo import find_variant
+from support import outputs_of
 
 # torchvision's VGG16 has 138,357,544 parameters, its last layer 4096 x 1000 of them.
 VGG16 = 138_357_544 - 4097 * 1000
@@ -49,7 +50,7 @@ def test_skips_are_summed_at_their_strides():
     names = ("score_pool4", "score_pool3", "fuse_pool3")
     outputs = [model.get_layer(name).output for name in names]
     image = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype("float32")
-    coarse, fine, fused = keras.Model(model.inputs, outputs).predict(image, verbose=0)
+    coarse, fine, fused = outputs_of(keras.Model(model.inputs, outputs), image)
     assert coarse.shape[1:3] == (4, 6)
     # Twice bilinear by half-pixels: each new pixel is 3/4 and 1/4 of its two neighbours.
     padded = np.pad(coarse, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")

@@ -16,6 +16,7 @@ from kseg.cost import multiply_adds
 from kseg.errors import KsegError
 from kseg.layers import ChannelShuffle, GroupedPointwiseConv
 from kseg.zoo import find_variant
+from support import outputs_of
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 LOW_LEVEL_STRIDES = {"liteseg_mobilenet_v2": 4, "liteseg_shufflenet": 8, "liteseg_darknet19": 4}
@@ -92,8 +93,8 @@ def test_plain_aspp_is_the_dilated_half_with_activations(tensors):
     copy_all_but(deep, plain)
     image = random_image(64, 96)
     names = [f"aspp{i}" for i in (1, 2, 3, 4)]
-    before = taps(deep, *(f"{name}.bn" for name in names)).predict(image, verbose=0)
-    after = taps(plain, *(f"{name}.relu" for name in names)).predict(image, verbose=0)
+    before = outputs_of(taps(deep, *(f"{name}.bn" for name in names)), image)
+    after = outputs_of(taps(plain, *(f"{name}.relu" for name in names)), image)
     for want, got in zip(before, after, strict=True):
         assert want.min() < -0.1
         np.testing.assert_allclose(got, np.maximum(want, 0), atol=1e-4)
@@ -115,7 +116,7 @@ def test_residuals(tensors, option: str, depthwise: str, pointwise: str, kept: s
     full = kseg.create_model("liteseg_mobilenet_v2", input_shape=(64, 96, 3))
     kseg.checkpoints.assign(full, tensors)
     image = random_image(64, 96)
-    with_residual = full.predict(image, verbose=0)
+    with_residual = outputs_of(full, image)
 
     without = kseg.create_model("liteseg_mobilenet_v2", input_shape=(64, 96, 3), **{option: False})
     copy_all_but(full, without, depthwise, pointwise)
@@ -123,12 +124,12 @@ def test_residuals(tensors, option: str, depthwise: str, pointwise: str, kept: s
     (kernel,) = full.get_layer(pointwise).get_weights()
     without.get_layer(depthwise).set_weights([scale[:, :, kept]])
     without.get_layer(pointwise).set_weights([kernel[:, :, kept]])
-    got = without.predict(image, verbose=0)
+    got = outputs_of(without, image)
 
     silenced = np.zeros_like(kernel)
     silenced[:, :, kept] = kernel[:, :, kept]
     full.get_layer(pointwise).set_weights([silenced])
-    np.testing.assert_allclose(got, full.predict(image, verbose=0), atol=1e-3)
+    np.testing.assert_allclose(got, outputs_of(full, image), atol=1e-3)
     assert np.abs(got - with_residual).max() > 1
 
 

@@ -118,16 +118,17 @@ def test_precisions(precision, least, input_type, tiny_model, files, tmp_path):
     assert share < {"fp16": 0.75, "w8": 0.75, "int8": 0.8}[precision]
 
 
-def test_several_precisions_at_once(tiny_model, tmp_path):
+@pytest.mark.usefixtures("small_row")
+def test_several_precisions_at_once(small_model, tmp_path):
     """The same files as one by one."""
     precisions = ("fp32", "w8", "int8")
     images = [IMAGE, IMAGE[::-1]]
     kseg.tflite.convert_each(
-        tiny_model, {p: tmp_path / f"{p}.tflite" for p in precisions}, calibration=iter(images)
+        small_model, {p: tmp_path / f"{p}.tflite" for p in precisions}, calibration=iter(images)
     )
     for precision in precisions:
         kseg.tflite.convert(
-            tiny_model,
+            small_model,
             tmp_path / "alone.tflite",
             precision=precision,
             calibration=images if precision == "int8" else None,

@@ -6,3 +6,8 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def zoo_with_small(small_row: None) -> None:
     """In every module of this folder."""
+
+
+@pytest.fixture(autouse=True)
+def quick_weights() -> None:
+    """Keras' own: runs are compared with runs of other processes."""
