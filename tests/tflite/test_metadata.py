@@ -14,7 +14,7 @@ import kseg.tflite
 from kseg.data import CAMVID
 from kseg.resize import resize_bilinear
 from kseg.streets import draw_scene
-from kseg.tflite.metadata import colors, labels
+from kseg.tflite.metadata import colors, labels, metadata
 from kseg.tflite.predictors import TFLitePredictor
 from support import ROOT, randomize_statistics
 
@@ -224,3 +224,9 @@ def test_classes_without_names(model):
     card = model.card.replace(class_names=None, colors=None)
     assert labels(card)[:3] == ["void", "class 0", "class 1"]
     assert len(set(colors(card))) == 12
+
+
+def test_a_card_without_an_input_size(model):
+    assert model.card.input_size is None
+    with pytest.raises(ValueError, match="cgnet_m3n21: the card has no input_size"):
+        metadata(model.card)
