@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kseg.errors import KsegError
@@ -72,7 +73,7 @@ def checked(labels: Any, logits: Any, num_classes: int, ignore_id: int) -> tuple
     worst = ops.where(ops.equal(worst, 0), ops.min(wrong, initial=0), worst)
     if _is_known(bad):
         if bool(ops.any(bad)):
-            raise KsegError(f"{message} {float(worst):g}")
+            raise KsegError(f"{message} {np.asarray(worst).item()}")
     elif keras.backend.backend() == "tensorflow":
         whole = _after_check(whole, ops.all(good), message, worst)
     return ops.where(bad, ignore_id, whole), bad

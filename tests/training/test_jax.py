@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -54,3 +56,55 @@ def read(run_dir: Path) -> list[list[float]]:
     columns = ("loss", "mean_iou", "val_loss", "val_mean_iou")
     with (run_dir / "history.csv").open() as file:
         return [[float(row[c]) for c in columns] for row in csv.DictReader(file)]
+
+
+CHECKS = """
+import jax, keras, numpy as np, pytest
+import kseg
+from kseg.training import recompute_batch_norm
+from kseg.training.losses import LOSSES, SegmentationLoss
+from kseg.training.metrics import MeanIoU
+
+rng = np.random.default_rng(0)
+logits = rng.normal(size=(2, 4, 5, 3)).astype("float32")
+labels = rng.integers(0, 3, (2, 4, 5)).astype("uint8")
+bad = np.where(labels == 2, 7, labels)
+for kind in LOSSES:
+    loss = SegmentationLoss(kind)
+    with pytest.raises(kseg.KsegError, match="for 3 classes.*found 7"):
+        loss(bad, logits)
+    step = jax.jit(loss)
+    assert np.isfinite(step(labels, logits)) and np.isnan(step(bad, logits))
+own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+weights = rng.uniform(0, 2, labels.shape).astype("float32")
+np.testing.assert_allclose(
+    SegmentationLoss()(labels[..., None], logits, weights), own(labels, logits, weights), rtol=1e-6
+)
+
+inputs = keras.Input((None, None, 3))
+x = keras.layers.BatchNormalization(name="norm")(inputs)
+model = kseg.SegmentationModel(inputs, keras.layers.Conv2D(3, 1)(x))
+model.compile("sgd", SegmentationLoss(), weighted_metrics=[MeanIoU(3)])
+images = rng.uniform(0, 255, (2, 4, 5, 3)).astype("float32")
+good = model.fit(images, labels, sample_weight=weights, verbose=0).history
+assert np.isfinite([*good["loss"], *good["mean_iou"]]).all()
+poor = model.fit(images, bad, verbose=0).history
+assert np.isnan([*poor["loss"], *poor["mean_iou"]]).all()
+recompute_batch_norm(model, [images[:1], images[1:]])
+layer = model.get_layer("norm")
+pixels = images.reshape(-1, 3)
+np.testing.assert_allclose(layer.moving_mean, pixels.mean(0), rtol=1e-5)
+np.testing.assert_allclose(layer.moving_variance, pixels.var(0), rtol=1e-5)
+"""
+
+
+def test_labels_weights_and_statistics():
+    """As TensorFlow's; what is compiled cannot raise at a label that is no class, and is NaN."""
+    result = subprocess.run(
+        [sys.executable, "-c", CHECKS],
+        env={**os.environ, **ON_JAX},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]

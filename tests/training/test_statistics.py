@@ -32,11 +32,12 @@ def reference(model: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance of both layers' inputs, in float64."""
     first = np.concatenate([b.reshape(-1, 3) for b in BATCHES]).astype("float64")
     kernel, bias = (w.astype("float64") for w in model.get_layer("conv").get_weights())
-    epsilon = model.get_layer("first").epsilon
+    norm = model.get_layer("first")
+    gamma, beta = np.array(norm.gamma, "float64"), np.array(norm.beta, "float64")
     hidden = []
     for batch in BATCHES:
         pixels = batch.reshape(-1, 3).astype("float64")
-        normal = (pixels - pixels.mean(0)) / np.sqrt(pixels.var(0) + epsilon)
+        normal = (pixels - pixels.mean(0)) / np.sqrt(pixels.var(0) + norm.epsilon) * gamma + beta
         hidden.append(normal @ kernel[0, 0] + bias)
     second = np.concatenate(hidden)
     return {"first": (first.mean(0), first.var(0)), "second": (second.mean(0), second.var(0))}
