@@ -28,7 +28,7 @@ from kseg import shipped
 from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import Scores, evaluate
-from kseg.files import whole
+from kseg.files import atomic_write
 from kseg.loading import load, ship
 from kseg.predictor import KerasPredictor
 from kseg.report import rendered, training_curve
@@ -74,14 +74,14 @@ def ship_run(run: Path, folder: Path) -> None:
     if scores:
         write_row(model.card.name, scores)
         figure = training_curve(history(stages(run)))
-        with whole(ROOT / "docs/camvid.png") as temporary:
+        with atomic_write(ROOT / "docs/camvid.png") as temporary:
             rendered(figure).save(temporary)
         print(f"{100 * scores.mean_iou:.2f} % on val")
 
 
 def draw_sample() -> None:
     """A street at the size of CamVid's frames."""
-    with whole(shipped.SAMPLE) as path:
+    with atomic_write(shipped.SAMPLE) as path:
         Image.fromarray(draw_scene(21, 360, 480).image).save(path, quality=95)
 
 

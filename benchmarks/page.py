@@ -17,7 +17,7 @@ import table
 from table import RESULTS
 
 from kseg.demo_report import table_text
-from kseg.files import whole
+from kseg.files import atomic_write
 from kseg.zoo import list_models, published_cells
 
 README = RESULTS.parent / "README.md"
@@ -155,7 +155,7 @@ def main() -> None:
     """Writes the pages."""
     for page, tables in pages().items():
         text = filled(page.read_text(), tables)
-        with whole(page) as path:
+        with atomic_write(page) as path:
             path.write_text(text)
 
 

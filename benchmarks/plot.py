@@ -13,7 +13,7 @@ import table
 from matplotlib.figure import Figure
 from table import RESULTS
 
-from kseg.files import whole
+from kseg.files import atomic_write
 from kseg.report import rendered
 
 
@@ -51,7 +51,7 @@ def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
 
 def main() -> None:
     """Draws the figure."""
-    with whole(RESULTS.parent / "docs/latency.png") as path:
+    with atomic_write(RESULTS.parent / "docs/latency.png") as path:
         rendered(draw(points())).save(path)
 
 

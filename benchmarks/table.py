@@ -13,7 +13,7 @@ from typing import Any
 
 import kseg
 from kseg.environment import environment
-from kseg.files import whole
+from kseg.files import atomic_write
 
 Row = dict[str, Any]
 
@@ -74,9 +74,9 @@ def replace(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[st
 
 def write(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:
     """The whole table, and ``facts`` beside it."""
-    with whole(table) as path, path.open("w", newline="") as file:
+    with atomic_write(table) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    with whole(table.with_suffix(".json")) as path:
+    with atomic_write(table.with_suffix(".json")) as path:
         path.write_text(json.dumps(facts, indent=1) + "\n")

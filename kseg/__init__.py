@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from kseg._version import __version__
+from kseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kseg import (
@@ -64,17 +65,9 @@ _MODULES = {
     "open_predictor": "opening",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"kseg.{_MODULES[name]}"), name)
-    if name in __all__:
-        return importlib.import_module(f"kseg.{name}")
-    raise AttributeError(f"module 'kseg' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__, _MODULES, [name for name in __all__ if name not in (*_MODULES, "__version__")]
+)
 
 
 def _register_classes(module: Any) -> None:

@@ -6,14 +6,31 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from kseg.errors import KsegError
 
 if TYPE_CHECKING:
-    from kseg.data import DataSet
+    from kseg.data import ClassTable
+
+
+class Split(Protocol):
+    """What a card takes of a data set, or of the records that were prepared of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def classes(self) -> ClassTable: ...
+
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+
 
 OUTPUTS = ("logits", "stride-logits", "argmax")
 """Forms of a model's output."""
@@ -159,7 +176,7 @@ class Card:
     def replace(self, **changes: Any) -> Card:
         return dataclasses.replace(self, **changes)
 
-    def trained_on(self, data: DataSet) -> Card:
+    def trained_on(self, data: Split) -> Card:
         """With a data set's name, classes, colours and size, for a model that is trained on it."""
         return self.replace(
             dataset=data.name,

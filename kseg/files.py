@@ -15,7 +15,7 @@ from kseg.errors import KsegError
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary name beside ``path`` that is renamed to it on success.
 
     The temporary name keeps the suffix, since several writers choose a format by it.
@@ -35,8 +35,8 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Like ``whole`` for a folder that must not exist yet (or be empty)."""
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Like ``atomic_write`` for a folder that must not exist yet (or be empty)."""
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise KsegError(f"{path}: exists and is not an empty folder; name another or remove it")
@@ -76,14 +76,14 @@ def write_json(path: str | Path, value: Any) -> None:
     """Writes what JSON can hold, whole or not at all.
 
     Raises:
-        KsegError: as of ``whole``.
+        KsegError: as of ``atomic_write``.
     """
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def check_output(path: str | Path, suffix: str | None = None) -> None:
-    """Says at once what ``whole`` would say after long work.
+    """Says at once what ``atomic_write`` would say after long work.
 
     Args:
         path: of a file to be written.

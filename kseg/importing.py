@@ -158,13 +158,19 @@ def _changed(
     normalization: Normalization, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalization:
     """The normalisation with other numbers, which are of R, G, B."""
-    step = 1 if normalization.channel_order == "RGB" else -1
-    given = {"mean": mean, "std": std}
-    changes = {key: tuple(map(float, v))[::step] for key, v in given.items() if v is not None}
-    for key, value in changes.items():
-        if len(value) != 3 or (key == "std" and min(value) <= 0):
-            raise KsegError(f"{key} is {given[key]}; it must be three numbers, of R, G and B")
-    return dataclasses.replace(normalization, **changes)
+
+    def three(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+        numbers = tuple(map(float, values))
+        if len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
+            raise KsegError(f"{name} is {values}; it must be three numbers, of R, G and B")
+        red, green, blue = numbers
+        return (red, green, blue) if normalization.channel_order == "RGB" else (blue, green, red)
+
+    return dataclasses.replace(
+        normalization,
+        mean=normalization.mean if mean is None else three("mean", mean),
+        std=normalization.std if std is None else three("std", std),
+    )
 
 
 def _other_rows(variant: zoo.Variant, num_classes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from kseg import checkpoints, shipped, zoo
 from kseg.backbones import applications
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
-from kseg.files import check_is_file, make_folder, whole, write_json
+from kseg.files import atomic_write, check_is_file, make_folder, write_json
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -64,27 +65,28 @@ def create_model(
     if auxiliary:
         options["auxiliary"] = True
     card = zoo.new_card(name, num_classes, preprocessing=preprocessing, options=options)
-    form = dict(input_shape=input_shape, batch_size=batch_size)
+    build = functools.partial(zoo.build, input_shape=input_shape, batch_size=batch_size)
     if weights is None:
-        return zoo.build(card, **form)
+        return build(card)
     if shipped.is_name(f"{weights}:{name}"):
         return _load_shipped(
             f"{weights}:{name}",
             num_classes=num_classes,
             preprocessing=preprocessing,
-            **form,
+            input_shape=input_shape,
+            batch_size=batch_size,
             **options,
         )
     path = Path(weights)
     application = zoo.find_variant(name).application
     if application and (str(path) == "imagenet" or path.suffix == ".h5"):
-        return _with_encoder_weights(zoo.build(card, **form), application, path)
+        return _with_encoder_weights(build(card), application, path)
     tensors = checkpoints.read(path)
     try:
         if num_classes is None:
             classes = checkpoints.count_classes(name, tensors)
             card = zoo.new_card(name, classes, preprocessing=preprocessing, options=options)
-        model = zoo.build(card.replace(weights=path.name), **form)
+        model = build(card.replace(weights=path.name))
         checkpoints.assign(model, tensors)
     except KsegError as error:
         raise KsegError(f"{path}: {error}") from error
@@ -182,7 +184,7 @@ def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) ->
     folder = make_folder(shipped.FOLDER / weights)
     card = model.card.for_inference().replace(weights=f"{weights}:{model.card.name}")
     path = folder / f"{card.name}.safetensors"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(checkpoints.published(model), temporary)
         temporary.chmod(0o644)  # the library leaves it to its owner
     write_json(path.with_suffix(".json"), {**description, "card": card.to_json()})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import KerasTensor
 
 from kseg.card import Card, Normalization
 from kseg.errors import KsegError
@@ -22,15 +23,43 @@ class SegmentationModel(keras.Model):
     ``keras.models.load_model`` work as usual. ``card`` travels in its configuration.
     """
 
-    def __init__(self, inputs, outputs, name=None, *, card: Card | None = None, **kwargs):
+    card: Card
+
+    def __init__(
+        self,
+        inputs: KerasTensor | list[KerasTensor],
+        outputs: KerasTensor | list[KerasTensor] | dict[str, KerasTensor],
+        name: str | None = None,
+        *,
+        card: Card | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
-        self.card = card
+        # Keras gives none, and ``from_config`` sets it next. A model that stays without one is
+        # refused by ``load``, ``convert`` and ``train``: all other code finds a card.
+        self.card = card  # type: ignore[assignment]
+
+    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+        """As of keras.Model, but for ``class_weight``.
+
+        Raises:
+            KsegError: a ``class_weight``. Keras takes one class for a whole image or row.
+        """
+        if class_weight is not None:
+            raise KsegError(
+                "class_weight is for one class an image, and labels here have one a pixel; give "
+                "the weights to kseg.training.losses.SegmentationLoss(class_weights=...)"
+            )
+        return super().fit(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "card": self.card and self.card.to_json()}
+        card = None if self.card is None else self.card.to_json()
+        return {**super().get_config(), "card": card}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects=None) -> SegmentationModel:
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SegmentationModel:
         config = dict(config)
         card = config.pop("card")
         model = super().from_config(config, custom_objects=custom_objects)
@@ -38,7 +67,7 @@ class SegmentationModel(keras.Model):
         return model
 
 
-def normalize(x: keras.KerasTensor, normalization: Normalization) -> keras.KerasTensor:
+def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:
     """The layer for a card's normalisation on the tensor ``x``."""
     return Normalize(**dataclasses.asdict(normalization), name="normalize")(x)
 

@@ -23,7 +23,7 @@ from kseg.model import (
     fixed_size,
 )
 from kseg.resize import resize_bilinear, resize_nearest
-from kseg.zoo import at_output_stride, build
+from kseg.zoo import at_output_stride, build, check_size
 
 
 class Predictor(Protocol):
@@ -35,9 +35,14 @@ class Predictor(Protocol):
         runtime: name and version of what runs the network, which a score reports.
     """
 
-    card: Card
-    input_size: tuple[int, int] | None
-    runtime: str
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def input_size(self) -> tuple[int, int] | None: ...
+
+    @property
+    def runtime(self) -> str: ...
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The network's output for one image, in the form that the card names.
@@ -94,7 +99,8 @@ class KerasPredictor:
         """As ``Predictor.__call__``: float32 logits (H, W, num_classes).
 
         Raises:
-            KsegError: an image of another size than the model was built for.
+            KsegError: an image of another size than the model was built for, or below the
+                network's least size.
         """
         sizes = zip(fixed_size(self._model), image.shape[:2], strict=True)
         if any(own not in (None, given) for own, given in sizes):
@@ -102,6 +108,7 @@ class KerasPredictor:
                 f"{self.card.name}: the model takes {fixed_size(self._model)} (H, W), None for "
                 f"any, not {image.shape[:2]}; state an input_size that fits"
             )
+        check_size(self.card.name, *image.shape[:2])
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kseg.files import whole
+from kseg.files import atomic_write
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
@@ -80,7 +80,7 @@ class Report:
             KsegError: it cannot be written.
         """
         body = "\n".join(self._parts)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(
                 f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
                 f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"

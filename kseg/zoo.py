@@ -119,6 +119,7 @@ def build(
     check_backend()
     if len(input_shape) != 3 or input_shape[2] != 3:
         raise KsegError(f"input_shape is {tuple(input_shape)}; it must be (H, W, 3)")
+    check_size(card.name, *input_shape[:2])
     variant = find_variant(card.name)
     inputs = keras.Input(input_shape, batch_size=batch_size, dtype=dtype, name="image")
     x = normalize(inputs, card.normalization) if card.preprocessing else inputs
@@ -145,6 +146,24 @@ def build(
         )
         copy_weights(weights_of, model)
     return model
+
+
+def check_size(name: str, height: int | None, width: int | None) -> None:
+    """Raises KsegError for an input that is too small for a network of the zoo.
+
+    Args:
+        name: of a card; one that is not of the zoo takes any size.
+        height, width: of the input, None where any is meant.
+    """
+    try:
+        least = find_variant(name).least_size
+    except KsegError:
+        return
+    if any(size is not None and size < least for size in (height, width)):
+        raise KsegError(
+            f"{name}: an input of {height}x{width} (HxW) is too small; it takes {least}x{least} "
+            "at least, so enlarge or pad it"
+        )
 
 
 def at_output_stride(card: Card, output_stride: int) -> Card:
@@ -202,12 +221,13 @@ def _class_facts(variant: Variant, num_classes: int) -> dict[str, Any]:
     The published count means the published classes, void channels included, and the
     default count Cityscapes' own.
     """
-    dataset, void_channels = "cityscapes", ()
+    dataset: str | None = "cityscapes"
+    void_channels: tuple[int, ...] = ()
     if num_classes == variant.num_classes:
         dataset, void_channels = variant.dataset, variant.void_channels
     elif num_classes != DEFAULT_CLASSES:
         dataset = None
-    if dataset not in CLASS_TABLES:
+    if dataset is None or dataset not in CLASS_TABLES:
         return dict(dataset=None, class_names=None, colors=None, void_channels=())
     table = CLASS_TABLES[dataset]
     return dict(

@@ -2,7 +2,9 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,7 +13,8 @@ import pytest
 
 import kseg
 import kseg.data
-from support import ROOT, randomize_statistics, write_camvid
+from kseg.zoo import VARIANTS
+from support import ROOT, SMALL, randomize_statistics, write_camvid
 
 # Building networks makes objects by the hundred thousand, which Python would look through
 # again and again: a twelfth of the suite's time.
@@ -74,11 +77,10 @@ def tiny_camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> kseg.SegmentationModel:
-    """The smallest CGNet with CamVid's classes, random weights."""
+def _for_camvid(name: str, **options) -> kseg.SegmentationModel:
+    """A row with random weights, as one trained on the tiny images."""
     keras.utils.set_random_seed(1)
-    model = kseg.create_model("cgnet_m3n21", num_classes=11, m=2, n=2)
+    model = kseg.create_model(name, num_classes=11, **options)
     model.card = model.card.replace(
         dataset="camvid",
         class_names=kseg.data.CAMVID.names,
@@ -90,9 +92,38 @@ def tiny_model() -> kseg.SegmentationModel:
 
 
 @pytest.fixture(scope="session")
+def tiny_model() -> kseg.SegmentationModel:
+    """The smallest CGNet with CamVid's classes, random weights."""
+    return _for_camvid("cgnet_m3n21", m=2, n=2)
+
+
+@pytest.fixture(scope="session")
 def tiny_keras(
     tiny_model: kseg.SegmentationModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.keras"
     tiny_model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_row() -> Iterator[None]:
+    """While a module's tests run, the zoo has the row "small" too."""
+    with patch.dict(VARIANTS, SMALL):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_model() -> kseg.SegmentationModel:
+    """The row "small" with CamVid's classes, random weights."""
+    with patch.dict(VARIANTS, SMALL):
+        return _for_camvid("small")
+
+
+@pytest.fixture(scope="session")
+def small_keras(
+    small_model: kseg.SegmentationModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("small") / "small.keras"
+    small_model.save(path)
     return path

@@ -47,14 +47,10 @@ def _run(command: list[str], args: Sequence[object], **kwargs) -> subprocess.Com
     )
 
 
-def with_small(before: str = "") -> list[str]:
-    """A command that is `python -m kseg` where the zoo has the row "small" too.
-
-    Args:
-        before: Python statements to begin with.
-    """
+def with_small() -> list[str]:
+    """A command that is `python -m kseg` where the zoo has the row "small" too."""
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{before}\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from kseg.zoo import VARIANTS; from support import SMALL; VARIANTS.update(SMALL)\n"
         "from kseg.cli import main; sys.exit(main(sys.argv[1:]))"
     )

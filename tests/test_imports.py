@@ -26,7 +26,7 @@ MODULES = {
 
 # From the bottom up: a module imports its own line and those above it (DESIGN).
 ORDER = (
-    ("_version", "quiet", "errors"),
+    ("_version", "quiet", "lazy", "errors"),
     ("files", "environment", "progress", "resize", "shipped", "card", "pictures"),
     ("data",),
     ("streets", "report", "crf", "cost"),

@@ -6,8 +6,9 @@ nothing that only conversion needs.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kseg.tflite.clustering import cluster
@@ -50,12 +51,4 @@ __all__ = [
     "train_quantised",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"kseg.tflite.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'kseg.tflite' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -125,7 +125,7 @@ class KerasCall(tf_keras.layers.Layer):
 class Channels(tf_keras.layers.Layer):
     """Channels ``first`` to ``last`` of (N, H, W, C)."""
 
-    def __init__(self, first: int, last: int, **kwargs) -> None:
+    def __init__(self, first: int, last: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._range = slice(first, last)
 
@@ -257,7 +257,8 @@ def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
         config["activation"] = _RENAMED[config["activation"]]
     known = {"name", "trainable"}
     for parent in inspect.getmro(kind):
-        known.update(inspect.signature(parent.__init__).parameters)
+        # It is not called: the names of its parameters are read.
+        known.update(inspect.signature(parent.__init__).parameters)  # type: ignore[misc]
     defaults = inspect.signature(type(layer).__init__).parameters
     for key in [key for key in config if key not in known]:
         if key in defaults and config.pop(key) != defaults[key].default:

@@ -82,7 +82,7 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.errors import KsegError
-from kseg.files import whole
+from kseg.files import atomic_write
 from kseg.loading import load
 from kseg.model import SegmentationModel, check_backend, dtype_policy
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
@@ -166,14 +166,14 @@ def _convert_files(
     if ("int8" in precisions) != (calibration is not None):
         need = "int8 needs" if "int8" in precisions else f"{', '.join(precisions)} takes no"
         raise KsegError(f"precision {need} calibration images")
-    images = None if calibration is None else calibration_images(calibration)
+    images = () if calibration is None else calibration_images(calibration)
     exporter = _Exporter(_checked_model(model))
     for path, options in files:
         if path.suffix == ".onnx":
             content = to_onnx_file(*exporter.graph(options))
         else:
             content = exporter.tflite(path, options, images)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
 
@@ -225,7 +225,7 @@ class _Exporter:
         return self._graphs[dtype]
 
     def tflite(
-        self, path: Path, options: ExportOptions, calibration: Sequence[np.ndarray] | None
+        self, path: Path, options: ExportOptions, calibration: Sequence[np.ndarray]
     ) -> bytes:
         """The .tflite file: graph to float model, quantised, with its card."""
         graph, card = self.graph(options)
@@ -239,7 +239,7 @@ class _Exporter:
         if options.precision == "w8":
             model = Flatbuffer(quantise_weights(model.content))
         elif options.precision == "int8":
-            model = to_int8(model, graph, calibration, card.input_size, options)
+            model = to_int8(model, graph, calibration, options)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
         return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
@@ -262,7 +262,6 @@ def to_int8(
     model: Flatbuffer,
     graph: keras.Model,
     calibration: Sequence[np.ndarray],
-    input_size: tuple[int, int],
     options: ExportOptions,
 ) -> Flatbuffer:
     """The int8 form of a float model, which takes the file's input.
@@ -271,7 +270,6 @@ def to_int8(
         model: of the graph, float32 with a float32 input.
         graph: whose layers ``options.keep_float`` names.
         calibration: of ``calibration_images``.
-        input_size: (H, W) of the graph.
         options: calibration method, layers in float and input type.
 
     Raises:
@@ -280,7 +278,7 @@ def to_int8(
     content = quantise_int8(
         model.content,
         calibration,
-        input_size,
+        graph.input_shape[1:3],
         calibration=options.calibration_method,
         keep_float=tensors_of(options.keep_float, model.content, graph),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -176,7 +176,9 @@ def to_onnx_file(graph: keras.Model, card: Card) -> bytes:
     return to_onnx(_serving(graph, apart), card, weights)
 
 
-def _serving(graph: Any, apart: Mapping[str, keras.Variable] | None = None) -> Callable[..., Any]:
+def _serving(
+    graph: Any, apart: Mapping[str, keras.Variable] | None = None
+) -> tf.types.experimental.PolymorphicFunction:
     """The graph as a tf.function from "image" to "output_0".
 
     Args:

@@ -259,7 +259,7 @@ class Flatbuffer:
 
     @functools.cached_property
     def _model(self) -> schema.ModelT:
-        return _unpack(self._content)
+        return _unpack(self.content)
 
     @property
     def content(self) -> bytes:

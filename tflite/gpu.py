@@ -63,7 +63,7 @@ class GpuPredictor:
     def __enter__(self) -> GpuPredictor:
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
@@ -137,7 +137,7 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._gpu.close()
 
 
@@ -149,7 +149,8 @@ def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300
     """
     with Comparison(path, timeout) as both:
         for image in images:
-            both(np.rint(resize_bilinear(image, both.input_size)))
+            size = both.input_size or image.shape[:2]
+            both(np.rint(resize_bilinear(image, size)))
         return both.agreement
 
 

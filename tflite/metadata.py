@@ -64,7 +64,13 @@ def colors(card: Card) -> list[str]:
 
 
 def metadata(card: Card) -> bytes:
-    """The metadata's flatbuffer (table ModelMetadata) of a file with this card."""
+    """The metadata's flatbuffer (table ModelMetadata) of a file with this card.
+
+    Raises:
+        ValueError: the card has no input size.
+    """
+    if card.input_size is None:
+        raise ValueError(f"{card.name}: the card has no input_size; a file's card has it")
     write = _Writer()
     height, width = card.input_size
     size = write.table(integers={0: width, 1: height})

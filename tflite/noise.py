@@ -64,11 +64,11 @@ def quantisation_noise(
         keep_float=keep_float,
     )
     images = calibration_images(images)
-    graph, card = export_graph(model, options.output, options.input_size)
+    graph, _ = export_graph(model, options.output, options.input_size)
     exact = to_flatbuffer(graph)
-    rounded = to_int8(exact, graph, images, card.input_size, options)
+    rounded = to_int8(exact, graph, images, options)
     layers = layer_names(exact.content, graph)
-    return _noise(exact.content, rounded.content, layers, images, card.input_size)
+    return _noise(exact.content, rounded.content, layers, images, graph.input_shape[1:3])
 
 
 def _noise(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +13,16 @@ from kseg.errors import KsegError, first_line
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 OPSET = 17
 
 
 def to_onnx(
-    function: Callable[..., Any], card: Card, weights: Mapping[str, np.ndarray] | None = None
+    function: tf.types.experimental.PolymorphicFunction,
+    card: Card,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> bytes:
     """An ONNX model of opset 17 with the card as JSON in ``metadata_props``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import os
@@ -98,8 +99,22 @@ class TensorIO:
                 )
 
 
-class _InSteps:
+class _InSteps(abc.ABC):
     """A Predictor whose parts are timed apart: write, run and read tensors as ``io`` says."""
+
+    card: Card
+    input_size: tuple[int, int] | None
+    runtime: str
+    io: TensorIO
+
+    @abc.abstractmethod
+    def write(self, tensor: np.ndarray) -> None: ...
+
+    @abc.abstractmethod
+    def run(self) -> None: ...
+
+    @abc.abstractmethod
+    def read(self) -> np.ndarray: ...
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         self.write(self.io.encode(image))

@@ -131,6 +131,8 @@ def profile(path: str, threads: int, runs: int, warm_up: int) -> tuple[str, floa
     library("LiteRtStopProfiler", profiler)
     summary = ctypes.c_char_p()
     library("LiteRtGetProfileSummary", profiler, model, ctypes.byref(summary))
+    if summary.value is None:
+        raise KsegError("LiteRT gave no profile; run it again")
     # The process ends now, and with it all that was made.
     return summary.value.decode(), seconds
 

@@ -59,6 +59,7 @@ def prune(
         raise KsegError(f"sparsity is {sparsity}; it must be above 0 and below 1")
     check_training(steps, 4, learning_rate)
     schedule = _schedule(steps, sparsity or 0.5)
+    pattern = None if structure is None else STRUCTURES[structure]
     card = model.card.for_inference()
     way = f"{structure} of weights pruned" if structure else f"{sparsity:.0%} of weights pruned"
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
@@ -67,7 +68,7 @@ def prune(
         if not has_dense_kernel(layer):
             return layer
         return tfmot.sparsity.keras.prune_low_magnitude(
-            layer, pruning_schedule=schedule, sparsity_m_by_n=STRUCTURES.get(structure)
+            layer, pruning_schedule=schedule, sparsity_m_by_n=pattern
         )
 
     bridge = to_tf_keras(result, wrap)

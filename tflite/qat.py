@@ -20,7 +20,7 @@ import tf_keras
 
 from kseg.card import Card
 from kseg.errors import KsegError
-from kseg.files import check_output, whole
+from kseg.files import atomic_write, check_output
 from kseg.model import SegmentationModel, copy_weights, dtype_policy
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
 from kseg.tflite.conversion import finished
@@ -29,8 +29,6 @@ from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
 from kseg.tflite.quantise import check_pixels
 from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
-
-_quantizers = tfmot.quantization.keras.quantizers
 
 # LOGISTIC has this range in the int8 operator, whatever is measured.
 _SIGMOID = (0.0, 255 / 256)
@@ -93,7 +91,7 @@ def train_quantised(
     check_output(path, ".tflite")
     check_training(steps, 0, learning_rate)
     height, width = _image_size(batches)
-    if None in (height, width):
+    if height is None or width is None:
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
     # First, since it may refuse the form.
     result, card = _split_graph(model, options.output, options.input_size, batch_size=1)
@@ -108,7 +106,7 @@ def train_quantised(
     copy_weights(graph, result)
     rounded = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
     content = finished(rounded.with_input_type(options.dtype), card)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -223,9 +221,11 @@ class _Ranges:
             return layer
         quantizer = None
         if rounded:
-            quantizer = _quantizers.FixedQuantizer(8, *self._range(layer), narrow_range=False)
-        free = None if kernel is None else getattr(layer, kernel).numpy() != 0
-        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(kernel, free, quantizer))
+            quantizer = tfmot.quantization.keras.quantizers.FixedQuantizer(
+                8, *self._range(layer), narrow_range=False
+            )
+        free = None if kernel is None else (kernel, getattr(layer, kernel).numpy() != 0)
+        return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(free, quantizer))
 
     def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
         """Rounds the output within its range; the converter rounds kernels."""
@@ -276,7 +276,7 @@ def _is_sigmoid(layer: tf_keras.layers.Layer) -> bool:
     )
 
 
-class _Kernel(_quantizers.LastValueQuantizer):
+class _Kernel(tfmot.quantization.keras.quantizers.LastValueQuantizer):
     """One scale a channel; zeros, as of a pruned model, stay zeros.
 
     Args:
@@ -292,7 +292,7 @@ class _Kernel(_quantizers.LastValueQuantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         return super().build([tensor_shape[axis] for axis in self._axes], name, layer)
 
-    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs) -> Any:
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         if not self._free.all():
             # No gradient reaches them either.
             inputs = tf.where(self._free, inputs, 0.0)
@@ -301,10 +301,15 @@ class _Kernel(_quantizers.LastValueQuantizer):
 
 
 class _Rounded(tfmot.quantization.keras.QuantizeConfig):
-    """What of a layer is rounded: its kernel, if it has one that trains, and its output."""
+    """What of a layer is rounded: its kernel, if it has one that trains, and its output.
 
-    def __init__(self, kernel: str | None, free: np.ndarray | None, output: Any) -> None:
-        self._kernel, self._free, self._output = kernel, free, output
+    Args:
+        kernel: its name, and which of its weights are no zeros.
+        output: the quantizer, None where it is not rounded.
+    """
+
+    def __init__(self, kernel: tuple[str, np.ndarray] | None, output: Any) -> None:
+        self._kernel, self._output = kernel, output
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         if self._kernel is None:
@@ -312,14 +317,16 @@ class _Rounded(tfmot.quantization.keras.QuantizeConfig):
         swapped = isinstance(
             layer, tf_keras.layers.DepthwiseConv2D | tf_keras.layers.Conv2DTranspose
         )
-        return [(getattr(layer, self._kernel), _Kernel(swapped, self._free))]
+        name, free = self._kernel
+        return [(getattr(layer, name), _Kernel(swapped, free))]
 
     def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        for weight in quantize_weights:
-            setattr(layer, self._kernel, weight)
+        if self._kernel is not None:
+            (weight,) = quantize_weights
+            setattr(layer, self._kernel[0], weight)
 
     def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
         pass

@@ -27,7 +27,6 @@ from kseg.tflite.flatbuffer import (
     between,
     input_name,
     operator_outputs,
-    operators,
     with_quantisable_biases,
 )
 from kseg.tflite.options import CALIBRATION_METHODS, check_choice
@@ -289,7 +288,7 @@ def _int8_recipe(content: bytes, keep_float: Collection[str]) -> Any:
     holds for what lies between such float operators: ESPNet's blocks have a BatchNorm
     between the sum and PReLU.
     """
-    found = operators(content)
+    found = {kind for kind, _ in operator_outputs(content).values()}
     floats, names = [], [*keep_float]
     if "HARD_SWISH" in found:
         floats.append((".*", qtyping.TFLOperationName.HARD_SWISH))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import keras
 import numpy as np
@@ -329,7 +329,7 @@ def _factors(layer: kl.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     return factor, shift + np.asarray(layer.beta) if layer.center else shift
 
 
-def _is_linear_convolution(layer: keras.Layer | None) -> bool:
+def _is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
     return (
         isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
         and layer.activation is keras.activations.linear

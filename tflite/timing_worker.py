@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from kseg.card import Card
 from kseg.errors import KsegError, first_line
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
@@ -129,6 +130,9 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         # The only library that is not loaded yet.
         import_onnxruntime(file)
     before = peak_memory()
+    runner: Runner
+    card: Card | None
+    own: tuple[int, int] | None
     if is_model(file):
         _set_keras_threads(options["threads"])
         predictor = KerasPredictor(file)
@@ -136,14 +140,16 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         card, runtime = predictor.card, predictor.runtime
     elif options["runtime"] == "cpu":
         kind = OnnxPredictor if file.suffix == ".onnx" else TFLitePredictor
-        runner = kind(file, options["threads"])
-        dtype, own = runner.io.input_type, runner.input_size
-        card, runtime = runner.card, runner.runtime
+        runner = in_steps = kind(file, options["threads"])
+        dtype, own = in_steps.io.input_type, in_steps.input_size
+        card, runtime = in_steps.card, in_steps.runtime
     else:
-        runner = AcceleratedModel(file)
-        dtype, own = runner.input_type, tuple(map(int, runner.input_shape[1:3]))
-        # The parent looked whether the file is one of kseg.
+        runner = accelerated = AcceleratedModel(file)
+        height, width = accelerated.input_shape[1:3]
+        dtype, own = accelerated.input_type, (int(height), int(width))
         card, runtime = read_card(file.read_bytes()), f"litert {version('ai-edge-litert')} gpu"
+    if card is None:
+        raise KsegError(f"{file}: has no card; convert the model with kseg")
     asked = options["input_size"] and tuple(options["input_size"])
     if asked and own and asked != own:
         raise KsegError(

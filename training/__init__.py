@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from kseg.lazy import lazy_names
+
 if TYPE_CHECKING:
     from kseg.training import losses, metrics
     from kseg.training.config import TrainingConfig
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from kseg.training.recipes import RECIPES, from_recipe
     from kseg.training.records import open_records, prepare
     from kseg.training.run import train
+    from kseg.training.statistics import recompute_batch_norm
 
 __all__ = [
     "RECIPES",
@@ -29,6 +32,7 @@ __all__ = [
     "metrics",
     "open_records",
     "prepare",
+    "recompute_batch_norm",
     "train",
 ]
 
@@ -39,20 +43,11 @@ _MODULES = {
     "from_recipe": "recipes",
     "open_records": "records",
     "prepare": "records",
+    "recompute_batch_norm": "statistics",
     "train": "run",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"kseg.training.{_MODULES[name]}"), name)
-    if name in __all__:
-        return importlib.import_module(f"kseg.training.{name}")
-    raise AttributeError(f"module 'kseg.training' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES, ("losses", "metrics"))
 
 
 def _register_classes(_module: Any) -> None:

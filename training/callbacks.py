@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet
 from kseg.errors import KsegError, first_line
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.model import SegmentationModel
 from kseg.pictures import cover, side_by_side
 from kseg.progress import duration
@@ -68,7 +68,7 @@ class Progress(keras.callbacks.Callback):
         if self.live:
             print(f"\r{self._line(logs)}\033[K", end="", file=sys.stderr, flush=True)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
         logs["images_per_second"] = self._images_per_second()
         score = logs.get("val_mean_iou")
         end = "" if score is None else f", val mIoU {score:.4f}"
@@ -117,7 +117,7 @@ class History(keras.callbacks.Callback):
     def __init__(self, path: Path, steps: Steps, *, pending: bool = False) -> None:
         super().__init__()
         self.path, self.steps = path, steps
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, str | float]] = []
         if path.exists():
             last = steps.done - pending
             with path.open(newline="") as file:
@@ -136,7 +136,7 @@ class History(keras.callbacks.Callback):
             "learning_rate": float(optimizer.learning_rate),
         }
         self.rows.append({field: values.get(field, "") for field in self.FIELDS})
-        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -199,7 +199,7 @@ class ScoreAverage(keras.callbacks.Callback):
 class OneScore(keras.callbacks.Callback):
     """Renames the score of the logits to ``mean_iou`` where a model has training heads."""
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict) -> None:
         for prefix in ("", "val_"):
             if (score := logs.pop(f"{prefix}logits_mean_iou", None)) is not None:
                 logs[f"{prefix}mean_iou"] = score
@@ -233,7 +233,7 @@ class Faults(keras.callbacks.Callback):
                 self.before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -255,20 +255,20 @@ class Faults(keras.callbacks.Callback):
             )
         if self.received is not None:
             self.checkpoint.save()
-            self._leave()
+            self._leave(self.received)
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # The state was saved before the score began.
         if self.received is not None:
-            self._leave()
+            self._leave(self.received)
 
-    def _leave(self) -> None:
+    def _leave(self, received: signal.Signals) -> None:
         print(
-            f"kseg: {self.received.name}: saved at step {self.steps.done}; "
+            f"kseg: {received.name}: saved at step {self.steps.done}; "
             "the same command goes on from there",
             file=sys.stderr,
         )
-        raise SystemExit(_EXIT_CODES[self.received])
+        raise SystemExit(_EXIT_CODES[received])
 
 
 class Pictures(keras.callbacks.Callback):
@@ -375,7 +375,7 @@ class Checkpoint(keras.callbacks.Callback):
         score = (logs or {}).get("val_mean_iou")
         if score is not None and score > self.best:
             self.best = score
-            with whole(self.folder / "best.keras") as path, averaged(self.model):
+            with atomic_write(self.folder / "best.keras") as path, averaged(self.model):
                 build(self.model.card.for_inference(), weights_of=self.model).save(path)
         self._save_once()
         self._path(_OPEN).rename(self._path(_CLOSED))
@@ -399,7 +399,7 @@ class Checkpoint(keras.callbacks.Callback):
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
                     "saved; start another run_dir with a lower learning_rate or clip_norm"
                 )
-        with whole(self._path(_OPEN)) as path:
+        with atomic_write(self._path(_OPEN)) as path:
             self.model.save_weights(path)
             with h5py.File(path, "a") as file:
                 file.attrs["logs"] = json.dumps({k: float(v) for k, v in self.steps.logs.items()})

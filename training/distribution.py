@@ -64,7 +64,7 @@ class Distribution:
             batch_size: of all replicas together; fewer than these gives each of them one.
             total: examples of all workers, None for endless ones.
         """
-        if self.workers == 1:
+        if self.strategy is None or self.workers == 1:
             return examples.batch(batch_size).prefetch(2)
         each = max(batch_size // self.replicas, 1)
         batches = examples.batch(each)
@@ -104,6 +104,8 @@ class Distribution:
 
     def _gathered(self, numbers: Sequence[int]) -> list[list[int]]:
         """The numbers of every worker, a row each."""
+        if self.strategy is None:
+            return [list(numbers)]
         rows = self.strategy.run(lambda: tf.constant([numbers], tf.int64))
         return self.strategy.gather(rows, axis=0).numpy().tolist()
 
@@ -136,11 +138,11 @@ class ReplicatedModel(SegmentationModel):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
             for _, _, batches in iterator:
-                batch = next(batches)
+                data_batch = tf.nest.map_structure(
+                    lambda x: self.distribute_strategy.experimental_local_results(x)[0],
+                    next(batches),
+                )
                 break
-            data_batch = tf.nest.map_structure(
-                lambda x: self.distribute_strategy.experimental_local_results(x)[0], batch
-            )
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 

@@ -16,6 +16,9 @@ from kseg.training.records import Records, open_records
 Data = DataSet | Records
 """What training reads."""
 
+Given = str | Path | Data | tuple[Data, DataSet] | None
+"""What ``train`` may be given as data."""
+
 INITIAL = "initial.keras"
 """In a run's folder: the model that the run was given."""
 
@@ -27,7 +30,7 @@ _DESCRIBED = (
 
 
 def from_configuration(
-    config: TrainingConfig, folder: str | Path | None, settings: dict[str, Any]
+    config: TrainingConfig, folder: Given, settings: dict[str, Any]
 ) -> tuple[Data, DataSet | None]:
     """The data to train and to score on.
 
@@ -67,9 +70,7 @@ def from_configuration(
 
 
 def from_model(
-    model: SegmentationModel,
-    data: Data | tuple[Data, DataSet],
-    settings: dict[str, Any],
+    model: SegmentationModel, data: Given, settings: dict[str, Any]
 ) -> tuple[TrainingConfig, Data, DataSet | None]:
     """The configuration that says the same, and the data to train and to score on.
 
@@ -85,12 +86,12 @@ def from_model(
     if model.card is None:
         raise KsegError("the model has no card; make it with kseg.create_model or kseg.load")
     pair = tuple(data) if isinstance(data, tuple | list) else (data, None)
-    if len(pair) != 2 or not (isinstance(pair[0], Data) and isinstance(pair[1], DataSet | None)):
+    train_data, val_data = pair if len(pair) == 2 else (None, None)
+    if not (isinstance(train_data, Data) and isinstance(val_data, DataSet | None)):
         raise KsegError(
             "data must be a DataSet to train on, or a pair of one to train and one to score on, "
             "where a model is trained; kseg.data.open_dataset opens them"
         )
-    train_data, val_data = pair
     if val_data is not None and val_data.classes != train_data.classes:
         raise KsegError("data: the two data sets have other classes; take two splits of one")
     known = {field.name for field in dataclasses.fields(TrainingConfig)} - {*_DESCRIBED}

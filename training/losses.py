@@ -1,10 +1,14 @@
 """Losses: functions over keras.ops, and the class that ``compile`` takes.
 
-Labels are (N, H, W) train ids, logits (N, H, W, C). A function gives one value a pixel,
-(N, H, W), or one an image, (N,); an ignored pixel adds nothing. ``SegmentationLoss`` takes
-the mean over all values, ignored pixels counted: means over each replica's valid pixels
+Labels are (N, H, W) or (N, H, W, 1) train ids, logits (N, H, W, C). A function gives one value
+a pixel, (N, H, W), or one an image, (N,); an ignored pixel adds nothing. ``SegmentationLoss``
+takes the mean over all values, ignored pixels counted: means over each replica's valid pixels
 would weight the replicas wrongly. For the same reason every selection (OHEM) and every
 normalisation (Dice, Lovász) is within one image.
+
+Labels of another shape, and a label that is neither a class nor ignored, are a KsegError; in a
+TensorFlow graph the step fails with the same text, and in a program that XLA has compiled
+(``jit_compile``, JAX), which cannot raise, the loss is NaN.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from keras import ops
 
 from kseg.data import IGNORE
 from kseg.errors import KsegError
+from kseg.training.labels import checked, weights_of
 
 
 def cross_entropy(
@@ -29,6 +34,15 @@ def cross_entropy(
     ignore_id: int = IGNORE,
 ) -> Any:
     """(N, H, W): cross-entropy, weighted by the label's class."""
+    labels, bad = checked(labels, logits, logits.shape[-1], ignore_id)
+    losses = _cross_entropy(labels, logits, class_weights, ignore_id)
+    return ops.where(bad, np.nan, losses)
+
+
+def _cross_entropy(
+    labels: Any, logits: Any, class_weights: Sequence[float] | None, ignore_id: int
+) -> Any:
+    """Of labels that are checked."""
     valid, labels = _valid(labels, ignore_id)
     losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     weights = ops.cast(valid, losses.dtype)
@@ -47,10 +61,11 @@ def focal(
     ignore_id: int = IGNORE,
 ) -> Any:
     """(N, H, W): (1 - p) ** gamma of the cross-entropy (arXiv:1708.02002, Equation 5)."""
-    plain = cross_entropy(labels, logits, ignore_id=ignore_id)
-    weighted = cross_entropy(labels, logits, class_weights=class_weights, ignore_id=ignore_id)
+    labels, bad = checked(labels, logits, logits.shape[-1], ignore_id)
+    plain = _cross_entropy(labels, logits, None, ignore_id)
+    weighted = _cross_entropy(labels, logits, class_weights, ignore_id)
     # expm1 keeps the digits of 1 - p where p is nearly 1; the root of zero has no slope.
-    return ops.maximum(-ops.expm1(-plain), 1e-12) ** gamma * weighted
+    return ops.where(bad, np.nan, ops.maximum(-ops.expm1(-plain), 1e-12) ** gamma * weighted)
 
 
 def ohem(
@@ -68,8 +83,9 @@ def ohem(
         threshold: a pixel is hard where the label's probability is below it.
         fraction: of the image's pixels that are taken at least, hardest first.
     """
-    losses = cross_entropy(labels, logits, class_weights=class_weights, ignore_id=ignore_id)
-    plain = cross_entropy(labels, logits, ignore_id=ignore_id)
+    labels, bad = checked(labels, logits, logits.shape[-1], ignore_id)
+    losses = _cross_entropy(labels, logits, class_weights, ignore_id)
+    plain = _cross_entropy(labels, logits, None, ignore_id)
     batch, pixels = _extent(losses)
     losses, plain = (ops.reshape(x, (batch, pixels)) for x in (losses, plain))
     # Rounded up; in integers, since TensorFlow may know the size only when it runs.
@@ -78,7 +94,8 @@ def ohem(
     hardest = ops.top_k(ops.stop_gradient(plain), kept)[0][:, -1:]
     limit = ops.minimum(hardest, -float(np.log(threshold)))
     chosen = ops.cast(ops.logical_and(plain >= limit, plain > 0), losses.dtype)
-    return ops.sum(losses * chosen, axis=1) / ops.maximum(ops.sum(chosen, axis=1), 1)
+    means = ops.sum(losses * chosen, axis=1) / ops.maximum(ops.sum(chosen, axis=1), 1)
+    return _nan_of_bad(bad, means)
 
 
 def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
@@ -87,10 +104,11 @@ def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     2 sum(p g) / (sum(p^2) + sum(g^2)), arXiv:1606.04797, Section 3; for more than two
     classes the mean over those that the image's label has.
     """
+    labels, bad = checked(labels, logits, logits.shape[-1], ignore_id)
     truth, probabilities = _one_hot(labels, logits, ignore_id)
     overlap = 2 * ops.sum(probabilities * truth, axis=1)
     total = ops.sum(probabilities**2, axis=1) + ops.sum(truth, axis=1)
-    return _mean_present(1 - overlap / ops.maximum(total, 1e-6), truth)
+    return _nan_of_bad(bad, _mean_present(1 - overlap / ops.maximum(total, 1e-6), truth))
 
 
 # Bins for the errors, 0 to 1; the loss differs from that of a sort by at most their width.
@@ -103,6 +121,7 @@ def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     The errors are sorted by counting them in 2^14 bins, which on a CPU takes a third of a
     sort's time; within a bin the label's own pixels come first.
     """
+    labels, bad = checked(labels, logits, logits.shape[-1], ignore_id)
     truth, probabilities = _one_hot(labels, logits, ignore_id)
     errors = ops.abs(truth - probabilities)
     batch, _, classes = ops.shape(errors)
@@ -126,7 +145,7 @@ def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     of_false = (positives - true) / (unions * ops.maximum(positives + false, 1))
     steps = ops.reshape(ops.stack([of_false, of_true], axis=-1), (-1,))
     losses = ops.sum(errors * ops.stop_gradient(ops.take(steps, cells)), axis=1)
-    return _mean_present(losses, truth)
+    return _nan_of_bad(bad, _mean_present(losses, truth))
 
 
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -138,11 +157,19 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 # The other losses weight the classes alike by themselves.
 _CLASS_WEIGHTED = ("cross_entropy", "focal", "ohem")
+# The other losses have one value an image.
+_BY_PIXEL = ("cross_entropy", "focal")
 
 
 @keras.saving.register_keras_serializable("kseg")
 class SegmentationLoss(keras.losses.Loss):
     """The mean of a loss over the batch, for ``compile(loss=...)``.
+
+    ``sample_weight`` multiplies the values before the mean, whose divisor stays the number of
+    values, as Keras' own losses do by default. One weight an image, (N,), is for every loss; one
+    a pixel, (N, H, W) or (N, H, W, 1), for cross-entropy and focal alone: what a pixel's weight
+    would be in OHEM's choice and in the sets of Dice and Lovász is not defined. Keras' own
+    default leaves ignored pixels out of the divisor, this one has them in it.
 
     Args:
         kind: a name of ``LOSSES``, or several joined by "+", which are summed.
@@ -150,7 +177,7 @@ class SegmentationLoss(keras.losses.Loss):
         ignore_id: labels that do not count.
 
     Raises:
-        KsegError: an unknown kind.
+        KsegError: an unknown kind, or a ``reduction`` that is not the mean.
     """
 
     def __init__(
@@ -159,27 +186,52 @@ class SegmentationLoss(keras.losses.Loss):
         class_weights: Sequence[float] | None = None,
         ignore_id: int = IGNORE,
         name: str = "loss",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         for part in kind.split("+"):
             if part not in LOSSES:
                 raise KsegError(f"loss is {kind!r}; its parts must be of {', '.join(LOSSES)}")
+        if self.reduction not in ("sum_over_batch_size", "mean"):
+            raise KsegError(
+                f"reduction is {self.reduction!r}; a SegmentationLoss is the mean over all pixels, "
+                "'sum_over_batch_size'; the functions of kseg.training.losses reduce nothing"
+            )
         self.kind = kind
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
         self.ignore_id = ignore_id
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        # Keras would multiply the mean by the weights.
+        weighted = y_true if sample_weight is None else (y_true, sample_weight)
+        return super().__call__(weighted, y_pred)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        y_true, sample_weight = y_true if isinstance(y_true, tuple) else (y_true, None)
         y_pred = ops.cast(y_pred, "float32")
         total = 0.0
         for part in self.kind.split("+"):
             weighted = {"class_weights": self.class_weights} if part in _CLASS_WEIGHTED else {}
             values = LOSSES[part](y_true, y_pred, ignore_id=self.ignore_id, **weighted)
+            if sample_weight is not None:
+                values = values * self._weights(sample_weight, values, part)
             # A replica may get no image of a last batch.
             count = ops.maximum(ops.size(values), 1)
             total = total + ops.sum(values) / ops.cast(count, values.dtype)
         # Keras shares a loss among the replicas unless it is a scalar already.
         return ops.reshape(total, (1,))
+
+    def _weights(self, sample_weight: Any, values: Any, part: str) -> Any:
+        """What multiplies the values of one of the sum's losses."""
+        try:
+            return weights_of(sample_weight, values.shape, values.dtype)
+        except KsegError as error:
+            if part in _BY_PIXEL:
+                raise
+            raise KsegError(
+                f"{error}; {part} has one value an image: give pixels that do not count the label "
+                f"{self.ignore_id}, or take cross_entropy or focal"
+            ) from None
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -216,6 +268,11 @@ def _valid(labels: Any, ignore_id: int) -> tuple[Any, Any]:
     labels = ops.cast(labels, "int32")
     valid = ops.not_equal(labels, ignore_id)
     return valid, ops.where(valid, labels, 0)
+
+
+def _nan_of_bad(bad: Any, losses: Any) -> Any:
+    """Losses (N,), NaN for images with a bad label, (N, H, W)."""
+    return ops.where(ops.any(bad, axis=(1, 2)), np.nan, losses)
 
 
 def _extent(x: Any) -> tuple[Any, Any]:

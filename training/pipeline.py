@@ -7,6 +7,7 @@ it, so a run that resumes at step k sees what the undisturbed run would have see
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, open_dataset
-from kseg.errors import KsegError
+from kseg.errors import KsegError, first_line
 from kseg.training.augment import Augmentation
 from kseg.training.records import Records, open_records
 
@@ -72,6 +73,8 @@ def dataset(
         augment = crop is not None
     if not augment:
         return whole_images(data).batch(batch_size).prefetch(2)
+    if crop is None:
+        raise KsegError("crop is None; augmentation needs a height and a width above 0")
     augmentation = Augmentation(crop, scale, flip, jitter, pad_value)
     examples = augmented(
         data, augmentation, batch_size=batch_size, seed=seed, start_step=start_step
@@ -80,15 +83,72 @@ def dataset(
 
 
 @contextlib.contextmanager
-def reader_errors() -> Iterator[None]:
-    """Within it, a KsegError that a reader raised inside TensorFlow comes out as one."""
+def reader_errors(data: DataSet | Records | None = None) -> Iterator[None]:
+    """Within it, a KsegError that was raised or asserted inside TensorFlow comes out as one.
+
+    Args:
+        data: what is read; an image of records that TensorFlow cannot decode is named.
+    """
     try:
         yield
     except tf.errors.OpError as error:
         # TensorFlow wraps its text into its own.
         if found := re.search(r"KsegError: (.+)", str(error)):
-            raise KsegError(found[1]) from error
+            # An assertion has its values in brackets.
+            raise KsegError(found[1].replace("] [", " ").removesuffix("]")) from error
+        if isinstance(data, Records) and isinstance(error, tf.errors.InvalidArgumentError):
+            _check_decodable(data)
         raise
+
+
+def _check_decodable(data: Records) -> None:
+    """Raises KsegError for the first record that TensorFlow cannot decode.
+
+    TensorFlow does not say which one it was.
+    """
+    for place, name in enumerate(data.names):
+        content = _parsed(data.read(place))
+        try:
+            _decode_image(content["image"], [0, 0, *data.sizes[place]])
+            tf.io.decode_png(content["label"], channels=1)
+        except tf.errors.InvalidArgumentError as error:
+            shard = data.shards[data.places[place][0]]
+            raise KsegError(
+                f"{shard}: TensorFlow cannot decode {name!r} ({_reason(error)}); save that image "
+                "anew and run `kseg prepare` again"
+            ) from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What an operator says, without the node's name."""
+    return re.sub(r"^\{\{.*?\}\} *|\[Op:.*", "", first_line(error)).strip()
+
+
+def readable(data: DataSet, skipped: dict[str, str]) -> DataSet:
+    """The samples that can be read, in order; each is read once.
+
+    Args:
+        skipped: takes the others, with the reason, as "SPLIT/NAME".
+
+    Raises:
+        KsegError: none can be read.
+    """
+    kept = []
+    for sample in data.samples:
+        try:
+            data.labelled(sample)
+        except KsegError as error:
+            print(f"kseg: left out: {error}", file=sys.stderr)
+            skipped[f"{data.split}/{sample.name}"] = str(error)
+        else:
+            kept.append(sample)
+    if not kept:
+        raise _none_readable(data)
+    return dataclasses.replace(data, samples=tuple(kept))
+
+
+def _none_readable(data: DataSet) -> KsegError:
+    return KsegError(f"{data.name} {data.split}: none of the {len(data)} samples can be read")
 
 
 def whole_images(data: DataSet | Records, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
@@ -220,7 +280,7 @@ def _open_files(
                 if sample.name not in skipped:
                     print(f"kseg: left out: {error}", file=sys.stderr)
                 skipped[sample.name] = str(error)
-        raise KsegError(f"{data.name} {data.split}: none of the {len(data)} samples can be read")
+        raise _none_readable(data)
 
     image, label = tf.numpy_function(read, [index], [tf.uint8, tf.uint8], stateful=False)
     image.set_shape((None, None, 3))
@@ -238,16 +298,23 @@ def _open_record(data: Records, index: tf.Tensor) -> tuple[tf.Tensor, ReadWindow
         return np.array(data.read(int(i)), object)
 
     record = tf.ensure_shape(tf.numpy_function(read, [index], tf.string, stateful=False), ())
-    kind = tf.io.FixedLenFeature([], tf.string)
-    content = tf.io.parse_single_example(record, {"image": kind, "label": kind})
+    content = _parsed(record)
     size = tf.gather(tf.constant(data.sizes), index)
 
     def read_window(rows: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = [rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]]
-        image = tf.io.decode_and_crop_jpeg(
-            content["image"], place, channels=3, dct_method="INTEGER_ACCURATE"
-        )
+        image = _decode_image(content["image"], place)
         label = tf.reshape(tf.io.decode_png(content["label"], channels=1), size)
         return image, label[rows[0] : rows[1], columns[0] : columns[1]]
 
     return size, read_window
+
+
+def _parsed(record: tf.Tensor | bytes) -> dict[str, tf.Tensor]:
+    kind = tf.io.FixedLenFeature([], tf.string)
+    return tf.io.parse_single_example(record, {"image": kind, "label": kind})
+
+
+def _decode_image(jpeg: tf.Tensor, place: Sequence[tf.Tensor | int]) -> tf.Tensor:
+    """(h, w, 3) uint8 of a JPEG's window: first row, first column, h and w."""
+    return tf.io.decode_and_crop_jpeg(jpeg, place, channels=3, dct_method="INTEGER_ACCURATE")

@@ -32,7 +32,7 @@ from PIL import Image
 
 from kseg.data import ClassTable, DataSet
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
@@ -190,7 +190,7 @@ def prepare(
         if progress:
             progress(done, len(data))
     index = {**plan, "shards": [parts[path.name] for path in slices]}
-    with whole(folder / "index.json") as temporary:
+    with atomic_write(folder / "index.json") as temporary:
         temporary.write_text(_json(index))
     # Killed workers may have left the first; the index holds the parts now.
     for path in folder.glob(".kseg-*"):
@@ -298,11 +298,10 @@ def _start_worker() -> None:
     """Ignores Ctrl-C, which the parent handles, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    parent = multiprocessing.parent_process()
-
     def follow() -> None:
-        parent.join()
-        os._exit(1)
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
@@ -310,7 +309,7 @@ def _start_worker() -> None:
 def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, Any]:
     """One shard and its part of the index."""
     records, counts, offset = [], np.zeros(256, np.int64), 0
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             for sample in data.samples:
                 image, label = data.labelled(sample)
@@ -336,7 +335,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
             "class_pixels": counts[: data.classes.num_classes].tolist(),
             "records": records,
         }
-    with whole(path.with_suffix(".json")) as temporary:
+    with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(_json({**plan, "shards": [part]}))
     return part
 

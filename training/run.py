@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import keras
 import tensorflow as tf
 
 from kseg.data import DataSet
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
@@ -31,22 +31,25 @@ from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.initial import initial_model
-from kseg.training.inputs import INITIAL, Data, from_configuration, from_model
+from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
+from kseg.training.labels import check_two_classes
 from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import (
     augmented,
     names_at,
+    readable,
     reader_errors,
     steps_per_epoch,
     whole_images,
 )
 from kseg.training.run_folder import check_folder, claim_folder, is_claimed
 from kseg.training.schedule import Stretch, stretches
-from kseg.zoo import build
+from kseg.training.statistics import shorten_momentum
+from kseg.zoo import build, check_size
 
-Batches = tf.data.Dataset | tf.distribute.DistributedDataset
+Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
 
 @overload
@@ -72,7 +75,7 @@ def train(
 
 def train(
     config: TrainingConfig | SegmentationModel,
-    data: str | Path | Data | tuple[Data, DataSet] | None,
+    data: Given,
     run_dir: str | Path,
     *,
     distribution: str = "auto",
@@ -135,6 +138,7 @@ class Run:
         model, metric: as ``fit`` takes them; the metric counts the logits.
         checkpoint: the states.
         pending: the state at hand ends an epoch whose score and row are missing.
+        momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
     """
 
@@ -172,11 +176,16 @@ class Run:
             return load(finished)
         if source is not None:
             source = self._kept_or(source)
+        check_two_classes(self.data.classes.num_classes, self.data.name)
+        if self.config.bad_images == "skip" and self.val_data is not None:
+            self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             self.model = self.devices.prepared(initial_model(self.config, self.data, source))
+            self.momenta = shorten_momentum(self.model, self.steps)
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
+            check_size(self.config.model, *crop)
         # Only after validation: config.json claims the folder.
         self._claim(source)
         self._resume()
@@ -186,7 +195,7 @@ class Run:
         with averaged(self.model):
             result = build(self.model.card.for_inference(), weights_of=self.model)
         if self._is_first_worker:
-            with whole(finished) as path:
+            with atomic_write(finished) as path:
                 result.save(path)
         return result
 
@@ -262,7 +271,7 @@ class Run:
             )
             path = make_folder(self.own_folder) / INITIAL
             if is_new or not path.exists():
-                with whole(path) as temporary:
+                with atomic_write(path) as temporary:
                     # A model that is not compiled: Keras cannot save every loss.
                     build(source.card, weights_of=source).save(temporary)
         if is_new:
@@ -294,6 +303,13 @@ class Run:
                 file=sys.stderr,
             )
 
+        for published, momentum in self.momenta.items():
+            print(
+                f"kseg: {self.steps} steps are too few for BatchNorm's momentum {published:g}; "
+                f"it is {momentum:.4g} in this run",
+                file=sys.stderr,
+            )
+
     def _fit(self) -> None:
         """The epochs that are left, and the score of the last one where it is missing."""
         config, checkpoint = self.config, self.checkpoint
@@ -307,7 +323,7 @@ class Run:
         left = stretches(
             config, step=checkpoint.steps.done, steps=self.steps, epoch_steps=self.epoch_steps
         )
-        with faults, reader_errors():
+        with faults, reader_errors(self.data):
             if self.pending:
                 self._close_epoch(scored, callbacks)
             for stretch in left:

@@ -33,12 +33,20 @@ def stretches(
 
     The rest of an epoch that was interrupted, and a last one that ``config.steps`` cuts
     short, stand alone.
+
+    Raises:
+        ValueError: the configuration has no crop yet.
     """
+    if config.crop is None:
+        raise ValueError("crop is None; a run fills it in before it starts")
     epochs = -(-steps // epoch_steps)
     final = max(epochs - config.final_epochs, 0)
     while step < steps:
         epoch, inside = divmod(step, epoch_steps)
-        crop, end = (config.crop, final) if epoch < final else (config.final_crop, epochs)
+        if epoch < final:
+            crop, end = config.crop, final
+        else:
+            crop, end = config.final_crop or config.crop, epochs
         whole_epochs = min(end, steps // epoch_steps) - epoch
         if inside or whole_epochs <= 0:
             count, length = 1, min(epoch_steps - inside, steps - step)

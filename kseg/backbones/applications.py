@@ -100,12 +100,12 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
             y, paddings[output] = tensors[first], operation.padding
         elif kind is kl.GlobalAveragePooling2D:
             y = tensors[first]
-            if grid.dilation > 1:
+            if grid is not None and grid.dilation > 1:
                 y = kl.MaxPooling2D(1, strides=grid.dilation, name=f"{fresh_name}.grid")(y)
             y, grid = kl.GlobalAveragePooling2D(keepdims=True, name=fresh_name)(y), None
         elif grid is None and isinstance(operation, _CONVOLUTIONS):
             y = _copy(operation, fresh_name)(tensors[first])
-        elif kind in _POOLINGS or isinstance(operation, _CONVOLUTIONS):
+        elif grid is not None and (kind in _POOLINGS or isinstance(operation, _CONVOLUTIONS)):
             step = operation.strides[0]
             stride = step if grid.stride * step <= output_stride else 1
             spatial = _pool if kind in _POOLINGS else _convolve
@@ -120,9 +120,9 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
             raise ValueError(f"{name} has a {kind.__name__}, which has no dilated form here")
         tensors[output], grids[output] = y, grid
     levels = {
-        grids[tensor].stride: tensors[tensor]
+        grid.stride: tensors[tensor]
         for tensor in _bottlenecks(network)
-        if grids[tensor] is not None
+        if (grid := grids[tensor]) is not None
     }
     if 4 not in levels:
         raise ValueError(f"{name} has no features at stride 4")

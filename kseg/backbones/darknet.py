@@ -60,6 +60,7 @@ def darknet19(x: KerasTensor) -> Features:
     ``output`` is (N, h, w, 1024), h and w from pooling ``low_level``, which is (N,
     ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 16x16 must come in.
     """
+    levels = {}
     for number, layer in LAYERS.items():
         if layer is None:
             # The original rounds down everywhere; it cannot decode what 4 does not divide.
@@ -78,6 +79,5 @@ def darknet19(x: KerasTensor) -> Features:
         )
         x = batch_norm(x, epsilon=1e-5, name=f"{name}.1")
         x = kl.LeakyReLU(0.1, name=f"{name}.2")(x)
-        if number == LOW_LEVEL_LAYER:
-            low_level = x
-    return Features(x, low_level)
+        levels[number] = x
+    return Features(x, levels[LOW_LEVEL_LAYER])

@@ -25,9 +25,10 @@ LAYERS = (
     (1024, 1),
 )
 
-_SLIM = {"padding": "same", "epsilon": 1e-3, "momentum": 0.9997}
-_conv = functools.partial(slim_conv, **_SLIM)
-_separable_conv = functools.partial(slim_separable_conv, **_SLIM)
+_conv = functools.partial(slim_conv, padding="same", epsilon=1e-3, momentum=0.9997)
+_separable_conv = functools.partial(
+    slim_separable_conv, padding="same", epsilon=1e-3, momentum=0.9997
+)
 
 
 def mobilenet(x: KerasTensor) -> Features:

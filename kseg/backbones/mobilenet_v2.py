@@ -113,14 +113,37 @@ def mobilenet_v2(
     divisor = 8 if depth_multiplier == 1 else 1
 
     def unit(
-        x: KerasTensor, channels: int | None, block: int | None, part: str, position: int, **kwargs
+        x: KerasTensor,
+        channels: int | None,
+        block: int | None,
+        part: str,
+        position: int,
+        *,
+        kernel_size: int = 3,
+        strides: int = 1,
+        dilation: int = 1,
     ) -> KerasTensor:
         """Convolution, BatchNorm, and ReLU6 everywhere but behind a projection."""
         name, bn_name = style.names(block, part, position)
         if channels is None:
-            x = depthwise_conv(x, 3, padding=style.padding, name=name, **kwargs)
+            x = depthwise_conv(
+                x,
+                kernel_size,
+                strides=strides,
+                dilation=dilation,
+                padding=style.padding,
+                name=name,
+            )
         else:
-            x = conv(x, channels, padding=style.padding, name=name, **kwargs)
+            x = conv(
+                x,
+                channels,
+                kernel_size,
+                strides=strides,
+                dilation=dilation,
+                padding=style.padding,
+                name=name,
+            )
         x = batch_norm(x, epsilon=style.epsilon, momentum=style.momentum, name=bn_name)
         return x if part == "project" else kl.ReLU(6, name=f"{name}.relu6")(x)
 

@@ -196,10 +196,25 @@ def bottleneck(
 ) -> KerasTensor:
     """A unit (Figure 5) of four times ``channels``."""
 
-    def layer(x: KerasTensor, filters: int, part: str, **kwargs) -> KerasTensor:
-        names = style.names(block, unit, part)
-        kernel_size = 3 if part == "conv2" else 1
-        return _conv_bn(x, filters, kernel_size, names=names, style=style, **kwargs)
+    def layer(
+        x: KerasTensor,
+        filters: int,
+        part: str,
+        *,
+        strides: int = 1,
+        dilation: int = 1,
+        activation: bool = True,
+    ) -> KerasTensor:
+        return _conv_bn(
+            x,
+            filters,
+            3 if part == "conv2" else 1,
+            strides=strides,
+            dilation=dilation,
+            activation=activation,
+            names=style.names(block, unit, part),
+            style=style,
+        )
 
     name = f"block{block}.unit_{unit}"
     inputs = shortcut = x

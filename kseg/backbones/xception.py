@@ -15,9 +15,8 @@ from keras import layers as kl
 from kseg.backbones import Features
 from kseg.layers import atrous_units, slim_conv, slim_separable_conv, subsample
 
-_NORM = {"epsilon": 1e-3, "momentum": 0.9997}
-_conv = functools.partial(slim_conv, **_NORM)
-_separable_conv = functools.partial(slim_separable_conv, **_NORM)
+_conv = functools.partial(slim_conv, epsilon=1e-3, momentum=0.9997)
+_separable_conv = functools.partial(slim_separable_conv, epsilon=1e-3, momentum=0.9997)
 
 # By depth: (filters, stride) of the entry flow's blocks, and units of the middle flow.
 _DEPTHS: dict[int, tuple[tuple[tuple[int, int], ...], int]] = {

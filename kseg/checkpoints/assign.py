@@ -147,7 +147,7 @@ def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
         # Some layers of a classifier have a multiple of the classes, or a fraction.
         if classes not in shapes[published]:
             continue
-        shape = np.shape(tensors.get(published))
+        shape = np.shape(tensors[published]) if published in tensors else ()
         if len(shape) == len(shapes[published]):
             return int(shape[shapes[published].index(classes)])
     raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
@@ -271,7 +271,7 @@ def _unfolded(
 
     Converters give a convolution without bias one of zeros, which is left out.
     """
-    unfolded = {}
+    unfolded: dict[str, Any] = {}
     for name, tensor in tensors.items():
         scope, _, last = name.rpartition("/")
         norm = f"{scope}/BatchNorm"

@@ -73,20 +73,20 @@ class _Tensor:
         return view.copy()
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_unused) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor without a storage")
     return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _rebuild_parameter(tensor, *_unused) -> _Tensor:
+def _rebuild_parameter(tensor: _Tensor, *_unused: Any) -> _Tensor:
     return tensor
 
 
 class _StateDict(collections.OrderedDict):
     """An OrderedDict whose pickled attributes (`_metadata`) are dropped."""
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: Any) -> None:
         pass
 
 

@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TextIO
 
 from kseg._version import __version__
 from kseg.errors import KsegError, KsegWarning
@@ -90,12 +90,19 @@ def _plain_warnings(args: argparse.Namespace) -> Iterator[None]:
         warnings.simplefilter("always", KsegWarning)
         show = warnings.showwarning
 
-        def show_plain(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        def show_plain(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, KsegWarning):
                 text = _with_flags(str(message), args)
                 print(f"kseg: warning: {text}", file=sys.stderr, flush=True)
             else:
-                show(message, category, *rest)
+                show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show_plain
         yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kseg.data import list_datasets, open_dataset
 from kseg.errors import KsegError
-from kseg.files import check_output, whole
+from kseg.files import atomic_write, check_output
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
 
 
-def add_size(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+def add_size(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, flag: str, text: str
+) -> None:
     """An option of a height and a width."""
     parser.add_argument(flag, type=int, nargs=2, metavar=("H", "W"), help=text)
 
@@ -196,7 +198,7 @@ def save_smaller(
     model = load(args.file)
     with reader_errors():
         result = make(model, **fine_tuning(args, model), **options)
-    with whole(args.out) as path:
+    with atomic_write(args.out) as path:
         result.save(path)
     print(f"{args.out}: {result.card.weights}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
-from kseg.files import check_output, make_folder, whole, write_json
+from kseg.files import atomic_write, check_output, make_folder, write_json
 from kseg.progress import Countdown
 
 
@@ -63,6 +63,6 @@ def run(args: argparse.Namespace) -> None:
             facts["file"] = str(file)
         write_json(args.json, report)
     for item in comparison.worst if out else ():
-        with whole(out / f"{item.name}.png") as path:
+        with atomic_write(out / f"{item.name}.png") as path:
             item.picture().save(path)
         print(out / f"{item.name}.png")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kseg.cli import arguments
 from kseg.data import DataSet, open_dataset
 from kseg.environment import environment
-from kseg.files import make_folder, whole, write_json
+from kseg.files import atomic_write, make_folder, write_json
 from kseg.pictures import stacked
 from kseg.progress import Stages
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     }
     write_json(out / "demo.json", {**facts, "rows": rows})
     scenes = scene_pictures(val_data, [TFLitePredictor(files[p]) for p in ("fp32", "int8")])
-    with whole(out / "scenes.png") as path:
+    with atomic_write(out / "scenes.png") as path:
         stacked(scenes).save(path)
     page, history = out / "report.html", out / MODEL / "history.csv"
     write_demo_report(page, facts, rows, scores, scenes=scenes, history=history, no_gpu=no_gpu)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kseg.errors import KsegError
-from kseg.files import check_output, whole
+from kseg.files import atomic_write, check_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         mean=args.mean,
         std=args.std,
     )
-    with whole(args.out) as path:
+    with atomic_write(args.out) as path:
         model.save(path)
     for line in unsaid:
         print(f"kseg: {line}", file=sys.stderr)

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{name}: {recipe.source}")
         return
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    values = {
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else None if value is _NONE else value
         for name, value in vars(args).items()
         if name in fields and value is not None

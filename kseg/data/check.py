@@ -11,10 +11,10 @@ import numpy as np
 
 from kseg.data.classes import BAD, IGNORE, PUBLISHED, ClassTable, never_occurring
 from kseg.data.finding import find_pairs
-from kseg.data.reading import read_image, read_pair
+from kseg.data.reading import Tell, read_image, read_pair, read_palette
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
-from kseg.pictures import overlay
+from kseg.files import atomic_write, make_folder
+from kseg.pictures import Color, overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,7 @@ def check_data(
 
     counts = np.zeros(256, np.int64)
     masks, together = [], False
+    palettes: dict[Path, tuple[Color, ...]] = {}
     sizes: Counter[tuple[int, int]] = Counter()
     shown = set(np.linspace(0, len(samples) - 1, pictures).astype(int).tolist())
     if out is not None:
@@ -113,14 +114,14 @@ def check_data(
     for number, sample in enumerate(samples):
         try:
             if sample.label is None:
-                image, labels = read_image(sample.image, tell), None
+                image, labels, unknown = read_image(sample.image, tell), None, ""
             else:
                 image, labels, unknown = read_pair(sample.image, sample.label, classes, tell)
         except KsegError as error:
             problems.append(str(error))
             continue
         sizes[image.shape[:2]] += 1
-        if labels is not None:
+        if sample.label is not None and labels is not None:
             if image.shape[:2] != labels.shape:
                 problems.append(
                     f"{sample.label}: is {labels.shape}, its image {image.shape[:2]} (H, W)"
@@ -128,6 +129,8 @@ def check_data(
             if unknown:
                 share = 100 * (labels == BAD).mean()
                 problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
+            if not any(classes.chosen_colors):
+                _compare_palettes(sample.label, palettes, classes, tell)
             count = np.bincount(labels.ravel(), minlength=256)
             counts += count
             together |= bool(count[1] and count[IGNORE])
@@ -135,13 +138,13 @@ def check_data(
                 masks.append(sample.label)
             if out is not None and number in shown and image.shape[:2] == labels.shape:
                 picture = overlay(image, labels, classes.names, classes.colors)
-                with whole(out / f"{split}_{sample.name}.png") as path:
+                with atomic_write(out / f"{split}_{sample.name}.png") as path:
                     picture.save(path)
         if progress:
             progress(number + 1, len(samples))
     pixels, ignored = counts[: classes.num_classes], int(counts[IGNORE])
     warnings = [_first_of(texts) for texts in doubts.values()]
-    notes = []
+    notes: list[str] = []
     absences = labelled and sizes and never_occurring(classes, pixels, ignored)
     if absences:
         if pixels.any():
@@ -175,6 +178,26 @@ def check_data(
         warnings=warnings,
         notes=notes,
     )
+
+
+def _compare_palettes(
+    path: Path, palettes: dict[Path, tuple[Color, ...]], classes: ClassTable, tell: Tell
+) -> None:
+    """Tells of a palette unlike the first, where no colours say which of the two is right."""
+    palette = read_palette(path)
+    if not palette:
+        return
+    first, colors = next(iter(palettes.items()), (path, palette))
+    palettes.setdefault(first, colors)
+    for index, (color, other) in enumerate(zip(palette[:IGNORE], colors, strict=False)):
+        if index in classes.file_ids and color != other:
+            tell(
+                "palettes",
+                path,
+                f"has a palette with another colour at index {index} than {first}; if the colours "
+                "are right, write those of the classes in classes.txt (NAME #RRGGBB)",
+            )
+            return
 
 
 def _first_of(texts: list[str]) -> str:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from kseg.data.classes import BAD, IGNORE, ClassTable
+from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.pictures import Color, spread_colors
 
@@ -221,21 +221,22 @@ def _color(where: str, values: dict[str, str]) -> Color | None:
     if text := values.get("color", ""):
         if not re.fullmatch("#[0-9a-fA-F]{6}", text):
             raise KsegError(f"{where}: {text!r} is no colour; write it as #RRGGBB")
-        return tuple(bytes.fromhex(text[1:]))
+        return color_of(text[1:])
     if parts := [values[part] for part in "rgb" if part in values]:
         numbers = [int(part) for part in parts if part.isdecimal()]
         if len(numbers) != 3 or max(numbers) > 255:
             raise KsegError(
                 f"{where}: {','.join(parts)} is no colour; it is three numbers from 0 to 255"
             )
-        return tuple(numbers)
+        red, green, blue = numbers
+        return red, green, blue
     return None
 
 
 def _warn_of_numbers(path: Path, ids: dict[str, int]) -> None:
     """Says so where every name begins with a number that looks like an id and is none."""
-    found = {name: re.match(r"(\d+)\W+\w", name) for name in ids}
-    if len(ids) < 2 or not all(found.values()):
+    found = {name: match for name in ids if (match := re.match(r"(\d+)\W+\w", name))}
+    if len(ids) < 2 or len(found) < len(ids):
         return
     different = [name for name, number in ids.items() if int(found[name][1]) != number]
     if different and len({match[1] for match in found.values()}) == len(ids):

@@ -83,6 +83,12 @@ def _shown(name: str | None) -> str:
     return repr(name) if name.isprintable() else ascii(name)
 
 
+def color_of(text: str) -> Color:
+    """Of six hexadecimal digits, RRGGBB."""
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
+
+
 def never_occurring(classes: ClassTable, pixels: np.ndarray, ignored: int = 0) -> str | None:
     """One line on the classes that no label has, with what may be the cause; None if none.
 
@@ -121,13 +127,16 @@ def _table(
     """
     fields = [line.split(maxsplit=2) for line in rows.strip().splitlines()]
     names = tuple(name for _, _, name in fields)
+    by_class = None
+    if categories is not None:
+        by_class = tuple(c for c, count in categories.items() for _ in range(count))
     return ClassTable(
         names=names,
-        colors=tuple(tuple(bytes.fromhex(color)) for _, color, _ in fields),
+        colors=tuple(color_of(color) for _, color, _ in fields),
         file_ids=tuple(int(file_id) for file_id, _, _ in fields),
         void_ids=void_ids,
-        categories=categories and tuple(c for c, count in categories.items() for _ in range(count)),
-        instance_sizes=instance_sizes and tuple(map(instance_sizes.get, names)),
+        categories=by_class,
+        instance_sizes=None if instance_sizes is None else tuple(map(instance_sizes.get, names)),
         void_colors=void_colors,
     )
 

@@ -118,8 +118,10 @@ class DataSet:
             size: (H, W) of its label.
 
         Raises:
-            KsegError: another size, or what ``read_instances`` raises.
+            KsegError: another size, no such file, or what ``read_instances`` raises.
         """
+        if sample.instances is None:
+            raise KsegError(f"{sample.image}: has no file of instances")
         instances = read_instances(sample.instances)
         if instances.shape != size:
             raise KsegError(
@@ -187,16 +189,16 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
     if len(set(parts)) < len(parts):
         raise KsegError(f"split {split!r} names a part twice; name each once")
     found = [find_pairs(name, folder, part) for part in parts]
-    samples = [(part, s) for part, pairs in zip(parts, found, strict=True) for s in _all(pairs)]
-    if len({sample.name for _, sample in samples}) < len(samples):
-        names = joined_names((part, sample.name) for part, sample in samples)
-        samples = [
-            (part, dataclasses.replace(sample, name=name))
-            for name, (part, sample) in zip(names, samples, strict=True)
-        ]
+    by_part = [(part, s) for part, pairs in zip(parts, found, strict=True) for s in _all(pairs)]
+    samples = tuple(sample for _, sample in by_part)
+    if len({sample.name for sample in samples}) < len(samples):
+        names = joined_names((part, sample.name) for part, sample in by_part)
+        samples = tuple(
+            dataclasses.replace(sample, name=name)
+            for name, sample in zip(names, samples, strict=True)
+        )
     for part, pairs in zip(parts, found, strict=True):
         _warn_of_unused(f"{name} {part} {pairs.root}", pairs)
-    samples = tuple(sample for _, sample in samples)
     size = LAYOUTS[name].size or _common_size(samples)
     return DataSet(name, split, found[0].classes, samples, size, found[0].root)
 

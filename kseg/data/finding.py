@@ -206,6 +206,7 @@ def joined_names(paths: Iterable[Iterable[str]]) -> list[str]:
         KsegError: no separator tells all of them apart.
     """
     paths = [list(path) for path in paths]
+    names: list[str] = []
     for separator in ("_", "__", "--", "+", "=", "~"):
         names = [separator.join(path) for path in paths]
         if len(set(names)) == len(names):
@@ -270,8 +271,8 @@ class _Folder:
         for path in self.left:
             lower = path.name.lower()
             suffix = next((e for e in endings if lower.endswith(e)), None)
-            key = suffix and path.as_posix()[start:][: -len(suffix)]
-            if suffix is None or key in but or path.is_dir():
+            key = None if suffix is None else path.as_posix()[start:][: -len(suffix)]
+            if key is None or key in but or path.is_dir():
                 left.append(path)
             else:
                 found.setdefault(key, []).append(path)

@@ -7,13 +7,14 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from kseg.data.classes import BAD, IGNORE, ClassTable
+from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.pictures import Color
 
@@ -194,7 +195,7 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
     bits, grey = 8, False
     if image.format == "PNG":  # Portable Network Graphics, Section 11.2.1: IHDR
         bits, grey = content[24], content[25] in (0, 4)
-    elif image.format == "TIFF":
+    elif isinstance(image, TiffImageFile):
         tags = image.tag_v2
         bits, grey = max(tags.get(_BITS_PER_SAMPLE, (1,))), image.mode in ("1", "L")
         if tags.get(_COMPRESSION, 1) not in _EXACT_COMPRESSIONS:
@@ -247,7 +248,7 @@ def _is_lossy_webp(content: bytes) -> bool:
 
 
 def _without_alpha(path: Path, image: Image.Image) -> Image.Image:
-    if image.getchannel("A").getextrema()[0] < 255:
+    if np.asarray(image.getchannel("A")).min() < 255:
         raise KsegError(
             f"{path}: is a label with transparent pixels, whose class is not clear; give them "
             "a class or 255 and save it without an alpha channel"
@@ -259,8 +260,7 @@ def _palette_table(
     path: Path, image: Image.Image, classes: ClassTable, tell: Tell
 ) -> np.ndarray | None:
     """(256,) uint8 from a palette's indices to train ids; None where indices are ids."""
-    palette = image.getpalette("RGB")
-    colors = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
+    colors = _palette(image)
     # Indices beyond the palette have no colour: they can be nothing but ids.
     used = [i for i, count in enumerate(image.histogram()) if count and i < len(colors)]
     by_index, chosen = classes.label_table(), classes.chosen_colors
@@ -299,7 +299,22 @@ def _palette_table(
     )
 
 
-def _says_nothing(colors: list[Color], used: list[int]) -> bool:
+def read_palette(path: Path) -> tuple[Color, ...]:
+    """RGB by index, as far as the file says; nothing for a file without a palette.
+
+    Raises:
+        KsegError: missing, or no image.
+    """
+    with _opened(path, load=False) as image:
+        return _palette(image) if image.mode == "P" else ()
+
+
+def _palette(image: Image.Image) -> tuple[Color, ...]:
+    values = image.getpalette("RGB") or []
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def _says_nothing(colors: Sequence[Color], used: list[int]) -> bool:
     """Whether a palette is one that programs write whatever the ids mean."""
     usual = (tuple((i, i, i) for i in range(256)), _voc_colormap())
     return len(set(colors)) == 1 or any(all(colors[i] == row[i] for i in used) for row in usual)
@@ -331,7 +346,7 @@ def _by_color(path: Path, picture: np.ndarray, classes: ClassTable) -> tuple[np.
     unsure = label == BAD
     if not unsure.any():
         return label, ""
-    colors = [tuple(int(code).to_bytes(3, "big")) for code in np.unique(codes[unsure])]
+    colors = [color_of(f"{code:06x}") for code in np.unique(codes[unsure]).tolist()]
     for color in colors:
         if color in known:
             _train_id(path, color, known)
@@ -356,8 +371,8 @@ def _known_colors(classes: ClassTable) -> dict[Color, int]:
         clash = other is not None and (other == _TWICE or chosen[other])
         known[color] = _TWICE if clash else train_id
     for color in classes.void_colors:
-        clash = known.get(color, IGNORE)
-        known[color] = IGNORE if clash == IGNORE or not chosen[clash] else _TWICE
+        other = known.get(color, IGNORE)
+        known[color] = IGNORE if other == IGNORE or not chosen[other] else _TWICE
     return known
 
 
@@ -383,10 +398,11 @@ def _color_table(known: tuple[tuple[Color, int], ...]) -> np.ndarray:
 @functools.cache
 def _voc_colormap() -> tuple[Color, ...]:
     """VOClabelcolormap.m, which many tools write: an id's bits, three by three from the top."""
-    return tuple(
-        tuple(sum((i >> (3 * bit + c) & 1) << (7 - bit) for bit in range(8)) for c in range(3))
-        for i in range(256)
-    )
+
+    def value(i: int, channel: int) -> int:
+        return sum((i >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((value(i, 0), value(i, 1), value(i, 2)) for i in range(256))
 
 
 def _hex(color: Color) -> str:
@@ -462,10 +478,11 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
     except FileNotFoundError:
         raise KsegError(f"{path}: no such file") from None
     except Image.DecompressionBombError:
+        guard = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise KsegError(
-            f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS} pixels, Pillow's guard against "
-            f"files that fill the memory; set the environment variable {MAX_PIXELS} to the "
-            "number that you allow, or cut the image into tiles"
+            f"{path}: has more than {guard} pixels, Pillow's guard against files that fill the "
+            f"memory; set the environment variable {MAX_PIXELS} to the number that you allow, "
+            "or cut the image into tiles"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
         raise KsegError(f"{path}: not a readable image ({error}); replace it") from error

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kseg.data import read_image
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.pictures import overlay, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
 
@@ -47,7 +47,7 @@ def write_overlays(
         labels = card.train_ids()[predict_labels(predictor, image, settings)]
         pictures = [Image.fromarray(labels), overlay(image, labels, names, colors)]
         for name, picture in zip(_names(file), pictures, strict=True):
-            with whole(folder / name) as path:
+            with atomic_write(folder / name) as path:
                 picture.save(path)
             yield folder / name
 

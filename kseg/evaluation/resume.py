@@ -13,7 +13,7 @@ from kseg import shipped
 from kseg.data import DataSet
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
-from kseg.files import whole
+from kseg.files import atomic_write
 
 INTERVAL = 10.0
 """Seconds between two writes."""
@@ -90,7 +90,7 @@ class SavedScores:
             KsegError: the file cannot be written.
         """
         state = {"run": self._run, "seconds": seconds, "scores": counts.to_json()}
-        with whole(self._path) as path:
+        with atomic_write(self._path) as path:
             path.write_text(json.dumps(state))
         self._written = time.monotonic()
 

@@ -11,7 +11,7 @@ from PIL import Image
 from kseg.data import DataSet, read_image
 from kseg.errors import KsegError
 from kseg.evaluation.predictions import check_classes
-from kseg.files import make_folder, whole
+from kseg.files import atomic_write, make_folder
 from kseg.predictor import InferenceSettings, Predictor, inference_settings, predict_labels
 
 
@@ -56,7 +56,7 @@ def write_submission(
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
         files.append(folder / f"{sample.name}_pred_labelIds.png")
-        with whole(files[-1]) as path:
+        with atomic_write(files[-1]) as path:
             Image.fromarray(file_ids[channels]).save(path)
         if progress:
             progress(number, len(data))

@@ -24,7 +24,7 @@ class SharedPReLU(keras.layers.PReLU):
 
     published_tensors: ClassVar[PublishedTensors] = {"pytorch": {"alpha": ("weight", None)}}
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("alpha_initializer", keras.initializers.Constant(0.25))
         super().__init__(**{**kwargs, "shared_axes": [1, 2, 3]})
 
@@ -45,7 +45,7 @@ class PadChannels(keras.layers.Layer):
 
     keeps_scale = True
 
-    def __init__(self, channels: int, **kwargs) -> None:
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
@@ -73,7 +73,7 @@ class GroupedPointwiseConv(keras.layers.Layer):
         "pytorch": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)}
     }
 
-    def __init__(self, filters: int, groups: int, use_bias: bool = True, **kwargs) -> None:
+    def __init__(self, filters: int, groups: int, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters, self.groups, self.use_bias = filters, groups, use_bias
 
@@ -131,7 +131,7 @@ class ChannelShuffle(keras.layers.Layer):
 
     keeps_scale = True
 
-    def __init__(self, groups: int, **kwargs) -> None:
+    def __init__(self, groups: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.groups = groups
 
@@ -189,7 +189,7 @@ def conv(
     padding: str | int = "symmetric",
     use_bias: bool = False,
     name: str,
-    **kwargs,
+    **kwargs: Any,
 ) -> KerasTensor:
     """A convolution with an output of ceil(size / strides).
 

@@ -18,7 +18,7 @@ class PaddedAveragePooling(keras.layers.Layer):
     accelerator merges padding into a pooling and then leaves it out of the count.
     """
 
-    def __init__(self, strides: int = 2, **kwargs) -> None:
+    def __init__(self, strides: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.strides = strides
 
@@ -47,10 +47,11 @@ class PaddedAveragePooling(keras.layers.Layer):
         the same as that of a convolution beside the pooling, which the converter shares
         then; a shared one is computed on its own, and takes longer than the pooling.
         """
-        return tuple(
+        rows, columns = (
             (1, int(extent is None or (extent - 1) % self.strides == 0))
             for extent in input_shape[1:3]
         )
+        return rows, columns
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         size = [None if n is None else -(-n // self.strides) for n in input_shape[1:3]]
@@ -74,7 +75,7 @@ class AdaptiveAveragePooling(keras.layers.Layer):
     first and then columns, which needs 2 ``size`` slices for ``size`` squared windows.
     """
 
-    def __init__(self, size: int, **kwargs) -> None:
+    def __init__(self, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
 
@@ -110,7 +111,7 @@ class DilatedPooling(keras.layers.Layer):
     """
 
     def __init__(
-        self, mode: str, size: int, dilation: int, padding: str = "valid", **kwargs
+        self, mode: str, size: int, dilation: int, padding: str = "valid", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if mode not in ("max", "average") or (mode, padding) == ("average", "same"):

@@ -25,7 +25,7 @@ class Normalize(keras.layers.Layer):
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], channel_order: str = "RGB", **kwargs
+        self, mean: Sequence[float], std: Sequence[float], channel_order: str = "RGB", **kwargs: Any
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
@@ -99,7 +99,7 @@ class Resize(keras.layers.Layer):
     keeps_scale = True
 
     def __init__(
-        self, convention: str = "half_pixel", size: tuple[int, int] | None = None, **kwargs
+        self, convention: str = "half_pixel", size: tuple[int, int] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if convention not in RESIZE_CONVENTIONS:
@@ -109,8 +109,16 @@ class Resize(keras.layers.Layer):
         self.convention = convention
         self.size = None if size is None else tuple(size)
 
+    def _wanted(self, like_shape: tuple | None) -> tuple:
+        """The output's height and width, None where known only at run time."""
+        if self.size is not None:
+            return self.size
+        if like_shape is None:
+            raise ValueError(f"{self.name}: give it size, or a tensor of the wanted size besides")
+        return tuple(like_shape[1:3])
+
     def call(self, x: KerasTensor, like: KerasTensor | None = None) -> KerasTensor:
-        wanted = self.size or tuple(like.shape[1:3])
+        wanted = self._wanted(None if like is None else like.shape)
         if wanted == tuple(x.shape[1:3]) and None not in wanted:
             return x
         height, width = ops.shape(like)[1:3] if None in wanted else wanted
@@ -131,8 +139,7 @@ class Resize(keras.layers.Layer):
         return ops.cast(y, x.dtype)
 
     def compute_output_shape(self, x_shape: tuple, like_shape: tuple | None = None) -> tuple:
-        height, width = self.size or like_shape[1:3]
-        return (x_shape[0], height, width, x_shape[3])
+        return (x_shape[0], *self._wanted(like_shape), x_shape[3])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "convention": self.convention, "size": self.size}

@@ -29,6 +29,7 @@ class Variant:
         backbone, classifier: prefixes of the layer names of these parts.
         features: name of the layer with the backbone's output, "" where it has no
             output stride to choose.
+        least_size: of the input's height and width.
         unused: prefixes of published tensors that the reference itself does not run.
         application: the network of keras.applications that is its backbone, if one is.
         num_classes, dataset, void_channels: of the published weights; a model without
@@ -47,6 +48,7 @@ class Variant:
     backbone: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
     features: str = ""
+    least_size: int = 1
     unused: tuple[str, ...] = ()
     application: str = ""
     num_classes: int = 19
@@ -57,7 +59,7 @@ class Variant:
     mean_iou: str = ""
     source: str = ""
 
-    def but(self, **changes: Any) -> Variant:
+    def replace(self, **changes: Any) -> Variant:
         """The row with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
@@ -74,7 +76,7 @@ class Variant:
             "mean_iou": "",
             "source": f"{self.source}; keras.applications.{application}",
         }
-        return self.but(
+        return self.replace(
             options={"backbone": application},
             normalization=applications.normalization(application),
             tensors="tf_slim",

@@ -151,19 +151,19 @@ _CGNET = Variant(
 )
 
 VARIANTS = {
-    "cgnet_m3n21": _CGNET.but(
+    "cgnet_m3n21": _CGNET.replace(
         options={"m": 3, "n": 21},
         parameters=496_306,
         multiply_adds={(512, 1024): 6.76e9, (360, 480): 2.23e9, (1024, 2048): 27.05e9},
         mean_iou="64.8 Cityscapes test",
     ),
-    "cgnet_m3n15": _CGNET.but(
+    "cgnet_m3n15": _CGNET.replace(
         options={"m": 3, "n": 15},
         parameters=423_682,
         multiply_adds={(512, 1024): 6.30e9, (360, 480): 2.08e9, (1024, 2048): 25.21e9},
         mean_iou="59.7 Cityscapes val",
     ),
-    "cgnet_camvid": _CGNET.but(
+    "cgnet_camvid": _CGNET.replace(
         normalization=_CGNET_CAMVID_INPUT,
         options={"m": 3, "n": 21},
         num_classes=11,

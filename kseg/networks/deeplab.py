@@ -32,9 +32,8 @@ BACKBONES: dict[str, Callable[..., Features]] = {
 OUTPUT_STRIDES = (8, 16, 32)
 _LOW_LEVELS = ("conv2", "conv2+conv3")
 
-_NORM = {"epsilon": 1e-5, "momentum": 0.9997}
-_conv = functools.partial(slim_conv, **_NORM)
-_separable_conv = functools.partial(slim_separable_conv, **_NORM)
+_conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.9997)
+_separable_conv = functools.partial(slim_separable_conv, epsilon=1e-5, momentum=0.9997)
 
 
 def deeplab(
@@ -150,7 +149,7 @@ def check_output_stride(output_stride: int) -> None:
         raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
 
 
-def _backbone(x: KerasTensor, name: str, output_stride: int, **options) -> Features:
+def _backbone(x: KerasTensor, name: str, output_stride: int, **options: Any) -> Features:
     """Runs a backbone with those options that are not None."""
     function = BACKBONES.get(name) or functools.partial(applications.application, name=name)
     options = {option: value for option, value in options.items() if value is not None}
@@ -166,10 +165,10 @@ def _window(
     """The pooling window in features for a crop size in input pixels."""
     if crop_size is None:
         return None
-    sizes = (crop_size,) * 2 if isinstance(crop_size, int) else tuple(crop_size)
-    window = tuple((size - 1) // output_stride + 1 for size in sizes)
+    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    window = (height - 1) // output_stride + 1, (width - 1) // output_stride + 1
     fits = [n is None or w <= n for w, n in zip(window, features.shape[1:3], strict=True)]
-    if min(sizes) < 1 or not all(fits):
+    if min(height, width) < 1 or not all(fits):
         raise ValueError(
             f"image_pooling_crop_size is {crop_size}; it must be at least 1 and at most the input"
         )
@@ -245,7 +244,7 @@ _DEEPLAB = Variant(
 def _xception(depth: int, **facts: Any) -> Variant:
     """DeepLabv3+ with Xception of this depth."""
     name = f"xception_{depth}"
-    return _DEEPLAB.but(
+    return _DEEPLAB.replace(
         options={"backbone": name},
         backbone=(f"{name}.",),
         unused=(f"{name}/logits/",),
@@ -254,13 +253,13 @@ def _xception(depth: int, **facts: Any) -> Variant:
     )
 
 
-_RESNET = _DEEPLAB.but(
+_RESNET = _DEEPLAB.replace(
     options={"backbone": "resnet_v1_101_beta"},
     backbone=("resnet_v1_101.",),
     unused=("resnet_v1_101/logits/",),
     features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
 )
-_MOBILENET_V2 = _DEEPLAB.but(
+_MOBILENET_V2 = _DEEPLAB.replace(
     options={"backbone": "mobilenet_v2"},
     backbone=("MobilenetV2.",),
     unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
@@ -285,24 +284,24 @@ VARIANTS = {
         multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
         mean_iou="79.55 Cityscapes val",
     ),
-    "deeplab_v3_plus_resnet101": _RESNET.but(
+    "deeplab_v3_plus_resnet101": _RESNET.replace(
         parameters=45_811_523,
         multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
         mean_iou="78.85 VOC 2012 val",
     ),
     # As in its paper: the separable pyramid came with v3+.
-    "deeplab_v3_resnet101": _RESNET.but(
+    "deeplab_v3_resnet101": _RESNET.replace(
         options={**_RESNET.options, "aspp_separable": False, "decoder": False},
         parameters=58_163_923,
         multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
         mean_iou="77.21 VOC 2012 val",
         source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
     ),
-    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.but(
+    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.replace(
         parameters=2_725_059,
         multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
     ),
-    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.but(
+    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.replace(
         options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
         parameters=2_113_043,
         multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},

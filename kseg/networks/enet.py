@@ -90,7 +90,9 @@ def _bottleneck(
     channels = x.shape[-1]
     y = _conv_bn_act(x, channels // 4, 1, relu=relu, name=f"{name}.ext_conv1")
     # The asymmetric one has a kernel of 5 in two steps.
-    steps = [kernel_size] if kernel_size == 3 else [(kernel_size, 1), (1, kernel_size)]
+    steps: list[int | tuple[int, int]] = [kernel_size]
+    if kernel_size != 3:
+        steps = [(kernel_size, 1), (1, kernel_size)]
     for i, step in enumerate(steps):
         y = _conv_bn_act(
             y,
@@ -187,6 +189,7 @@ VARIANTS = {
             "asymmetric",
         ),
         classifier=("transposed_conv",),
+        least_size=7,  # three strides of 2, the last two of them rounded down
         parameters=351_660,
         multiply_adds={(512, 1024): 4.04e9, (360, 640): 1.77e9},
         mean_iou="58.3 Cityscapes test",

@@ -163,7 +163,7 @@ _ESPNET = Variant(
 )
 
 VARIANTS = {
-    "espnet_c": _ESPNET.but(
+    "espnet_c": _ESPNET.replace(
         builder=espnet_c,
         options={"p": 2, "q": 8},
         backbone=("level", "b"),
@@ -171,13 +171,13 @@ VARIANTS = {
         parameters=349_449,
         multiply_adds={(512, 1024): 3.47e9},
     ),
-    "espnet": _ESPNET.but(
+    "espnet": _ESPNET.replace(
         options={"p": 2, "q": 8},
         parameters=364_569,
         multiply_adds={(512, 1024): 4.71e9},
         mean_iou="60.34 Cityscapes test",
     ),
-    "espnet_camvid": _ESPNET.but(
+    "espnet_camvid": _ESPNET.replace(
         normalization=_ESPNET_CAMVID_INPUT,
         options={"p": 2, "q": 8, "skip": "b1"},
         num_classes=12,

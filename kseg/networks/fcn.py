@@ -66,19 +66,19 @@ _FCN = Variant(
 )
 
 VARIANTS = {
-    "fcn_32s_vgg16": _FCN.but(
+    "fcn_32s_vgg16": _FCN.replace(
         options={"stride": 32},
         parameters=134_346_581,
         multiply_adds={(512, 512): 110.80e9},
         mean_iou="63.6 VOC 2011 val",
     ),
-    "fcn_16s_vgg16": _FCN.but(
+    "fcn_16s_vgg16": _FCN.replace(
         options={"stride": 16},
         parameters=134_357_354,
         multiply_adds={(512, 512): 110.81e9},
         mean_iou="65.0 VOC 2011 val",
     ),
-    "fcn_8s_vgg16": _FCN.but(
+    "fcn_8s_vgg16": _FCN.replace(
         options={"stride": 8},
         parameters=134_362_751,
         multiply_adds={(512, 512): 110.84e9},

@@ -103,9 +103,16 @@ def _fusion(coarse: KerasTensor, fine: KerasTensor, *names: str) -> KerasTensor:
 
 
 def _conv_bn(
-    x: KerasTensor, filters: int, kernel_size: int, *, activation: bool = True, name: str, **kwargs
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    activation: bool = True,
+    name: str,
 ) -> KerasTensor:
-    x = conv(x, filters, kernel_size, name=name, **kwargs)
+    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=name)
     x = batch_norm(x, epsilon=1e-5, momentum=CAFFE.momentum, name=f"{name}.bn")
     return kl.ReLU(name=f"{name}.relu")(x) if activation else x
 

@@ -6,11 +6,12 @@ Layer names are those of the authors' PyTorch code.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import applications
+from kseg.backbones import Features, applications
 from kseg.backbones.darknet import darknet19
 from kseg.backbones.mobilenet_v2 import PYTORCH, mobilenet_v2
 from kseg.backbones.shufflenet import shufflenet
@@ -22,7 +23,7 @@ WIDTH = 96
 RATES = (1, 3, 6, 9)
 
 # The backbone and the channels that its low-level features are projected to, if at all.
-BACKBONES = {
+BACKBONES: dict[str, tuple[Callable[..., Features], int | None]] = {
     "mobilenet_v2": (functools.partial(mobilenet_v2, style=PYTORCH), None),
     "shufflenet": (shufflenet, 48),
     "darknet19": (darknet19, 32),
@@ -122,19 +123,19 @@ _LITESEG = Variant(
 )
 
 VARIANTS = {
-    "liteseg_mobilenet_v2": _LITESEG.but(
+    "liteseg_mobilenet_v2": _LITESEG.replace(
         options={"backbone": "mobilenet_v2"},
         parameters=3_101_707,
         multiply_adds={(512, 1024): 4.31e9, (360, 640): 1.94e9, (1024, 2048): 17.22e9},
         mean_iou="67.81 Cityscapes test",
     ),
-    "liteseg_shufflenet": _LITESEG.but(
+    "liteseg_shufflenet": _LITESEG.replace(
         options={"backbone": "shufflenet"},
         parameters=1_971_451,
         multiply_adds={(512, 1024): 2.25e9, (360, 640): 1.01e9, (1024, 2048): 8.98e9},
         mean_iou="65.17 Cityscapes test",
     ),
-    "liteseg_darknet19": _LITESEG.but(
+    "liteseg_darknet19": _LITESEG.replace(
         options={"backbone": "darknet19"},
         parameters=20_545_459,
         multiply_adds={(512, 1024): 57.13e9, (360, 640): 25.35e9, (1024, 2048): 222.56e9},

@@ -50,7 +50,7 @@ _SKIPNET = Variant(
 )
 
 VARIANTS = {
-    "skipnet_mobilenet": _SKIPNET.but(
+    "skipnet_mobilenet": _SKIPNET.replace(
         options={"backbone": "mobilenet"},
         tensors="tf_slim",
         backbone=("MobilenetV1.",),
@@ -58,7 +58,7 @@ VARIANTS = {
         multiply_adds={(360, 640): 2.69e9, (512, 1024): 6.00e9},
         mean_iou="61.5 Cityscapes test",
     ),
-    "skipnet_shufflenet": _SKIPNET.but(
+    "skipnet_shufflenet": _SKIPNET.replace(
         options={"backbone": "shufflenet"},
         backbone=("shuffle_features.",),
         parameters=948_897,

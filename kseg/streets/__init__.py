@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from kseg.errors import KsegError
-from kseg.files import make_folder, whole_folder
+from kseg.files import atomic_folder, make_folder
 from kseg.streets.plan import Street
 from kseg.streets.scenery import draw
 
@@ -81,7 +81,7 @@ def write_streets(
     _check(size, seed)
     val = max(1, round(count / 5))
     make_folder(Path(folder).resolve().parent)
-    with whole_folder(folder) as root:
+    with atomic_folder(folder) as root:
         for split, number in (("train", count - val), ("val", val)):
             for index in range(number):
                 _write(root, split, index, draw_scene(_scene_seed(seed, split, index), *size))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy import ndarray
@@ -41,6 +42,9 @@ Shader = Callable[[ndarray, ndarray, ndarray], Shaded]
 
 Height = float | Callable[[ndarray], ndarray]
 """Metres, the same everywhere or of (w,) metres along a face."""
+
+Depth = TypeVar("Depth", float, ndarray)
+"""Metres from the camera, one number or an array."""
 
 NEAR = 0.6
 """Metres before the camera where surfaces are cut off."""
@@ -155,7 +159,7 @@ class Canvas:
         self._id, self._clear = value, self.clearness(depth)
         self.tint = np.ones(3, np.float32) if tint is None else tint
 
-    def clearness(self, depth: float | ndarray) -> float | ndarray:
+    def clearness(self, depth: Depth) -> Depth:
         """How much of a colour the haze leaves, 0..1."""
         thick = depth * self.haze
         return 1 / (1 + thick + 0.5 * thick * thick)
@@ -236,7 +240,7 @@ class Canvas:
             return None
         top, left, xs, ys = grid
         turn = 1.0 if _area(points) > 0 else -1.0
-        mask = None
+        mask: ndarray | None = None
         x0, y0 = points[-1]
         for x1, y1 in points:
             across, down = (x1 - x0) * turn, (y1 - y0) * turn
@@ -244,7 +248,7 @@ class Canvas:
             inside = down * xs + (across * y0 - down * x0) <= across * ys
             mask = inside if mask is None else np.logical_and(mask, inside, out=mask)
             x0, y0 = x1, y1
-        return top, left, mask
+        return None if mask is None else (top, left, mask)
 
     def _oval(self, x: float, y: float, rx: float, ry: float, above: float = math.inf) -> Found:
         """The mask of an ellipse and its first pixel."""
@@ -471,7 +475,8 @@ def _between(corners: Sequence[Point], across: float, up: float) -> Point:
     """The point of a face with four corners at (across, up) in 0..1."""
     p, q = (1 - across) * (1 - up), across * (1 - up)
     r, s = across * up, (1 - across) * up
-    return tuple(p * k + q * m + r * n + s * o for k, m, n, o in zip(*corners, strict=True))
+    x, y, z = (p * k + q * m + r * n + s * o for k, m, n, o in zip(*corners, strict=True))
+    return x, y, z
 
 
 def _clip(corners: Sequence[Point]) -> list[Point]:
@@ -484,5 +489,6 @@ def _clip(corners: Sequence[Point]) -> list[Point]:
             kept.append(start)
         if (start[2] >= NEAR) != (end[2] >= NEAR):
             part = (NEAR - start[2]) / (end[2] - start[2])
-            kept.append(tuple(p + part * (q - p) for p, q in zip(start, end, strict=True)))
+            x, y, z = (p + part * (q - p) for p, q in zip(start, end, strict=True))
+            kept.append((x, y, z))
     return kept

@@ -13,7 +13,7 @@ import numpy as np
 from kseg.data.classes import CITYSCAPES
 from kseg.streets import surfaces, things, vehicles
 from kseg.streets.colors import pick, rgb
-from kseg.streets.drawing import Canvas, Frame, Light, Pen, Place
+from kseg.streets.drawing import Canvas, Frame, Light, Pen, Place, Shader
 
 # void ids of cityscapesScripts, helpers/labels.py
 _VOID = {"ego vehicle": 1, "static": 4, "dynamic": 5, "parking": 9, "rail track": 10, "bridge": 15}
@@ -128,9 +128,9 @@ class Street:
         """Sky, light and haze."""
         rng = self.rng
         kind = rng.choice(("sun", "sun", "sun", "clouds", "clouds", "grey", "evening"))
-        zenith, rim, sky, sun, slope, haze = _WEATHER[kind]
+        zenith, rim, sky, sun, slopes, haze = _WEATHER[kind]
         angle = rng.uniform(-math.pi, math.pi)
-        slope = rng.uniform(*slope) if slope else 0.0
+        slope = rng.uniform(*slopes) if slopes else 0.0
         self.haze = rng.uniform(*haze)
         self.zenith, self.rim = rgb(*zenith) * rng.uniform(0.85, 1.1), rgb(*rim)
         self.canvas.veil = self.rim
@@ -289,17 +289,29 @@ class Street:
         draws = functools.partial(draw, pen, rng, *args)
         self.things.append(Thing(pen, frame.z, nearer, value, draws, size))
 
-    def _upright(self, name: str, at: Place | None, ends: tuple[Place, Place], *args) -> None:
+    def _upright(
+        self,
+        name: str,
+        at: Place | None,
+        ends: tuple[Place, Place],
+        bottom: float,
+        top: float,
+        shader: Shader,
+    ) -> None:
         """``Canvas.wall`` between two places, as a thing."""
         (x0, z0), (x1, z1) = ends
         frame = Frame((x0 + x1) / 2, (z0 + z1) / 2)
-        self.add(name, at, frame, lambda pen, rng: self.canvas.wall(*ends, *args, both=True))
+
+        def draw(pen: Pen, rng: random.Random) -> None:
+            self.canvas.wall(*ends, bottom, top, shader, both=True)
+
+        self.add(name, at, frame, draw)
 
     def _order(self) -> None:
         """Sorts the things from far to near, each on the right side of every vehicle."""
-        large = [thing for thing in self.things if thing.size]
-        for vehicle in sorted(large, key=lambda thing: -thing.depth):
-            length, width = (side / 2 + 0.2 for side in vehicle.size)
+        large = [(thing, thing.size) for thing in self.things if thing.size]
+        for vehicle, size in sorted(large, key=lambda pair: -pair[0].depth):
+            length, width = (side / 2 + 0.2 for side in size)
             eye = vehicle.pen.frame.local(0, 0)
             for thing in self.things:
                 a, b = vehicle.pen.frame.local(thing.pen.frame.x, thing.pen.frame.z)

@@ -63,8 +63,8 @@ def person(pen: Pen, rng: random.Random) -> None:
     if bag < 0.2:
         pen.limb((-0.2, 0, 1.05), (-0.2, 0, 1.32), pick(rng, "clothes"), 0.15 * size)
     elif bag < 0.4:
-        b = near * wide * 1.5
-        pen.limb((0, b, 0.8), (0, b, 0.62), pick(rng, "clothes"), 0.09, 0.15)
+        beside = near * wide * 1.5
+        pen.limb((0, beside, 0.8), (0, beside, 0.62), pick(rng, "clothes"), 0.09, 0.15)
     arm(near * wide)
     _head(pen, (0.02, 0, 1.63), skin, hair)
     if bag > 0.96:
@@ -77,13 +77,13 @@ def person(pen: Pen, rng: random.Random) -> None:
 
 
 def _leg(
-    pen: Pen, joints: Sequence[Point], foot: Sequence[Point], cloth: Color, shoe: Color
+    pen: Pen, joints: Sequence[Point], foot: tuple[Point, Point], cloth: Color, shoe: Color
 ) -> None:
     """A leg through hip, knee and ankle, and a foot from heel to toe."""
-    size, (hip, knee, ankle) = pen.size, joints
+    size, (hip, knee, ankle), (heel, toe) = pen.size, joints, foot
     pen.limb(hip, knee, cloth, 0.1 * size, 0.075 * size)
     pen.limb(knee, ankle, cloth, 0.075 * size, 0.055 * size)
-    pen.limb(*foot, shoe, 0.05 * size)
+    pen.limb(heel, toe, shoe, 0.05 * size)
 
 
 def _head(pen: Pen, middle: Point, skin: Color, hair: Color, *, helmet: bool = False) -> None:
@@ -291,15 +291,17 @@ _OCTAGON = [
     (math.cos((k + 0.5) * math.pi / 4), math.sin((k + 0.5) * math.pi / 4)) for k in range(8)
 ]
 
+_Box = tuple[float, float, float, float]
+
 # The colours that some kinds of signs draw from.
-_CHOICES = {
+_CHOICES: dict[str, list[tuple[Color, ...]]] = {
     "ban": [(_WHITE,), (_WHITE,), (_BLUE,)],
     "name": [(_BLUE, _WHITE), (_WHITE, _GRAY), (_YELLOW, _GRAY)],
 }
 
 # The parts of signs: kind, shape, colour or which of those drawn; in radii of the sign, the
 # middle and half sides, or the corners.
-_PARTS = (
+_PARTS: tuple[tuple[str, str, Color | int, _Box | list[Place]], ...] = (
     ("ban", "ellipse", _RED, (0, 0, 1, 1)),
     ("ban", "ellipse", 0, (0, 0, 0.72, 0.72)),
     ("ban", "rectangle", _INK, (0, 0, 0.38, 0.26)),
@@ -365,11 +367,11 @@ def _sign(pen: Pen, rng: random.Random, y: float) -> float:
     radius = rng.uniform(0.33, 0.42)
     pixels = max(radius * scale, 1.3)
     chosen = rng.choice(_CHOICES[kind]) if kind in _CHOICES else ()
-    for name, shape, color, where in _PARTS:
+    for name, shape, ink, where in _PARTS:
         if name != kind:
             continue
-        color = chosen[color] if isinstance(color, int) else color
-        if shape == "polygon":
+        color = chosen[ink] if isinstance(ink, int) else ink
+        if isinstance(where, list):
             canvas.polygon([(cx + x * pixels, cy + y * pixels) for x, y in where], color)
         else:
             x, y, rx, ry = where

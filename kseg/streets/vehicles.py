@@ -55,6 +55,8 @@ def car(pen: Pen, rng: random.Random) -> None:
     plate = pick(rng, "number plate")
     lamp = rgb(216, 216, 206)
     detailed = pen.canvas.scale(pen.frame.z) * shape.width > 20
+    rear: Insets
+    fore: Insets
     if detailed:
         rear = (
             (0, 0, 1, 0.22, paint * 0.4),
@@ -75,6 +77,7 @@ def car(pen: Pen, rng: random.Random) -> None:
         length = shape.length
         _wheels(pen, shape.width / 2, 0.33, (-0.31 * length, 0.32 * length))
     pillar = 0.42 + 0.1 * rng.random()
+    windows: Insets
     if detailed:
         windows = ((0.07, 0.17, pillar, 0.86, glass), (pillar + 0.05, 0.17, 0.94, 0.86, glass))
     else:

@@ -141,6 +141,20 @@ def test_normalisation_is_that_of_keras():
     assert find_variant("liteseg.ResNet50").normalization.channel_order == "BGR"
 
 
+def test_a_pooling_of_pooled_features_is_refused(monkeypatch):
+    """There is nothing left that an output stride could dilate."""
+
+    def network(include_top, weights, input_shape):
+        image = keras.Input(input_shape)
+        pooled = keras.layers.GlobalAveragePooling2D(keepdims=True)(image)
+        features = keras.layers.MaxPooling2D(1)(pooled)
+        return keras.Model(image, keras.layers.ReLU()(features))
+
+    monkeypatch.setattr(keras.applications, SMALL, network)
+    with pytest.raises(kseg.KsegError, match="has a MaxPooling2D, which has no dilated form"):
+        kseg.create_model(f"deeplab_v3_plus.{SMALL}", num_classes=3)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -116,6 +116,25 @@ def test_lossy_labels_are_named_each(own):
     assert report.pixels.tolist() == [1, 1]
 
 
+def test_palettes_that_differ(own):
+    """Without colours in classes.txt nothing says which palette has the ids as indices."""
+    root = own("a\nb\n", [[[0, 1]], [[1, 0]], [[0, 1]]])
+    for number, colors in enumerate(
+        ((9, 9, 9, 200, 0, 0), (200, 0, 0, 9, 9, 9), (9, 9, 9, 200, 0, 0))
+    ):
+        path = root / f"labels/train/{number}.png"
+        with Image.open(path) as image:
+            image = image.copy()
+        image.putpalette(colors)
+        image.save(path)
+    report = check_data("folder", root, "train")
+    (warning,) = report.warnings
+    assert "1.png: has a palette with another colour at index 0 than" in warning
+    assert warning.endswith("write those of the classes in classes.txt (NAME #RRGGBB)")
+    own("a #090909\nb #C80000\n", [])
+    assert check_data("folder", root, "train").pixels.tolist() == [3, 3]
+
+
 def test_unknown_colours_have_a_share(own):
     root = own("a #102030\nb #405060\n", [[[0, 1]]])
     picture = np.array([[(16, 32, 48), (64, 80, 96), (1, 2, 3), (64, 80, 96)]], np.uint8)

@@ -281,4 +281,7 @@ def test_streets_have_instances(tmp_path):
     np.testing.assert_array_equal(ids, label[things])
     train = open_dataset("streets", tmp_path / "s", "train")
     train.samples[0].instances.unlink()
-    assert not open_dataset("streets", tmp_path / "s", "train").has_instances
+    train = open_dataset("streets", tmp_path / "s", "train")
+    assert not train.has_instances
+    with pytest.raises(kseg.KsegError, match="has no file of instances"):
+        train.instances(train.samples[0], label.shape)

@@ -76,3 +76,16 @@ def test_dropout():
     }
     assert [rate for name, rate in published.items() if name not in early] == [0.1] * 22
     assert not rates(kseg.create_model("enet", dropout=False))
+
+
+@pytest.mark.parametrize("size", [(6, 7), (7, 6), (1, 1), (2, 40)])
+def test_images_that_are_too_small(size, tmp_path):
+    """In a prediction, a conversion's static graph and a score's resizing; 7x7 has room."""
+    model = kseg.create_model("enet", num_classes=3)
+    message = rf"enet: an input of {size[0]}x{size[1]} \(HxW\) is too small; it takes 7x7 at least"
+    with pytest.raises(kseg.KsegError, match=message):
+        kseg.open_predictor(model)(np.zeros((*size, 3), np.uint8))
+    with pytest.raises(kseg.KsegError, match=message):
+        kseg.create_model("enet", num_classes=3, input_shape=(*size, 3))
+    least = kseg.open_predictor(model)(np.zeros((7, 7, 3), np.uint8))
+    assert least.shape == (7, 7, 3)

@@ -90,6 +90,11 @@ def test_resize_refuses_other_conventions():
         Resize("asymmetric")
 
 
+def test_resize_refuses_to_guess_a_size():
+    with pytest.raises(ValueError, match="give it size, or a tensor"):
+        Resize()(keras.Input((4, 6, 3)))
+
+
 @pytest.mark.parametrize("shape", [(6, 8), (5, 7)])
 def test_padded_average_pooling(shape):
     x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")

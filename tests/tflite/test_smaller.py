@@ -14,7 +14,10 @@ from kseg.tflite.bridge import to_tf_keras
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.training.losses import cross_entropy
+from kseg.zoo import build
 from support import write_camvid
+
+pytestmark = pytest.mark.usefixtures("small_row")
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -52,8 +55,8 @@ def run(tiny_camvid, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pruned(run, tiny_keras):
-    return run("prune", tiny_keras, "--sparsity", 0.75)
+def pruned(run, small_keras):
+    return run("prune", small_keras, "--sparsity", 0.75)
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +74,25 @@ def assert_trained(after: keras.Model, before: keras.Model) -> None:
     np.testing.assert_allclose(after(IMAGE[None]), want, atol=1e-5 * np.abs(want).max())
 
 
-def test_share_of_zeros(pruned, tiny_model):
+def test_share_of_zeros(pruned, small_model):
     model, _ = pruned
     for kernel in kernels(model):
         # The library rounds the number of zeros.
         assert (kernel == 0).sum() == pytest.approx(0.75 * kernel.size, abs=1)
-    assert model.card.weights == f"{tiny_model.card.weights}; 75% of weights pruned"
-    assert_trained(model, tiny_model)
+    assert model.card.weights == f"{small_model.card.weights}; 75% of weights pruned"
+    assert_trained(model, small_model)
 
 
-def test_two_of_four(run, tiny_keras):
+def test_two_of_four(run, small_keras):
     """In every four consecutive input channels; the image has only three."""
-    model, _ = run("prune", tiny_keras, "--structure", "2:4")
+    model, _ = run("prune", small_keras, "--structure", "2:4")
     for kernel in kernels(model):
         whole = kernel.shape[2] // 4 * 4
         groups = np.moveaxis(kernel[:, :, :whole], 2, -1).reshape(-1, 4)
         assert ((groups == 0).sum(-1) == 2).all()
 
 
-def test_values(clustered, pruned, tiny_model):
+def test_values(clustered, pruned, small_model):
     """At most eight a kernel, zero among them where it was; the rest is in use."""
     for kernel, before in zip(kernels(clustered), kernels(pruned[0]), strict=True):
         assert 3 <= len(np.unique(kernel)) <= 8
@@ -118,14 +121,32 @@ def zeros(path) -> float:
     return (values == 0).mean()
 
 
-def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
+def with_kernels(model: kseg.SegmentationModel, change) -> kseg.SegmentationModel:
+    """A copy whose convolutions have other kernels."""
+    copy = build(model.card, weights_of=model)
+    for layer in copy.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel, *bias = layer.get_weights()
+            layer.set_weights([change(kernel), *bias])
+    return copy
+
+
+def test_what_files_weigh(tiny_model, tmp_path):
     """Zeros and few values tell once a file is compressed, zeros also in a sparse file."""
+    pruned = with_kernels(
+        tiny_model,
+        lambda kernel: np.where(abs(kernel) < np.quantile(abs(kernel), 0.75), 0, kernel),
+    )
+    # -3 to 3 steps
+    clustered = with_kernels(
+        pruned, lambda kernel: np.rint(kernel / abs(kernel).max() * 3) * abs(kernel).max() / 3
+    )
     files = {}
     for name, model, sparse in (
         ("dense", tiny_model, False),
-        ("pruned", pruned[0], False),
+        ("pruned", pruned, False),
         ("clustered", clustered, False),
-        ("sparse", pruned[0], True),
+        ("sparse", pruned, True),
     ):
         convert(model, tmp_path / "x.tflite", sparse=sparse)
         files[name] = (tmp_path / "x.tflite").read_bytes()
@@ -153,25 +174,25 @@ def test_what_files_weigh(pruned, clustered, tiny_model, tmp_path):
         (["--clusters", 8, "--seed", -1], "seed is -1; it must be 0 to 4294967295"),
     ],
 )
-def test_refusals(options, message, tiny_keras, tiny_camvid, tmp_path, capsys):
+def test_refusals(options, message, small_keras, tiny_camvid, tmp_path, capsys):
     out = tmp_path / "x.keras"
     args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--batch-size", 2, "--crop", 48, 64]
     command = "cluster" if "--clusters" in options else "prune"
-    assert main([command, *map(str, [tiny_keras, out, *args, *options])]) == 1
+    assert main([command, *map(str, [small_keras, out, *args, *options])]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_few_weights_that_are_not_zero(tiny_model):
+def test_few_weights_that_are_not_zero(small_model):
     """Fewer than there are to be values in some kernels, which stay as they are."""
-    model = keras.models.clone_model(tiny_model)
-    model.set_weights(tiny_model.get_weights())
+    model = keras.models.clone_model(small_model)
+    model.set_weights(small_model.get_weights())
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
             kernel, *bias = layer.get_weights()
             layer.set_weights([kernel * (rng.random(kernel.shape) < 0.1), *bias])
-    model = kseg.SegmentationModel(model.inputs, model.outputs, card=tiny_model.card)
+    model = kseg.SegmentationModel(model.inputs, model.outputs, card=small_model.card)
     labels = np.zeros((1, 48, 64), np.uint8)
     batches = tf.data.Dataset.from_tensors((IMAGE[None].astype("float32"), labels))
     result = cluster(model, batches=batches, loss=cross_entropy, steps=1, clusters=64)
@@ -185,21 +206,21 @@ def test_few_weights_that_are_not_zero(tiny_model):
         assert not is_few or (now == was).all()
 
 
-def test_a_damaged_image_is_named(tiny_keras, tmp_path, capsys):
+def test_a_damaged_image_is_named(small_keras, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     write_camvid(tmp_path / "images", {"train": 2})
     image = tmp_path / "images/train/001.png"
     image.write_bytes(image.read_bytes()[:-200])
     args = ["--dataset", "camvid", "--data-dir", tmp_path / "images", "--batch-size", 2]
     args += ["--crop", 48, 64, "--steps", 1, "--clusters", 8]
-    assert main(["cluster", *map(str, [tiny_keras, tmp_path / "x.keras", *args])]) == 1
+    assert main(["cluster", *map(str, [small_keras, tmp_path / "x.keras", *args])]) == 1
     assert f"{image}: not a readable image" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_name_that_keras_does_not_write(tiny_keras, tmp_path, capsys):
+def test_a_name_that_keras_does_not_write(small_keras, tmp_path, capsys):
     """Told before the training."""
     out = tmp_path / "x.h5"
-    assert main(["prune", *map(str, [tiny_keras, out, "--dataset", "camvid"])]) == 1
+    assert main(["prune", *map(str, [small_keras, out, "--dataset", "camvid"])]) == 1
     assert f"{out}: the file's name must end in .keras" in capsys.readouterr().err
 
 
@@ -211,7 +232,7 @@ def test_a_name_that_keras_does_not_write(tiny_keras, tmp_path, capsys):
         ("x.onnx", {}, r"x\.onnx: only .tflite files in fp32 and fp16"),
     ],
 )
-def test_sparse_refusals(name, options, message, tiny_model, tmp_path):
+def test_sparse_refusals(name, options, message, small_model, tmp_path):
     with pytest.raises(kseg.KsegError, match=message):
-        convert(tiny_model, tmp_path / name, sparse=True, **options)
+        convert(small_model, tmp_path / name, sparse=True, **options)
     assert list(tmp_path.iterdir()) == []

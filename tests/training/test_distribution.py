@@ -1,5 +1,6 @@
 """Several devices and processes end where one does."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 
 import kseg
+from kseg.cli import main
 from kseg.training.distribution import open_distribution
-from support import with_small, write_camvid
+from support import ROOT, with_small, write_camvid
 
 ARGUMENTS = (
     *("train", "--model", "small", "--dataset", "camvid"),
@@ -34,29 +36,13 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def logical_cpus(count: int) -> str:
-    """Python statements for as many."""
-    return textwrap.dedent(f"""
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        parts = [tf.config.LogicalDeviceConfiguration()] * {count}
-        tf.config.set_logical_device_configuration(cpu, parts)
-    """)
+def arguments(images: Path, run_dir: Path, *extra: str) -> list[str]:
+    return [*ARGUMENTS, "--data-dir", str(images), "--run-dir", str(run_dir), *extra]
 
 
-def run(images: Path, run_dir: Path, *extra: str, devices: int = 1, **variables: str):
-    """Starts `kseg train` in a process of its own with so many logical CPUs."""
-    command = [*with_small(logical_cpus(devices)), *ARGUMENTS]
-    command += ["--data-dir", str(images), "--run-dir", str(run_dir), *extra]
-    return subprocess.Popen(
-        command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def finish(process: subprocess.Popen) -> None:
     _, errors = process.communicate(timeout=600)
-    assert process.returncode == code, errors[-3000:]
-    return errors
+    assert process.returncode == 0, errors[-3000:]
 
 
 def weights(run_dir: Path) -> list[np.ndarray]:
@@ -73,7 +59,7 @@ def scores(run_dir: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def alone(images, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "alone"
-    finish(run(images, run_dir, "--distribution", "one"))
+    assert main(arguments(images, run_dir, "--distribution", "one")) == 0
     return run_dir
 
 
@@ -102,9 +88,87 @@ def assert_close(run_dir: Path, alone: Path, untrained: list[np.ndarray]) -> Non
     np.testing.assert_allclose(scores(run_dir), scores(alone), rtol=1e-3)
 
 
-def test_four_devices_equal_one(images, alone, untrained, tmp_path):
-    finish(run(images, tmp_path / "four", "--distribution", "mirrored", devices=4))
-    assert_close(tmp_path / "four", alone, untrained)
+FOUR_DEVICES = """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from kseg.cli import main
+    from kseg.training.optimizers import LossScale
+    from kseg.zoo import VARIANTS
+    from support import SMALL
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * 4
+    tf.config.set_logical_device_configuration(cpu, parts)
+
+    def step(overflowing):
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            x = keras.Input((1,))
+            y = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
+            model = keras.Model(x, y)
+            optimizer = LossScale(keras.optimizers.SGD(0.1), initial_scale=2.0)
+            model.compile(optimizer, loss=lambda label, found: found * label)
+        labels = np.ones((2, 1), "float32")
+        labels[overflowing] = np.inf
+        batches = tf.data.Dataset.from_tensor_slices((np.ones((2, 1), "float32"), labels)).batch(2)
+        model.fit(batches, verbose=0)
+        numbers = model.get_weights()[0].item(), optimizer.dynamic_scale
+        return [float(keras.ops.convert_to_numpy(number)) for number in numbers]
+
+    VARIANTS.update(SMALL)
+    overflows = [step(0), step(1)]
+    codes = [main(arguments) for arguments in json.loads(sys.argv[1])]
+    print(json.dumps([overflows, codes]))
+"""
+
+
+@dataclasses.dataclass
+class Devices:
+    """What a process with four CPUs found.
+
+    Attributes:
+        run_dir: of a training on all four.
+        refusal: what standard error has of one whose batch they cannot share.
+        overflows: by the replica on which it was, the weight and the loss' scale after it.
+    """
+
+    run_dir: Path
+    refusal: str
+    overflows: list[list[float]]
+
+
+@pytest.fixture(scope="module")
+def four(images, tmp_path_factory) -> Devices:
+    run_dir = tmp_path_factory.mktemp("runs") / "four"
+    mirrored = arguments(images, run_dir, "--distribution", "mirrored")
+    path = f"import json, sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-c", path + textwrap.dedent(FOUR_DEVICES)),
+            json.dumps([[*mirrored, "--batch-size", "3"], mirrored]),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    overflows, codes = json.loads(result.stdout.splitlines()[-1])
+    assert codes == [1, 0], result.stderr[-3000:]
+    return Devices(run_dir, result.stderr, overflows)
+
+
+def test_four_devices_equal_one(four, alone, untrained):
+    assert_close(four.run_dir, alone, untrained)
+
+
+def test_a_batch_that_the_replicas_cannot_share(four):
+    assert "batch size is 3; 4 replicas need a multiple of it" in four.refusal
+
+
+@pytest.mark.parametrize("overflowing", [0, 1])
+def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing, four):
+    """The weight stays, and the loss' scale is halved."""
+    assert four.overflows[overflowing] == [1.0, 1.0]
 
 
 def cluster(images: Path, run_dir: Path) -> list[subprocess.Popen]:
@@ -116,12 +180,16 @@ def cluster(images: Path, run_dir: Path) -> list[subprocess.Popen]:
     for each in sockets:
         each.close()
     return [
-        run(
-            images,
-            run_dir,
-            TF_CONFIG=json.dumps(
-                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            ),
+        subprocess.Popen(
+            [*with_small(), *arguments(images, run_dir)],
+            env={
+                **os.environ,
+                "TF_CONFIG": json.dumps(
+                    {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+                ),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for index in range(2)
     ]
@@ -183,41 +251,6 @@ def test_a_killed_worker_changes_nothing(images, together, tmp_path):
         finish(process)
     for a, b in zip(weights(run_dir), weights(together), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_a_batch_that_the_replicas_cannot_share(images, tmp_path):
-    process = run(images, tmp_path, "--distribution", "mirrored", "--batch-size", "3", devices=2)
-    assert "batch size is 3; 2 replicas need a multiple of it" in finish(process, 1)
-
-
-@pytest.mark.parametrize("overflowing", [0, 1])
-def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing):
-    """The weight stays, and the loss' scale is halved."""
-    code = f"""
-        import keras
-        import numpy as np
-        from kseg.training.optimizers import LossScale
-
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            x = keras.Input((1,))
-            y = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
-            model = keras.Model(x, y)
-            optimizer = LossScale(keras.optimizers.SGD(0.1), initial_scale=2.0)
-            model.compile(optimizer, loss=lambda label, found: found * label)
-        labels = np.ones((2, 1), "float32")
-        labels[{overflowing}] = np.inf
-        batches = tf.data.Dataset.from_tensor_slices((np.ones((2, 1), "float32"), labels)).batch(2)
-        model.fit(batches, verbose=0)
-        numbers = model.get_weights()[0].item(), optimizer.dynamic_scale
-        print(*(float(keras.ops.convert_to_numpy(number)) for number in numbers))
-    """
-    process = subprocess.run(
-        [sys.executable, "-c", logical_cpus(2) + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.stdout.split() == ["1.0", "1.0"], process.stderr[-3000:]
 
 
 def test_a_worker_that_is_not_there(monkeypatch):

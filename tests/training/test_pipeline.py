@@ -8,6 +8,7 @@ from PIL import Image
 import kseg
 import kseg.training
 from kseg.training import augment, pipeline
+from kseg.training.augment import Augmentation
 from support import write_camvid
 
 CROP = (32, 40)
@@ -191,8 +192,9 @@ def test_a_sample_that_cannot_be_read_is_replaced_by_the_next(tmp_path, capsys):
     data = kseg.data.open_dataset("camvid", tmp_path, "train")
     originals = [data.labelled(data.samples[i])[0] for i in (0, 2)]
     skipped: dict[str, str] = {}
+    augmentation = Augmentation(pad_value=(0, 0, 0), **plain())
     stream = pipeline.augmented(
-        data, batch_size=4, seed=0, start_step=0, pad_value=(0, 0, 0), skipped=skipped, **plain()
+        data, augmentation, batch_size=4, seed=0, start_step=0, skipped=skipped
     )
     shown = [match(image.numpy(), originals) for image, _ in stream.take(8)]
     assert [shown[:4].count(i) for i in (0, 1)] == [shown[4:].count(i) for i in (0, 1)] == [2, 2]

@@ -357,3 +357,26 @@ def test_training_from_records(folder, tiny_camvid, tmp_path, capsys):
     arguments[arguments.index("--records") + 1] = tmp_path
     assert main([*map(str, arguments), "--data-dir", str(tiny_camvid)]) == 1
     assert "has other classes than" in capsys.readouterr().err
+
+
+def test_a_jpeg_that_tensorflow_refuses_is_named(
+    folder, tiny_camvid, tmp_path, monkeypatch, capsys
+):
+    """Pillow would take some of these; half of one stands for them."""
+    real = records.Records.read
+
+    def read(self, index):
+        content = real(self, index)
+        if self.names[index] != "003":
+            return content
+        features = tf.train.Example.FromString(content).features.feature
+        image, label = (features[key].bytes_list.value[0] for key in ("image", "label"))
+        return tfrecord.serialized_example(image=image[: len(image) // 2], label=label)
+
+    monkeypatch.setattr(records.Records, "read", read)
+    arguments = ["train", "--model", "small", "--dataset", "camvid", "--data-dir", tiny_camvid]
+    arguments += ["--records", folder, "--run-dir", tmp_path, "--crop", 48, 64, "--scale", 1, 1]
+    assert main([*map(str, arguments), "--batch-size", "2", "--epochs", "1"]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "shard-00001-of-00003.tfrecord: TensorFlow cannot decode '003' (" in last
+    assert "save that image anew and run `kseg prepare` again" in last

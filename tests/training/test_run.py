@@ -1,8 +1,10 @@
 """The run folder: complete, resumable to the same bits, and its own."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
@@ -28,7 +30,7 @@ from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import whole_images
 from kseg.training.run import default_crop, stretches
-from support import random_tensors, run_small, with_small, write_camvid
+from support import random_tensors, with_small, write_camvid
 
 
 def arguments(folder: Path, run_dir: Path, *extra: object) -> list[str]:
@@ -61,10 +63,10 @@ def weights(path: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_camvid, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = run_small(*arguments(tiny_camvid, run_dir))
-    assert result.returncode == 0, result.stderr
-    assert "images/s" in result.stderr
-    assert "left, val mIoU" in result.stderr
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        assert main(arguments(tiny_camvid, run_dir)) == 0
+    assert "images/s" in stderr.getvalue()
+    assert "left, val mIoU" in stderr.getvalue()
     return run_dir
 
 
@@ -109,8 +111,7 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
     process.wait()
     assert not (run_dir / "model.keras").exists()
 
-    result = run_small(*arguments(tiny_camvid, run_dir))
-    assert result.returncode == 0, result.stderr
+    assert main(arguments(tiny_camvid, run_dir)) == 0
     for a, b in zip(
         weights(run_dir / "model.keras"), weights(undisturbed / "model.keras"), strict=True
     ):
@@ -546,6 +547,7 @@ def test_default_crop(size, crop, tiny_camvid):
         (("--data-dir", "/nowhere"), "/nowhere/train: no such folder"),
         (("--crop", 0, 40), "crop is (0, 40)"),
         (("--scale", 2, 1), "scale is (2.0, 1.0)"),
+        (("--model", "enet", "--crop", 6, 40), "enet: an input of 6x40 (HxW) is too small"),
         (("--options", '{"preprocessing": false}'), "options has preprocessing; small has"),
         (("--options", '{"auxiliary": true}'), "options has auxiliary; small has"),
     ],
@@ -584,6 +586,51 @@ def test_a_damaged_image_may_be_left_out(tmp_path, capsys):
     assert sum("kseg: left out" in line and "train/001.png" in line for line in lines) == 1
     assert sum("kseg: left out" in line and "has ids [77]" in line for line in lines) == 1
     assert lines[-1] == "kseg: 2 images could not be read and were left out"
+
+
+def test_a_damaged_validation_image_may_be_left_out(tmp_path, capsys):
+    """Its score is that of the others; it may have the name of a training image."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_camvid(folder, {"train": 4, "val": 3})
+    damaged = folder / "val/001.png"
+    damaged.write_bytes(damaged.read_bytes()[:-300])
+    Image.new("L", (64, 48), 77).save(folder / "trainannot/001.png")
+    extra = ("--bad-images", "skip", "--epochs", 1, "--class-weights", "none")
+    assert main(arguments(folder, tmp_path / "run", *extra)) == 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert sum("kseg: left out" in line and "val/001.png" in line for line in lines) == 1
+    assert lines[-1] == "kseg: 2 images could not be read and were left out"
+    model = load(tmp_path / "run/model.keras")
+    others = open_dataset("camvid", folder, "val")
+    others = dataclasses.replace(others, samples=(others.samples[0], others.samples[2]))
+    model.compile(metrics=[MeanIoU(11)], loss=SegmentationLoss())
+    want = model.evaluate(whole_images(others).batch(1), verbose=0, return_dict=True)
+    (row,) = history(tmp_path / "run")
+    assert float(row["val_mean_iou"]) == pytest.approx(want["mean_iou"], abs=1e-6)
+    assert float(row["val_loss"]) == pytest.approx(want["loss"], rel=1e-5)
+
+    for name in ("000", "002"):
+        (folder / f"val/{name}.png").write_bytes(b"")
+    assert main(arguments(folder, tmp_path / "none", *extra)) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "camvid val: none of the 3 samples can be read" in last
+
+
+def test_one_class_says_what_to_do(tmp_path, capsys):
+    for name in ("images", "labels"):
+        for split in ("train", "val"):
+            (tmp_path / name / split).mkdir(parents=True)
+            picture = Image.new("RGB" if name == "images" else "L", (64, 48))
+            for i in range(2):
+                picture.save(tmp_path / name / split / f"{i}.png")
+    (tmp_path / "classes.txt").write_text("thing\n")
+    extra = ("--dataset", "folder", "--data-dir", tmp_path)
+    assert main(arguments(tmp_path, tmp_path / "run", *extra)) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "folder has one class; " in line
+    assert "make two classes, 0 for the rest and 1 for the class" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_image_is_named(tmp_path, capsys):
