@@ -63,7 +63,7 @@ def evaluate(
     counts, seconds = Counts(data.classes, **kinds), 0.0
     if saved:
         run = {**fields_to_json(facts), **kinds, "kseg": __version__}
-        seconds = saved.load(run, data, counts)
+        seconds = saved.load(run, data, counts, predictions.files())
     begin = time.monotonic() - seconds
     if progress and counts.images:
         progress(counts.images, len(data))
