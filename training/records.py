@@ -315,7 +315,11 @@ def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
             continue
         try:
             found = json.loads(path.read_text())
+            if isinstance(found, dict) and found and "shard_count" not in found:
+                raise KsegError(f"{path}: is no index of records; {_ELSEWHERE}")
             shards = found.pop("shards")
+        except KsegError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # is written anew
         for key, value in plan.items():

@@ -42,7 +42,7 @@ from kseg.training.pipeline import (
     steps_per_epoch,
     whole_images,
 )
-from kseg.training.run_folder import check_folder, claim_folder, is_claimed
+from kseg.training.run_folder import check_folder, claim_folder, is_claimed, warn_of_labels
 from kseg.training.schedule import Stretch, stretches
 from kseg.zoo import build
 
@@ -267,6 +267,7 @@ class Run:
                     # A model that is not compiled: Keras cannot save every loss.
                     build(source.card, weights_of=source).save(temporary)
         if is_new:
+            warn_of_labels(self.data, self.val_data)
             claim_folder(self.folder, self.config, self.data, self.val_data)
 
     def _resume(self) -> None:

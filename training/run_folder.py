@@ -12,8 +12,9 @@ import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from kseg.data import DataSet
+from kseg.data import IGNORE, DataSet, label_doubts
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import make_folder, write_json
 from kseg.training.config import TrainingConfig
@@ -95,6 +96,21 @@ def claim_folder(
         "command": sys.argv,
     }
     write_json(make_folder(run_dir) / _FILE, record)
+
+
+def warn_of_labels(data: DataSet | Records, val_data: DataSet | None) -> None:
+    """Gives what ``label_doubts`` says of a run's labels as KsegWarning."""
+    for split in (data, val_data):
+        if split is None:
+            continue
+        if isinstance(split, Records):
+            pixels, ignored = split.pixels, int(split.sizes.astype(np.int64).prod(1).sum())
+            ignored -= int(pixels.sum())
+        else:
+            counts = split.label_pixels(skip_bad=True)
+            pixels, ignored = counts[: split.classes.num_classes], int(counts[IGNORE])
+        for doubt in label_doubts(split.classes, pixels, ignored):
+            warnings.warn(f"{split.name} {split.split}: {doubt}", KsegWarning, stacklevel=2)
 
 
 def _samples(data: DataSet | Records) -> str:

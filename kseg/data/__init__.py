@@ -7,6 +7,7 @@ from kseg.data.classes import (
     VOC,
     ClassTable,
     first_difference,
+    label_doubts,
     never_occurring,
 )
 from kseg.data.datasets import DataSet, list_datasets, open_dataset
@@ -25,6 +26,7 @@ __all__ = [
     "file_digests",
     "first_difference",
     "joint_digest",
+    "label_doubts",
     "list_datasets",
     "never_occurring",
     "open_dataset",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kseg.card import Card
-from kseg.data import DataSet, Sample
+from kseg.data import DataSet, Sample, first_difference
 from kseg.data.reading import read_label
 from kseg.errors import KsegError
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
@@ -205,9 +205,12 @@ def check_classes(card: Card, data: DataSet) -> None:
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
+        names = card.class_names
+        difference = names and first_difference(names, classes.names)
         known = f"the classes of {card.dataset}" if card.dataset else "no class names"
         raise KsegError(
             f"{card.name} has {card.num_classes} channels, {len(card.void_channels)} of them "
-            f"void, and {known}; {data.name} has {classes.num_classes} classes. "
-            "Name the data set that it was trained for"
+            f"void, and {known}; {data.name} has {classes.num_classes} classes"
+            + (f" ({difference}). " if difference else ". ")
+            + "Name the data set that it was trained for"
         )
