@@ -191,7 +191,9 @@ def _legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
     fonts = ["sans-serif"]
     if not missing:
         return list(names), fonts
-    for entry in font_manager.fontManager.ttflist:
+    # Fonts of last resort have a frame for every character.
+    entries = [e for e in font_manager.fontManager.ttflist if "Last Resort" not in e.name]
+    for entry in entries:
         if missing <= set(font_manager.get_font(entry.fname).get_charmap()):
             return list(names), [*fonts, entry.name]
     warnings.warn(

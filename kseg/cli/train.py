@@ -10,7 +10,6 @@ from typing import Any
 
 from kseg.cli import arguments
 from kseg.errors import KsegError
-from kseg.files import check_not_input
 
 # What an option that may be left out gives for the word none; argparse leaves None where it
 # was not given.
@@ -94,8 +93,6 @@ def run(args: argparse.Namespace) -> None:
     splits = [split for split in (config.split, config.val_split) if split]
     read = argparse.Namespace(dataset=config.dataset, data_dir=args.data_dir)
     arguments.data_outputs(read, splits, [args.run_dir], [config.records])
-    if config.records:
-        check_not_input([args.run_dir], [], [config.records])
     train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
 

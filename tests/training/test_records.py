@@ -18,6 +18,7 @@ import kseg
 import kseg.training
 from kseg.cli import main
 from kseg.data import open_dataset, read_image
+from kseg.errors import KsegWarning
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.evaluation.overlays import write_overlays
 from kseg.predictor import KerasPredictor, predict_labels
@@ -326,7 +327,7 @@ def test_records_of_an_earlier_kseg_are_made_anew(data, folder, copy, tiny_camvi
         for record in shard["records"]:
             del record["source"]
     (copy / "index.json").write_text(json.dumps(index))
-    with pytest.warns(kseg.KsegWarning, match="an earlier kseg prepared these records"):
+    with pytest.warns(KsegWarning, match="an earlier kseg prepared these records"):
         kseg.training.dataset("camvid", tiny_camvid, "train", records=copy)
     prepare(data, copy, shards=SHARDS, workers=1)
     assert contents(copy) == contents(folder)
