@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,54 @@ def check_output(path: str | Path, suffix: str | None = None) -> None:
             pass
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def check_not_input(
+    outputs: Iterable[str | Path | None],
+    inputs: Iterable[str | Path | None],
+    folders: Iterable[str | Path] = (),
+) -> None:
+    """Refuses to write over what is read, under whatever name: links and letters' case too.
+
+    Args:
+        outputs: files and folders to be written; they need not exist, None is left out.
+        inputs: files and folders that are read; None is left out.
+        folders: of inputs, in which and in whose folders nothing may be written.
+
+    Raises:
+        KsegError: an output is an input or lies in one of ``folders``, or two are one file.
+    """
+    outputs = [Path(path) for path in outputs if path is not None]
+    identities = {_identity(path): path for path in inputs if path is not None}
+    identities.pop(None, None)
+    within = {_identity(path): path for path in folders}
+    within.pop(None, None)
+    seen: dict[tuple[int, int] | Path, Path] = {}
+    for path in outputs:
+        identity = _identity(path)
+        if identity in identities:
+            raise KsegError(
+                f"{path}: is the input {identities[identity]}, which would be written over; "
+                "name another output"
+            )
+        real = path.resolve()
+        for parent in (real, *real.parents):
+            if (folder := within.get(_identity(parent))) is not None:
+                raise KsegError(
+                    f"{path}: lies in {folder}, which is read; name an output outside of it"
+                )
+        other = seen.setdefault(identity or real, path)
+        if other is not path:
+            raise KsegError(f"{path}: is to be written twice; give each output a name of its own")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What stands for a file whatever its name; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def make_folder(path: str | Path) -> Path:

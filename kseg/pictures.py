@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 
@@ -81,6 +81,7 @@ def _with_legend(
 ) -> Image.Image:
     """The picture with rows of colours and names below it."""
     draw = ImageDraw.Draw(picture)
+    names = [_legible(name) for name in names]
     line = 16
     cell = max((int(draw.textlength(name)) for name in names), default=0) + 28
     columns = max(1, picture.width // cell)
@@ -93,3 +94,15 @@ def _with_legend(
         draw.rectangle((x, y + 3, x + 14, y + line - 4), fill=tuple(color), outline="black")
         draw.text((x + 20, y + 2), name, fill="black")
     return result
+
+
+def _legible(name: str) -> str:
+    """The name with escapes for the characters that Pillow's own font lacks."""
+    font = ImageFont.load_default()
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        return name.encode("ascii", "backslashreplace").decode()
+    # What a font lacks is drawn as the picture of a character that does not exist.
+    lacking = bytes(font.getmask("\uffff"))
+    return "".join(
+        c if c.isspace() or bytes(font.getmask(c)) != lacking else ascii(c)[1:-1] for c in name
+    )

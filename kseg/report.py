@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kseg.errors import KsegWarning
 from kseg.files import atomic_write
 
 _STYLE = """
@@ -81,11 +84,12 @@ class Report:
         """
         body = "\n".join(self._parts)
         with atomic_write(path) as temporary:
-            temporary.write_text(
+            page = (
                 f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
                 f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"
                 f"<body>\n{body}\n</body></html>\n"
             )
+            temporary.write_text(page, encoding="utf-8")
 
 
 def rendered(figure: Figure) -> Image.Image:
@@ -127,7 +131,8 @@ def class_bars(scores: Mapping[str, Mapping[str, float | None]]) -> Figure:
     for i, (file, score) in enumerate(scores.items()):
         places = [n + (i - (len(scores) - 1) / 2) * width for n in range(len(names))]
         axes.bar(places, [score[name] or 0 for name in names], width, label=file)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    shown, fonts = _legible(names)
+    axes.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontfamily=fonts)
     figure.legend(loc="outside upper center", ncols=len(scores), frameon=False)
     return figure
 
@@ -167,6 +172,36 @@ def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> F
                 axes.text(
                     x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color
                 )
-    axes.set_xticks(range(len(names) + 1), [*names, "(none)"], rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    shown, fonts = _legible(names)
+    axes.set_xticks(
+        range(len(names) + 1), [*shown, "(none)"], rotation=60, ha="right", fontfamily=fonts
+    )
+    axes.set_yticks(range(len(names)), shown, fontfamily=fonts)
     return figure
+
+
+def _legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names as a plot can show them, and the fonts that have their characters.
+
+    Without such a font characters become escapes, which a KsegWarning says.
+    """
+    usual = font_manager.findfont(font_manager.FontProperties())
+    wanted = {ord(character) for name in names for character in name}
+    missing = wanted - set(font_manager.get_font(usual).get_charmap())
+    fonts = ["sans-serif"]
+    if not missing:
+        return list(names), fonts
+    # Fonts of last resort have a frame for every character.
+    entries = [e for e in font_manager.fontManager.ttflist if "Last Resort" not in e.name]
+    for entry in entries:
+        if missing <= set(font_manager.get_font(entry.fname).get_charmap()):
+            return list(names), [*fonts, entry.name]
+    warnings.warn(
+        "no font here has all characters of the classes' names; plots show escapes instead "
+        "(install a font that has them, such as Noto Sans CJK)",
+        KsegWarning,
+        stacklevel=3,
+    )
+    return [
+        "".join(c if ord(c) not in missing else ascii(c)[1:-1] for c in name) for name in names
+    ], fonts

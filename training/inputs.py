@@ -11,7 +11,7 @@ from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
 from kseg.training.config import TrainingConfig
-from kseg.training.records import Records, open_records
+from kseg.training.records import Records, compare_with_source, open_records
 
 Data = DataSet | Records
 """What training reads."""
@@ -57,6 +57,8 @@ def from_configuration(
     data: Data
     if config.records:
         data = open_records(config.records, config.dataset, config.split)
+        if config.val_split or folder is not None:
+            compare_with_source(data, folder)
     else:
         data = open_dataset(config.dataset, folder, config.split)
     if not config.val_split:

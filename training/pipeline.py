@@ -19,7 +19,7 @@ import tensorflow as tf
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError, first_line
 from kseg.training.augment import Augmentation
-from kseg.training.records import Records, open_records
+from kseg.training.records import Records, compare_with_source, open_records
 
 ReadWindow = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """(first, last + 1) of rows and of columns to image (h, w, 3) and label (h, w), uint8."""
@@ -46,7 +46,7 @@ def dataset(
     Args:
         name, dir, split: as for ``kseg.data.open_dataset``.
         records: folder that ``kseg prepare`` made of this split; it is read instead of
-            ``dir``, with the same order and random choices.
+            ``dir``, with the same order and random choices. A ``dir`` is compared with it.
         crop: (H, W) after scaling; needed to augment.
         batch_size: of all replicas together.
         augment: scale, crop, flip and jitter, in random order; None does so where
@@ -65,7 +65,13 @@ def dataset(
         KsegError: what ``open_dataset`` or ``open_records`` raises, or a value out of
             range.
     """
-    data = open_records(records, name, split) if records else open_dataset(name, dir, split)
+    data: DataSet | Records
+    if records:
+        data = open_records(records, name, split)
+        if dir is not None:
+            compare_with_source(data, dir)
+    else:
+        data = open_dataset(name, dir, split)
     _check_batch_size(batch_size)
     if start_step is not None and start_step < 0:
         raise KsegError(f"start step is {start_step}; steps count from 0")

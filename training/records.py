@@ -22,16 +22,18 @@ import shutil
 import signal
 import struct
 import threading
+import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from kseg.data import ClassTable, DataSet
-from kseg.errors import KsegError
+from kseg.data import ClassTable, DataSet, Sample, file_digests, joint_digest, open_dataset
+from kseg.data.reading import orientation_of
+from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
@@ -52,6 +54,8 @@ class Records:
         shards: files.
         places: (N, 4) int64 of every record: number of its shard, first byte, bytes and
             CRC-32.
+        sources: by sample, a digest of the image and label that the record was made of;
+            None where an earlier kseg kept none.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Records:
     sizes: np.ndarray
     shards: tuple[Path, ...]
     places: np.ndarray
+    sources: tuple[str | None, ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,6 +80,38 @@ class Records:
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
         """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
+
+    def fingerprint(self) -> str:
+        """As ``DataSet.fingerprint``, of what the records hold, however many shards they fill."""
+        records = zip(self.names, self.places[:, 2:].tolist(), strict=True)
+        return joint_digest([repr(dataclasses.astuple(self.classes)), *map(repr, records)])
+
+    def check_sources(self, data: DataSet) -> None:
+        """Compares the records with the data set that they were made of.
+
+        Raises:
+            KsegError: images, labels or classes are others now.
+        """
+        if data.names != self.names or data.classes != self.classes:
+            raise KsegError(
+                f"{self.folder}: holds other images or classes than {data.name} {data.split} has "
+                "now; prepare the records again in another folder"
+            )
+        if None in self.sources:
+            warnings.warn(
+                f"{self.folder}: an earlier kseg prepared these records, so corrected images and "
+                "labels go unnoticed; run `kseg prepare` again, it makes them anew",
+                KsegWarning,
+                stacklevel=2,
+            )
+            return
+        current = zip(data.samples, self.sources, _sources(data.samples), strict=True)
+        if changed := [sample for sample, stored, now in current if stored != now]:
+            raise KsegError(
+                f"{self.folder}: {changed[0].label} or its image has changed since the records "
+                f"were prepared ({len(changed)} such samples); run `kseg prepare` again, it makes "
+                "their shards anew"
+            )
 
     def read(self, index: int) -> bytes:
         """A record as it was written.
@@ -136,7 +173,32 @@ def open_records(
         sizes=np.array([r["size"] for _, r in records], np.int32),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
+        sources=tuple(r.get("source") for _, r in records),
     )
+
+
+def compare_with_source(records: Records, folder: str | Path | None) -> None:
+    """``Records.check_sources`` with the data set in ``folder``.
+
+    Without the split there, which the records stand in for, a KsegWarning says so.
+
+    Args:
+        records: of any data set.
+        folder: its root, as for ``open_dataset``.
+
+    Raises:
+        KsegError: as of ``Records.check_sources``.
+    """
+    try:
+        data = open_dataset(records.name, folder, records.split)
+    except KsegError as error:
+        warnings.warn(
+            f"{records.folder}: is not compared with the data set that it was made of ({error})",
+            KsegWarning,
+            stacklevel=2,
+        )
+    else:
+        records.check_sources(data)
 
 
 def prepare(
@@ -150,8 +212,9 @@ def prepare(
     """Writes a split as records, or goes on where a killed preparation stopped.
 
     Images become JPEG of quality 95 without chroma subsampling; those that are JPEG
-    already are taken as they are. The bytes depend on the data and on ``shards`` alone.
-    Shards that are there are verified, those that are missing or damaged are made.
+    already are taken as they are, unless EXIF turns them. The bytes depend on the data and
+    on ``shards`` alone. Shards that are there are verified; those that are missing, damaged
+    or of images or labels that have changed are made.
 
     Args:
         data: a split with labels.
@@ -180,6 +243,10 @@ def prepare(
         names = [sample.name for sample in part.samples]
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
             raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
+    for path, part in slices.items():
+        there = parts.get(path.name)
+        if there and [r.get("source") for r in there["records"]] != _sources(part.samples):
+            del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
@@ -201,6 +268,13 @@ def prepare(
 
 
 _ELSEWHERE = "choose another folder or remove this one"
+
+
+def _sources(samples: Sequence[Sample]) -> list[str]:
+    """By sample, a digest of its image and label."""
+    images = file_digests(sample.image for sample in samples)
+    labels = file_digests(sample.label or sample.image for sample in samples)
+    return [joint_digest(pair) for pair in zip(images, labels, strict=True)]
 
 
 def _slices(data: DataSet, folder: Path, shards: int) -> dict[Path, DataSet]:
@@ -241,7 +315,11 @@ def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
             continue
         try:
             found = json.loads(path.read_text())
+            if isinstance(found, dict) and found and "shard_count" not in found:
+                raise KsegError(f"{path}: is no index of records; {_ELSEWHERE}")
             shards = found.pop("shards")
+        except KsegError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # is written anew
         for key, value in plan.items():
@@ -308,10 +386,12 @@ def _start_worker() -> None:
 
 def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, Any]:
     """One shard and its part of the index."""
+    # Digests first: a file that changes after this is another one next time.
+    sources = _sources(data.samples)
     records, counts, offset = [], np.zeros(256, np.int64), 0
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
-            for sample in data.samples:
+            for sample, source in zip(data.samples, sources, strict=True):
                 image, label = data.labelled(sample)
                 content = serialized_example(
                     image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
@@ -324,6 +404,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                         "bytes": len(content),
                         "crc32": zlib.crc32(content),
                         "size": label.shape,
+                        "source": source,
                     }
                 )
                 offset += HEADER + len(content) + FOOTER
@@ -345,10 +426,11 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _jpeg(path: Path, image: np.ndarray) -> bytes:
-    """The file itself if it is a JPEG whose windows are cheap to decode, else a new one."""
+    """The file if it is an upright JPEG whose windows are cheap to decode, else a new one."""
     with Image.open(path) as file:
-        if file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive"):
-            return path.read_bytes()
+        taken = file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive")
+    if taken and orientation_of(path)[0] == 1:
+        return path.read_bytes()
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()

@@ -44,7 +44,7 @@ from kseg.training.pipeline import (
     steps_per_epoch,
     whole_images,
 )
-from kseg.training.run_folder import check_folder, claim_folder, is_claimed
+from kseg.training.run_folder import check_folder, claim_folder, is_claimed, warn_of_labels
 from kseg.training.schedule import Stretch, stretches
 from kseg.training.statistics import shorten_momentum
 from kseg.zoo import build, check_size
@@ -98,7 +98,8 @@ def train(
             and whose weights the run begins with. It is kept as ``initial.keras``: a call
             that resumes the run takes that one's weights, whatever its own model has.
         data: for a configuration the root of its data set, not looked at where the
-            configuration has records and no ``val_split``. For a model a ``DataSet``, or
+            configuration has records and no ``val_split`` but to compare the records with it
+            where it is given. For a model a ``DataSet``, or
             records, to train on; or a pair of that and a ``DataSet`` to score on.
         run_dir: made if absent; one with another run is refused.
         distribution: as for ``open_distribution``.
@@ -170,7 +171,7 @@ class Run:
             source: whose weights the run begins with; None for what the configuration says.
         """
         if self._is_first_worker:
-            check_folder(self.folder, self.config, self.data)
+            check_folder(self.folder, self.config, self.data, self.val_data)
         if (finished := self.folder / "model.keras").exists():
             print(f"{self.folder}: this run is complete; remove the folder to train anew")
             return load(finished)
@@ -275,7 +276,8 @@ class Run:
                     # A model that is not compiled: Keras cannot save every loss.
                     build(source.card, weights_of=source).save(temporary)
         if is_new:
-            claim_folder(self.folder, self.config, self.data)
+            warn_of_labels(self.data, self.val_data)
+            claim_folder(self.folder, self.config, self.data, self.val_data)
 
     def _resume(self) -> None:
         """Loads the last state, if there is one."""

@@ -8,12 +8,14 @@ import importlib.metadata
 import json
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from kseg.data import DataSet
-from kseg.errors import KsegError
+from kseg.data import IGNORE, DataSet, label_doubts
+from kseg.errors import KsegError, KsegWarning
 from kseg.files import make_folder, write_json
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
@@ -27,8 +29,14 @@ def is_claimed(run_dir: Path) -> bool:
     return (run_dir / _FILE).exists()
 
 
-def check_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records) -> None:
-    """Raises KsegError where the folder holds a run of another configuration or other data."""
+def check_folder(
+    run_dir: Path, config: TrainingConfig, data: DataSet | Records, val_data: DataSet | None
+) -> None:
+    """Raises KsegError where the folder holds a run of another configuration or other data.
+
+    Of a run that an earlier kseg began nothing but the names of its images is known; it
+    resumes with a KsegWarning.
+    """
     path = run_dir / _FILE
     if not path.exists():
         return
@@ -38,6 +46,7 @@ def check_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records)
         difference = config.difference(stored["config"])
         # A run from before this was recorded had its data.
         stored_samples = stored.get("samples", samples)
+        stored_prints = stored.get("fingerprints")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise KsegError(f"{path}: is damaged; remove {run_dir} to train anew") from None
     if stored_samples != samples:
@@ -47,9 +56,24 @@ def check_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records)
             f"{run_dir}: holds a run of another configuration ({difference}); "
             "repeat its settings or choose another run_dir"
         )
+    if stored_prints is None:
+        warnings.warn(
+            f"{path}: was written by an earlier kseg, which kept no fingerprint of the data; the "
+            "run resumes whether or not images and labels have changed",
+            KsegWarning,
+            stacklevel=2,
+        )
+    elif changed := [k for k, v in _fingerprints(data, val_data).items() if stored_prints[k] != v]:
+        raise KsegError(
+            f"{run_dir}: images, labels or classes of the data {' and '.join(changed)} have "
+            "changed since this run began; choose another run_dir to train on what they are now, "
+            "or restore them"
+        )
 
 
-def claim_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records) -> None:
+def claim_folder(
+    run_dir: Path, config: TrainingConfig, data: DataSet | Records, val_data: DataSet | None
+) -> None:
     """Writes ``config.json``: the folder is this run's from now on.
 
     Raises:
@@ -64,6 +88,7 @@ def claim_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records)
     record = {
         "config": dataclasses.asdict(config),
         "samples": _samples(data),
+        "fingerprints": _fingerprints(data, val_data),
         "versions": versions,
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
@@ -73,7 +98,30 @@ def claim_folder(run_dir: Path, config: TrainingConfig, data: DataSet | Records)
     write_json(make_folder(run_dir) / _FILE, record)
 
 
+def warn_of_labels(data: DataSet | Records, val_data: DataSet | None) -> None:
+    """Gives what ``label_doubts`` says of a run's labels as KsegWarning."""
+    for split in (data, val_data):
+        if split is None:
+            continue
+        if isinstance(split, Records):
+            pixels, ignored = split.pixels, int(split.sizes.astype(np.int64).prod(1).sum())
+            ignored -= int(pixels.sum())
+        else:
+            counts = split.label_pixels(skip_bad=True)
+            pixels, ignored = counts[: split.classes.num_classes], int(counts[IGNORE])
+        for doubt in label_doubts(split.classes, pixels, ignored):
+            warnings.warn(f"{split.name} {split.split}: {doubt}", KsegWarning, stacklevel=2)
+
+
 def _samples(data: DataSet | Records) -> str:
     """How many samples there are, and a digest of their names."""
     names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:16]
     return f"{len(data)} ({names})"
+
+
+def _fingerprints(data: DataSet | Records, val_data: DataSet | None) -> dict[str, str | None]:
+    """Of all that a run reads."""
+    return {
+        "to train on": data.fingerprint(),
+        "to score on": val_data and val_data.fingerprint(),
+    }

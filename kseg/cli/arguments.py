@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kseg.data import list_datasets, open_dataset
+from kseg.data import DataSet, list_datasets, open_dataset
 from kseg.errors import KsegError
-from kseg.files import atomic_write, check_output
+from kseg.files import atomic_write, check_not_input, check_output
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
@@ -195,12 +196,54 @@ def save_smaller(
     from kseg.training.pipeline import reader_errors
 
     check_output(args.out, ".keras")
+    data_outputs(args, ["train"], [args.out], [args.file])
     model = load(args.file)
     with reader_errors():
         result = make(model, **fine_tuning(args, model), **options)
     with atomic_write(args.out) as path:
         result.save(path)
     print(f"{args.out}: {result.card.weights}")
+
+
+def check_outputs(
+    outputs: Iterable[Path | None],
+    inputs: Iterable[str | Path | None] = (),
+    data: Iterable[DataSet] = (),
+) -> None:
+    """Before any work: outputs must not be inputs, nor lie among the files of a data set.
+
+    Raises:
+        KsegError: as of ``kseg.files.check_not_input``.
+    """
+    files: set[Path] = set()
+    folders: set[Path] = set()
+    for split in data:
+        for sample in split.samples:
+            read = [path for path in (sample.image, sample.label, sample.instances) if path]
+            files.update(read)
+            folders.update(path.parent for path in read)
+        if split.root:
+            # The folders with images and labels in or below them, and lists beside them.
+            below = [
+                path.relative_to(split.root) for path in files if path.is_relative_to(split.root)
+            ]
+            folders.update(split.root / path.parts[0] for path in below if len(path.parts) > 1)
+            files.update([split.root, *split.root.glob("*.txt")])
+    check_not_input(outputs, [*inputs, *files], folders)
+
+
+def data_outputs(
+    args: argparse.Namespace,
+    splits: Iterable[str],
+    outputs: Iterable[Path | None],
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """``check_outputs`` with the splits of ``add_data`` that can be opened; others fail later."""
+    data = []
+    for split in splits:
+        with contextlib.suppress(KsegError):
+            data.append(open_dataset(args.dataset, args.data_dir, split))
+    check_outputs(outputs, [args.data_dir, *inputs], data)
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.environment import environment
-from kseg.files import check_output, write_json
+from kseg.files import check_not_input, check_output, write_json
 from kseg.progress import Countdown
 
 
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.json:
         check_output(args.json)
+        check_not_input([args.json], args.files)
     profiles = [
         operator_profile(file, threads=args.threads, runs=args.runs, warm_up=args.warm_up)
         for file in (args.files if args.profile else ())

@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a report a split; 1 when there are problems, warnings leave it 0."""
+    if args.out:
+        arguments.data_outputs(args, args.split, [args.out])
     reports = [
         check_data(args.dataset, args.data_dir, split, out=args.out, progress=Countdown())
         for split in args.split

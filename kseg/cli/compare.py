@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from kseg.opening import open_predictor
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
+    arguments.check_outputs([args.json, args.out], [args.first, args.second], [data])
     out = args.out and make_folder(args.out)
     if args.json:
         check_output(args.json)
@@ -56,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
         worst=args.worst,
         progress=Countdown(),
     )
-    print(format_comparison(comparison))
     if args.json:
         report = comparison.to_json()
         for facts, file in zip(report["files"], (args.first, args.second), strict=True):
             facts["file"] = str(file)
         write_json(args.json, report)
+    print(format_comparison(comparison))
     for item in comparison.worst if out else ():
         with atomic_write(out / f"{item.name}.png") as path:
             item.picture().save(path)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
+from kseg.files import check_not_input
 
 FLAGS = {"calibration_method": "--calibration", "input_type": "--input"}
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from kseg.loading import load
     from kseg.tflite import convert
 
+    check_not_input([args.out], [args.file])
     model = load(args.file)
     calibration = None
     if args.precision == "int8":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import open_dataset
-from kseg.files import check_output, make_folder, write_json
+from kseg.files import check_not_input, check_output, make_folder, write_json
 from kseg.progress import Countdown
 
 
@@ -45,6 +45,12 @@ def run(args: argparse.Namespace) -> None:
     from kseg.opening import open_source
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
+    arguments.check_outputs(
+        [args.json, args.resume, args.report and args.report / "report.html"], [args.file], [data]
+    )
+    arguments.check_outputs([args.report], [args.file], [data])
+    if args.file.is_dir():
+        check_not_input([args.json, args.resume, args.report], [], [args.file])
     source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)
     settings = arguments.settings(args)
     # A score may take hours: whether the results can be written is checked before.
@@ -61,9 +67,9 @@ def run(args: argparse.Namespace) -> None:
         saved=saved,
         progress=Countdown(),
     )
-    print(format_report(scores))
     if args.json:
         write_json(args.json, {**scores.to_json(), "file": str(args.file)})
+    print(format_report(scores))
     if folder:
         from kseg.evaluation.report import write_report  # matplotlib
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kseg.errors import KsegError
-from kseg.files import atomic_write, check_output
+from kseg.files import atomic_write, check_not_input, check_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from kseg.importing import import_checkpoint
 
     check_output(args.out, ".keras")
+    check_not_input([args.out], [args.checkpoint, args.classes])
     model, unsaid = import_checkpoint(
         args.name,
         args.checkpoint,

@@ -44,7 +44,7 @@ def _image(text: str) -> Path:
 def run(args: argparse.Namespace) -> None:
     """Writes NAME.png and NAME_overlay.png for every image, or the submission."""
     from kseg.evaluation import write_submission
-    from kseg.evaluation.overlays import write_overlays
+    from kseg.evaluation.overlays import check_overlays, write_overlays
     from kseg.opening import open_predictor
 
     if args.submission and (args.images or not args.dataset):
@@ -54,6 +54,10 @@ def run(args: argparse.Namespace) -> None:
     settings = arguments.settings(args)
     # The data set first: it is found missing in no time, while the network takes seconds.
     data = args.submission and open_dataset(args.dataset, args.data_dir, args.split)
+    if data:
+        arguments.check_outputs([args.submission], [args.file], [data])
+    else:
+        check_overlays(args.images, args.out, [args.file])
     predictor = open_predictor(args.file, runtime=args.runtime, output_stride=args.output_stride)
     if args.submission:
         files = write_submission(predictor, data, args.submission, settings, progress=Countdown())

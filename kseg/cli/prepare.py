@@ -27,8 +27,10 @@ def run(args: argparse.Namespace) -> None:
     """Writes the records."""
     from kseg.training import prepare
 
+    data = open_dataset(args.dataset, args.data_dir, args.split)
+    arguments.check_outputs([args.out], data=[data])
     records = prepare(
-        open_dataset(args.dataset, args.data_dir, args.split),
+        data,
         args.out,
         shards=args.shards,
         workers=args.workers,

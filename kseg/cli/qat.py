@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from kseg.tflite import train_quantised
     from kseg.training.pipeline import reader_errors
 
+    arguments.data_outputs(args, ["train"], [args.out], [args.file])
     model = load(args.file)
     with reader_errors():
         train_quantised(

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.files import check_output, write_json
+from kseg.files import check_not_input, check_output, write_json
 
 FLAGS = {"calibration_method": "--calibration"}
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.json:
         check_output(args.json)
+        check_not_input([args.json], [args.file])
     model = load(args.file)
     rows = quantisation_noise(
         model,

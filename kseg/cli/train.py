@@ -90,6 +90,9 @@ def run(args: argparse.Namespace) -> None:
     if args.run_dir is None:
         raise KsegError("train needs a folder for the run; give run_dir")
     config = from_recipe(values.pop("recipe", None), **values)
+    splits = [split for split in (config.split, config.val_split) if split]
+    read = argparse.Namespace(dataset=config.dataset, data_dir=args.data_dir)
+    arguments.data_outputs(read, splits, [args.run_dir], [config.records])
     train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
 

@@ -7,11 +7,12 @@ from kseg.data.classes import (
     VOC,
     ClassTable,
     first_difference,
+    label_doubts,
     never_occurring,
 )
 from kseg.data.datasets import DataSet, list_datasets, open_dataset
 from kseg.data.finding import Sample
-from kseg.data.fingerprint import file_digests
+from kseg.data.fingerprint import file_digests, joint_digest
 from kseg.data.reading import read_image
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Sample",
     "file_digests",
     "first_difference",
+    "joint_digest",
+    "label_doubts",
     "list_datasets",
     "never_occurring",
     "open_dataset",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kseg.data.classes import BAD, IGNORE, PUBLISHED, ClassTable, never_occurring
+from kseg.data.classes import BAD, IGNORE, ONE_CLASS, PUBLISHED, ClassTable, never_occurring
 from kseg.data.finding import find_pairs
 from kseg.data.reading import Tell, read_image, read_pair, read_palette
 from kseg.errors import KsegError
@@ -153,10 +153,7 @@ def check_data(
             # A benchmark's test labels hide the classes.
             (warnings if split.startswith("test") else problems).append(absences)
     if labelled and classes.num_classes == 1:
-        warnings.append(
-            "one class alone has loss 0 and IoU 1 whatever a network learns; name a class for "
-            "all the rest too, with an id of its own instead of 255"
-        )
+        warnings.append(ONE_CLASS)
     if classes.num_classes == 2 and masks and pixels[1] and not together:
         warnings.append(
             f"{masks[0]}: has 0 and 255 alone ({len(masks)} such labels), and 255 is ignored; if "

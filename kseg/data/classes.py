@@ -114,6 +114,26 @@ def never_occurring(classes: ClassTable, pixels: np.ndarray, ignored: int = 0) -
     return what
 
 
+ONE_CLASS = (
+    "one class alone has loss 0 and IoU 1 whatever a network learns; name a class for all the "
+    "rest too, with an id of its own instead of 255"
+)
+
+
+def label_doubts(classes: ClassTable, pixels: np.ndarray, ignored: int) -> list[str]:
+    """One line each on labels from which nothing can be learnt or scored as it seems.
+
+    Of a published data set a part need not have all classes.
+
+    Args:
+        classes, pixels, ignored: as for ``never_occurring``.
+    """
+    absences = never_occurring(classes, pixels, ignored)
+    if absences and np.any(pixels) and classes in PUBLISHED:
+        absences = None
+    return [line for line in (absences, ONE_CLASS if classes.num_classes == 1 else None) if line]
+
+
 def _table(
     rows: str,
     void_ids: tuple[int, ...],

@@ -148,6 +148,10 @@ class DataSet:
         Args:
             skip_bad: leaves labels out that ``read_label`` refuses.
         """
+        return self.label_pixels(skip_bad=skip_bad)[: self.classes.num_classes]
+
+    def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
         counts = np.zeros(256, np.int64)
         for sample in self.samples:
             if sample.label is None:
@@ -159,7 +163,7 @@ class DataSet:
                     continue
                 raise
             counts += np.bincount(label.ravel(), minlength=256)
-        return counts[: self.classes.num_classes]
+        return counts
 
 
 def list_datasets() -> list[str]:

@@ -9,14 +9,15 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-_digests: dict[tuple[str, int, int], str] = {}
+_digests: dict[tuple[str | int, ...], str] = {}
 _lock = threading.Lock()
 
 
 def file_digests(paths: Iterable[Path]) -> list[str]:
     """SHA-256 of every file's bytes, "missing" where one cannot be read.
 
-    A file that this process has read is read again only if its size or time changed.
+    A file that this process has read is read again only if its size, or a time that no
+    program can set back, changed.
     """
     # Reading and hashing release Python's lock.
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -26,7 +27,8 @@ def file_digests(paths: Iterable[Path]) -> list[str]:
 def _file_digest(path: Path) -> str:
     try:
         status = path.stat()
-        key = (str(path.absolute()), status.st_size, status.st_mtime_ns)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        key = (str(path.absolute()), status.st_ino, status.st_size, *times)
         with _lock:
             known = _digests.get(key)
         if known is None:

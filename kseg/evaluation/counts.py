@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kseg.data import ClassTable
+from kseg.data import IGNORE, ClassTable, label_doubts
 from kseg.evaluation.boundaries import BoundaryScores, boundary_figures
 from kseg.evaluation.categories import InstanceScores, category_iou
 from kseg.evaluation.confusion import ConfusionMatrix, mean
@@ -30,6 +30,7 @@ class Counts:
         self._instances = InstanceScores(classes) if instances else None
         self._boundaries = BoundaryScores(classes.num_classes) if boundaries else None
         self._image_iou: dict[str, float | None] = {}
+        self.ignored = 0
 
     @property
     def images(self) -> int:
@@ -55,6 +56,7 @@ class Counts:
         image.update(label, prediction)
         self._matrix.counts += image.counts
         self._image_iou[name] = image.mean_iou()
+        self.ignored += int((label == IGNORE).sum())
         if self._boundaries:
             self._boundaries.update(label, prediction)
         if self._instances and instances is not None:
@@ -64,6 +66,7 @@ class Counts:
         """Adds the counts of another with the same classes and the same kinds of scores."""
         self._matrix.counts += other._matrix.counts
         self._image_iou |= other._image_iou
+        self.ignored += other.ignored
         if self._boundaries and other._boundaries:
             self._boundaries.merge(other._boundaries)
         if self._instances and other._instances:
@@ -77,6 +80,7 @@ class Counts:
             "bands": self._boundaries and self._boundaries.bands.tolist(),
             "f_scores": self._boundaries and self._boundaries.f_scores,
             "image_iou": self._image_iou,
+            "ignored": self.ignored,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -87,11 +91,16 @@ class Counts:
         """
         self._matrix.counts[:] = state["confusion_matrix"]
         self._image_iou = dict(state["image_iou"])
+        self.ignored = int(state.get("ignored", 0))
         if self._boundaries:
             self._boundaries.bands[:] = state["bands"]
             self._boundaries.f_scores = state["f_scores"]
         if self._instances:
             self._instances.weighted[:] = state["instances"]
+
+    def doubts(self) -> list[str]:
+        """What ``label_doubts`` says of the labels."""
+        return label_doubts(self._classes, self._matrix.counts.sum(1), self.ignored)
 
     def figures(self) -> dict[str, Any]:
         """The measured fields of ``kseg.evaluation.Scores``, in its order."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kseg.data import read_image
 from kseg.errors import KsegError
-from kseg.files import atomic_write, make_folder
+from kseg.files import atomic_write, check_not_input, make_folder
 from kseg.pictures import overlay, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
 
@@ -37,7 +37,7 @@ def write_overlays(
             cannot be written.
     """
     folder = Path(folder)
-    _check_names(images, folder)
+    check_overlays(images, folder)
     make_folder(folder)
     card = predictor.card
     names = card.class_names or [f"class {i}" for i in range(card.num_classes)]
@@ -57,11 +57,21 @@ def _names(image: Path) -> tuple[str, str]:
     return f"{image.stem}.png", f"{image.stem}_overlay.png"
 
 
-def _check_names(images: Sequence[Path], folder: Path) -> None:
-    """Raises KsegError where a file would be written twice."""
+def check_overlays(images: Sequence[Path], folder: Path, inputs: Sequence[Path] = ()) -> None:
+    """Whether ``write_overlays`` would write over a file that is not its own.
+
+    Raises:
+        KsegError: a file would be written twice, over an image, over one of ``inputs``, or
+            over what lies beside its image: that may be a label.
+    """
     counts = collections.Counter(name for image in images for name in _names(image))
     if twice := [name for name, count in counts.items() if count > 1]:
         raise KsegError(
             f"{folder / twice[0]}: more than one of the images would be written there; "
             "give them other names, or write the images of each folder to a folder of their own"
         )
+    outputs = [(image, folder / name) for image in images for name in _names(image)]
+    check_not_input([path for _, path in outputs], [*images, *inputs])
+    for image, path in outputs:
+        if path.exists() and image.parent.resolve() == folder.resolve():
+            raise KsegError(f"{path}: is there already, beside its image; name another folder")

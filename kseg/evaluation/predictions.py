@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kseg.card import Card
-from kseg.data import DataSet, Sample
-from kseg.data.datasets import read_label
+from kseg.data import DataSet, Sample, first_difference
+from kseg.data.reading import read_label
 from kseg.errors import KsegError
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
 from kseg.zoo import backbone_stride
@@ -76,6 +76,10 @@ class NetworkPredictions:
             raise KsegError(f"{sample.image}: {error}") from error
         return self._train_ids.take(channels)
 
+    def files(self) -> list[Path]:
+        """None: a network makes the label maps."""
+        return []
+
     def facts(self) -> dict[str, Any]:
         """The fields of ``Scores`` that say what made the label maps."""
         card = self._predictor.card
@@ -130,12 +134,10 @@ class FilePredictions:
         """The prediction and the label, both (H, W) uint8 train ids; callable from any thread.
 
         Raises:
-            KsegError: another size than the label's, or as ``read_label``.
+            KsegError: another size than the label's, or as ``DataSet.label``.
         """
-        if sample.label is None:
-            raise KsegError(f"{sample.image}: has no label; use a split with labels")
+        label = self._data.label(sample)
         file = self._files[sample.name]
-        label = read_label(sample.label, self._data.classes)
         prediction = read_label(file, self._data.classes)
         if prediction.shape != label.shape:
             raise KsegError(
@@ -148,6 +150,10 @@ class FilePredictions:
     def predict(self, sample: Sample, prediction: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The prediction as ``read`` gave it."""
         return prediction
+
+    def files(self) -> list[Path]:
+        """In the order of the samples."""
+        return [self._files[name] for name in self._data.names]
 
     def facts(self) -> dict[str, Any]:
         """As ``NetworkPredictions.facts``, None where only a network has something."""
@@ -199,9 +205,12 @@ def check_classes(card: Card, data: DataSet) -> None:
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
+        names = card.class_names
+        difference = names and first_difference(names, classes.names)
         known = f"the classes of {card.dataset}" if card.dataset else "no class names"
         raise KsegError(
             f"{card.name} has {card.num_classes} channels, {len(card.void_channels)} of them "
-            f"void, and {known}; {data.name} has {classes.num_classes} classes. "
-            "Name the data set that it was trained for"
+            f"void, and {known}; {data.name} has {classes.num_classes} classes"
+            + (f" ({difference}). " if difference else ". ")
+            + "Name the data set that it was trained for"
         )

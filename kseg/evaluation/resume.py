@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kseg import shipped
-from kseg.data import DataSet
+from kseg.data import DataSet, file_digests, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
 from kseg.files import atomic_write
@@ -24,23 +25,28 @@ class SavedScores:
 
     Args:
         path: of the file; need not exist.
-        scored: the model file, shipped weights or folder of label maps, whose content must
-            be the same to continue. None compares nothing but the model's card.
+        scored: the model file or shipped weights, whose content must be the same to
+            continue; the data, and label maps in a folder, are compared as far as they were scored.
+            None compares nothing but the model's card.
     """
 
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
         self._path = Path(path)
         self._content = scored and _content(scored)
         self._run: dict[str, Any] = {}
+        self._digests: list[str] = []
         self._written = time.monotonic()
 
-    def load(self, run: dict[str, Any], data: DataSet, counts: Counts) -> float:
+    def load(
+        self, run: dict[str, Any], data: DataSet, counts: Counts, maps: Sequence[Path] = ()
+    ) -> float:
         """Reads the counts of this run; without a file writes an empty one.
 
         Args:
             run: all that decides the score, as JSON; "runtime" is required.
-            data: the split.
+            data: the split, whose scored files must be what they were.
             counts: empty; gets what the file has.
+            maps: files of label maps in the order of the samples, where such are scored.
 
         Returns:
             Seconds that were spent on the counts.
@@ -56,6 +62,8 @@ class SavedScores:
             "content": self._content,
             "names": _digest(s.name for s in data.samples),
         }
+        # Before any is scored: a file that changes after this is another one on resuming.
+        self._digests = _digests(data, maps)
         # With the types that JSON gives back, for the comparison.
         self._run = json.loads(json.dumps(run))
         if not self._path.exists():
@@ -79,9 +87,23 @@ class SavedScores:
             )
         try:
             counts.restore(state["scores"])
-            return float(state["seconds"])
+            seconds, files = float(state["seconds"]), state.get("files")
         except (KeyError, TypeError, ValueError) as error:
             raise self._unfit(error) from error
+        if files is None:
+            raise KsegError(
+                f"{self._path}: was left by an earlier kseg, which kept no digest of the files "
+                "that it scored; delete it to score all of them anew"
+            )
+        if files != self._scored(counts):
+            raise KsegError(
+                f"{self._path}: images, labels, classes or label maps were changed after they "
+                "were scored; delete this file to score all of them anew"
+            )
+        return seconds
+
+    def _scored(self, counts: Counts) -> str:
+        return joint_digest(self._digests[: counts.images])
 
     def save(self, counts: Counts, seconds: float) -> None:
         """Writes the counts and the seconds that were spent on them.
@@ -89,7 +111,12 @@ class SavedScores:
         Raises:
             KsegError: the file cannot be written.
         """
-        state = {"run": self._run, "seconds": seconds, "scores": counts.to_json()}
+        state = {
+            "run": self._run,
+            "seconds": seconds,
+            "files": self._scored(counts),
+            "scores": counts.to_json(),
+        }
         with atomic_write(self._path) as path:
             path.write_text(json.dumps(state))
         self._written = time.monotonic()
@@ -109,15 +136,23 @@ class SavedScores:
         self._path.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> str:
-    """A digest of a file or shipped weights, or of a folder's names, sizes and times of change."""
+def _content(path: Path) -> str | None:
+    """A digest of a file or shipped weights; None for a folder of label maps."""
     path = shipped.file_of(path)
     if path.is_dir():
-        files = sorted(path.rglob("*.png"))
-        stats = [(str(file.relative_to(path)), file.stat()) for file in files]
-        return _digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+        return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _digests(data: DataSet, maps: Sequence[Path]) -> list[str]:
+    """Of all that is read of each sample."""
+    data.fingerprint()  # reads all files at once, those of each sample are known then
+    samples = [dataclasses.replace(data, samples=(sample,)) for sample in data.samples]
+    parts = [[sample.fingerprint()] for sample in samples]
+    for part, digest in zip(parts, file_digests(maps), strict=bool(maps)):
+        part.append(digest)
+    return [joint_digest(part) for part in parts]
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from kseg._version import __version__
 from kseg.data import DataSet, Sample
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.evaluation.counts import Counts
 from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
 from kseg.evaluation.resume import SavedScores
@@ -63,7 +64,7 @@ def evaluate(
     counts, seconds = Counts(data.classes, **kinds), 0.0
     if saved:
         run = {**fields_to_json(facts), **kinds, "kseg": __version__}
-        seconds = saved.load(run, data, counts)
+        seconds = saved.load(run, data, counts, predictions.files())
     begin = time.monotonic() - seconds
     if progress and counts.images:
         progress(counts.images, len(data))
@@ -79,6 +80,8 @@ def evaluate(
         if saved:
             saved.save(counts, time.monotonic() - begin)
     seconds = time.monotonic() - begin
+    for doubt in counts.doubts():
+        warnings.warn(f"{data.name} {data.split}: {doubt}", KsegWarning, stacklevel=2)
     return Scores(**counts.figures(), **facts, seconds=seconds, kseg=__version__)
 
 

@@ -1,6 +1,8 @@
 """Scores of many images: the same for any number of threads, after a kill, in little memory."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,10 +226,71 @@ def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
     ):
         with pytest.raises(kseg.KsegError, match=rf"saved\.json: is of another score: .*{name}"):
             evaluate(maps, other, saved=saved, **way)
-    write_maps(tmp_path / "other", 6, seed=6)
-    other = SavedScores(tmp_path / "saved.json", tmp_path / "other/maps")
-    with pytest.raises(kseg.KsegError, match=r"another score: content .* there and .* here; name"):
-        evaluate(maps, data, boundaries=True, saved=other)
+    _, other = write_maps(tmp_path / "other", 6, seed=6)
+    with pytest.raises(kseg.KsegError, match=r"another score: model .* there and .* here; name"):
+        evaluate(other, data, boundaries=True, saved=saved)
+
+
+@pytest.mark.parametrize("changed", ["image", "label", "scored map", "later map", "touched"])
+def test_a_score_goes_on_with_the_same_files_alone(changed, tmp_path, monkeypatch):
+    """Two of three images are scored, then a file changes or stays what it is."""
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    data, maps = write_maps(tmp_path, 3)
+    saved = SavedScores(tmp_path / "saved.json", maps.folder)
+
+    def leave(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(maps, data, saved=saved, progress=leave)
+    found = [next(maps.folder.rglob(f"{name}*.png")) for name in data.names]
+    path = {
+        "image": data.samples[0].image,
+        "label": data.samples[1].label,
+        "scored map": found[0],
+        "later map": found[2],
+        "touched": data.samples[0].label,
+    }[changed]
+    times = path.stat()
+    pixels = np.array(Image.open(path))
+    if changed == "touched":
+        path.write_bytes(path.read_bytes())
+        os.utime(path, (1, 1))
+    else:
+        pixels.flat[0] = 7 if pixels.flat[0] != 7 else 8
+        Image.fromarray(pixels).save(path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # its time says nothing
+    done = []
+    again = SavedScores(tmp_path / "saved.json", maps.folder)
+
+    def go_on():
+        return evaluate(maps, data, saved=again, progress=lambda *c: done.append(c)).to_json()
+
+    if changed in ("image", "label", "scored map"):
+        message = r"saved\.json: images, labels, .* were changed after they were scored; delete"
+        with pytest.raises(kseg.KsegError, match=message):
+            go_on()
+        return
+    assert without_time(go_on()) == without_time(evaluate(maps, data).to_json())
+    assert done == [(2, 3), (3, 3)]
+
+
+def test_a_score_goes_on_with_a_copy_of_the_data(tmp_path):
+    """Not with a file that an earlier kseg left, which does not say of what it is."""
+    data, maps = write_maps(tmp_path / "here", 2)
+    path = tmp_path / "saved.json"
+    evaluate(maps, data, saved=SavedScores(path, maps.folder))
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    copy = open_dataset("cityscapes", tmp_path / "there", "val")
+    done = []
+    evaluate(maps, copy, saved=SavedScores(path, maps.folder), progress=lambda *c: done.append(c))
+    assert done == [(2, 2)]
+    state = json.loads(path.read_text())
+    del state["files"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(kseg.KsegError, match="an earlier kseg, which kept no digest"):
+        evaluate(maps, data, saved=SavedScores(path, maps.folder))
 
 
 def test_a_score_goes_on_with_another_number_of_threads(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,7 +17,11 @@ from PIL import Image
 import kseg
 import kseg.training
 from kseg.cli import main
-from kseg.data import open_dataset
+from kseg.data import open_dataset, read_image
+from kseg.errors import KsegWarning
+from kseg.evaluation import LabelMaps, evaluate
+from kseg.evaluation.overlays import write_overlays
+from kseg.predictor import KerasPredictor, predict_labels
 from kseg.training import open_records, prepare, records, tfrecord
 from support import run_kseg, write_camvid
 
@@ -277,6 +282,97 @@ def test_damage_is_named_and_repaired(damage, message, data, folder, copy):
     assert contents(copy) == contents(folder)
 
 
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_shards_of_changed_files_are_made_anew(kind, tmp_path, capsys):
+    """One file of six changes, with its size and time as before; a copy elsewhere is the same."""
+    root, out = tmp_path / "data", tmp_path / "records"
+    root.mkdir()
+    write_camvid(root, {"train": 6})
+    data = open_dataset("camvid", root, "train")
+    before = prepare(data, out, shards=SHARDS, workers=1)
+    stamps = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
+    shutil.copytree(root, tmp_path / "copy")
+    os.utime(data.samples[0].image, (1, 1))
+    copy = open_dataset("camvid", tmp_path / "copy", "train")
+    assert prepare(copy, out, shards=SHARDS, workers=1).fingerprint() == before.fingerprint()
+    assert stamps == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
+
+    path = getattr(data.samples[3], kind)
+    times = path.stat()
+    Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(kseg.KsegError, match=r"003\.png or its image has changed .*\(1 such"):
+        kseg.training.dataset("camvid", root, "train", records=out)
+    config = kseg.training.TrainingConfig(
+        "small", "camvid", records=str(out), val_split=None, crop=(32, 40), batch_size=2, steps=1
+    )
+    with pytest.raises(kseg.KsegError, match="run `kseg prepare` again"):
+        kseg.training.train(config, root, tmp_path / "run")
+    assert main(["prepare", "--dataset", "camvid", "--data-dir", str(root), str(out)]) == 1
+    assert "another shard count 3, not 1" in capsys.readouterr().err
+    after = prepare(data, out, shards=SHARDS, workers=1)
+    made = {p.name for p in out.glob("*.tfrecord") if p.stat().st_mtime_ns != stamps[p.name]}
+    assert made == {"shard-00001-of-00003.tfrecord"}
+    assert after.fingerprint() != before.fingerprint()
+    want = kseg.training.dataset("camvid", root, "train", batch_size=6)
+    got = kseg.training.dataset("camvid", root, "train", records=out, batch_size=6)
+    (images, labels), (stored, stored_labels) = next(iter(want)), next(iter(got))
+    np.testing.assert_array_equal(labels, stored_labels)
+    assert np.abs(images.numpy() - stored.numpy()).mean() < JPEG_LOSS
+
+
+def test_records_of_an_earlier_kseg_are_made_anew(data, folder, copy, tiny_camvid):
+    index = json.loads((copy / "index.json").read_text())
+    for shard in index["shards"]:
+        for record in shard["records"]:
+            del record["source"]
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.warns(KsegWarning, match="an earlier kseg prepared these records"):
+        kseg.training.dataset("camvid", tiny_camvid, "train", records=copy)
+    prepare(data, copy, shards=SHARDS, workers=1)
+    assert contents(copy) == contents(folder)
+
+
+def turned(path, image, orientation):
+    """Saves a JPEG whose viewers show ``image``."""
+    back = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).transpose(back).save(path, quality=95, subsampling=0, exif=exif)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (32, 48)], ids=["square", "not square"])
+@pytest.mark.parametrize("orientation", [6, 3])
+def test_photographs_are_upright_everywhere(size, orientation, tmp_path, tiny_model):
+    """A bright quarter, and its label, at the top left as viewers show it."""
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+    (tmp_path / "data/classes.txt").write_text("ground\nthing\n")
+    label = np.zeros(size, np.uint8)
+    label[: size[0] // 2, : size[1] // 2] = 1
+    image = np.repeat(np.where(label == 1, 220, 30)[..., None], 3, 2).astype(np.uint8)
+    turned(tmp_path / "data/images/val/photo.jpg", image, orientation)
+    Image.fromarray(label).save(tmp_path / "data/labels/val/photo.png")
+    data = open_dataset("folder", tmp_path / "data", "val")
+    prepare(data, tmp_path / "records", workers=1)
+    for source in (None, tmp_path / "records"):
+        batches = kseg.training.dataset(
+            "folder", tmp_path / "data", "val", records=source, batch_size=1
+        )
+        ((pixels, ids),) = batches
+        assert pixels.shape == (1, *size, 3)
+        np.testing.assert_array_equal(ids[0], label)
+        # The border of the quarter rings in a JPEG, by less than half of the step.
+        np.testing.assert_array_equal(pixels[0, ..., 0] > 125, label == 1)
+    scores = evaluate(LabelMaps(tmp_path / "data/labels/val"), data)
+    assert scores.mean_iou == 1
+    predictor = KerasPredictor(tiny_model)
+    (path, _) = write_overlays(predictor, [data.samples[0].image], tmp_path / "out")
+    want = tiny_model.card.train_ids()[predict_labels(predictor, read_image(data.samples[0].image))]
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), want)
+    assert want.shape == size
+
+
 def test_damage_stops_training(copy):
     flip_a_byte(copy)
     with pytest.raises(tf.errors.OpError, match=r"KsegError: .*is damaged at record '002'"):
@@ -356,7 +452,7 @@ def test_training_from_records(folder, tiny_camvid, tmp_path, capsys):
     (tmp_path / "index.json").write_text(json.dumps(index))
     arguments[arguments.index("--records") + 1] = tmp_path
     assert main([*map(str, arguments), "--data-dir", str(tiny_camvid)]) == 1
-    assert "has other classes than" in capsys.readouterr().err
+    assert "holds other images or classes than" in capsys.readouterr().err
 
 
 def test_a_jpeg_that_tensorflow_refuses_is_named(

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,29 @@ def test_other_data_is_refused(undisturbed, tmp_path, capsys):
     assert main(arguments(tmp_path / "data", undisturbed)) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "holds a run of another configuration (samples were 6 (" in line
+
+
+def test_changed_data_is_refused(undisturbed, tiny_camvid, tmp_path, capsys):
+    """A copy elsewhere, and a file that was written again, are the same data."""
+    copy, run_dir = tmp_path / "copy", tmp_path / "run"
+    shutil.copytree(tiny_camvid, copy)
+    shutil.copytree(undisturbed, run_dir)
+    (copy / "train/000.png").write_bytes((copy / "train/000.png").read_bytes())
+    assert main(arguments(copy, run_dir)) == 0
+    assert "this run is complete" in capsys.readouterr().out
+    for name, which in (("train/002.png", "to train on"), ("valannot/001.png", "to score on")):
+        path = copy / name
+        content = path.read_bytes()
+        Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+        assert main(arguments(copy, run_dir)) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{run_dir}: images, labels or classes of the data {which} have changed" in line
+        path.write_bytes(content)
+    record = json.loads((run_dir / "config.json").read_text())
+    del record["fingerprints"]
+    (run_dir / "config.json").write_text(json.dumps(record))
+    assert main(arguments(copy, run_dir)) == 0
+    assert "an earlier kseg, which kept no fingerprint of the data" in capsys.readouterr().err
 
 
 def test_weights_that_are_no_numbers_are_not_kept(small_keras, tmp_path):
