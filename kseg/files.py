@@ -119,13 +119,13 @@ def check_not_input(
     Raises:
         KsegError: an output is an input or lies in one of ``folders``, or two are one file.
     """
-    outputs = [Path(path) for path in outputs if path is not None]
+    written = [Path(path) for path in outputs if path is not None]
     identities = {_identity(path): path for path in inputs if path is not None}
     identities.pop(None, None)
     within = {_identity(path): path for path in folders}
     within.pop(None, None)
     seen: dict[tuple[int, int] | Path, Path] = {}
-    for path in outputs:
+    for path in written:
         identity = _identity(path)
         if identity in identities:
             raise KsegError(

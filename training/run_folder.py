@@ -123,5 +123,5 @@ def _fingerprints(data: DataSet | Records, val_data: DataSet | None) -> dict[str
     """Of all that a run reads."""
     return {
         "to train on": data.fingerprint(),
-        "to score on": val_data and val_data.fingerprint(),
+        "to score on": None if val_data is None else val_data.fingerprint(),
     }
