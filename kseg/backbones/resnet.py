@@ -173,7 +173,7 @@ def resnet(
 def stem(x: KerasTensor, style: Style) -> KerasTensor:
     """The convolutions before the first block and the max pooling: stride 4."""
     for i, filters in enumerate(style.stem, 1):
-        x = _conv_bn(
+        x = conv_bn_relu(
             x,
             filters,
             3 if len(style.stem) > 1 else 7,
@@ -205,7 +205,7 @@ def bottleneck(
         dilation: int = 1,
         activation: bool = True,
     ) -> KerasTensor:
-        return _conv_bn(
+        return conv_bn_relu(
             x,
             filters,
             3 if part == "conv2" else 1,
@@ -237,7 +237,7 @@ def bottleneck(
     return kl.ReLU(name=f"{name}.relu")(x)
 
 
-def _conv_bn(
+def conv_bn_relu(
     x: KerasTensor,
     filters: int,
     kernel_size: int,
@@ -248,6 +248,7 @@ def _conv_bn(
     names: tuple[str, str],
     style: Style,
 ) -> KerasTensor:
+    """A convolution and its BatchNorm by these names, and ReLU where ``activation``."""
     x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=names[0])
     x = batch_norm(x, epsilon=1e-5, momentum=style.momentum, name=names[1])
     return kl.ReLU(name=f"{names[0]}.relu")(x) if activation else x

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.data.classes import BAD, IGNORE, ONE_CLASS, PUBLISHED, ClassTable, never_occurring
-from kseg.data.finding import find_pairs
+from kseg.data.finding import Sample, find_pairs
 from kseg.data.reading import Tell, read_image, read_pair, read_palette
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
@@ -92,89 +92,127 @@ def check_data(
         KsegError: an unknown name, a missing folder, no images.
     """
     pairs = find_pairs(name, folder, split)
-    classes = pairs.classes
     # A test split's labels may be the server's; any other split without labels is faulty.
     labelled = bool(pairs.samples) or not split.startswith("test")
     samples = pairs.samples if labelled else pairs.unlabelled
-    problems = [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
+    found = _Findings(pairs.classes)
+    found.problems += [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
     if labelled:
-        problems += [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
-    doubts: dict[str, list[str]] = {}
-
-    def tell(kind: str, path: Path, text: str) -> None:
-        doubts.setdefault(kind, []).append(f"{path}: {text}")
-
-    counts = np.zeros(256, np.int64)
-    masks, together = [], False
-    palettes: dict[Path, tuple[Color, ...]] = {}
-    sizes: Counter[tuple[int, int]] = Counter()
+        found.problems += [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
     shown = set(np.linspace(0, len(samples) - 1, pictures).astype(int).tolist())
     if out is not None:
         out = make_folder(out)
     for number, sample in enumerate(samples):
         try:
-            if sample.label is None:
-                image, labels, unknown = read_image(sample.image, tell), None, ""
-            else:
-                image, labels, unknown = read_pair(sample.image, sample.label, classes, tell)
+            image, labels = found.read(sample)
         except KsegError as error:
-            problems.append(str(error))
+            found.problems.append(str(error))
             continue
-        sizes[image.shape[:2]] += 1
-        if sample.label is not None and labels is not None:
-            if image.shape[:2] != labels.shape:
-                problems.append(
-                    f"{sample.label}: is {labels.shape}, its image {image.shape[:2]} (H, W)"
-                )
-            if unknown:
-                share = 100 * (labels == BAD).mean()
-                problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
-            if not any(classes.chosen_colors):
-                _compare_palettes(sample.label, palettes, classes, tell)
-            count = np.bincount(labels.ravel(), minlength=256)
-            counts += count
-            together |= bool(count[1] and count[IGNORE])
-            if count[0] and count[IGNORE] and count[0] + count[IGNORE] == labels.size:
-                masks.append(sample.label)
-            if out is not None and number in shown and image.shape[:2] == labels.shape:
-                picture = overlay(image, labels, classes.names, classes.colors)
-                with atomic_write(out / f"{split}_{sample.name}.png") as path:
-                    picture.save(path)
+        if out is not None and number in shown and labels is not None:
+            picture = overlay(image, labels, pairs.classes.names, pairs.classes.colors)
+            with atomic_write(out / f"{split}_{sample.name}.png") as path:
+                picture.save(path)
         if progress:
             progress(number + 1, len(samples))
-    pixels, ignored = counts[: classes.num_classes], int(counts[IGNORE])
-    warnings = [_first_of(texts) for texts in doubts.values()]
+    warnings = [_first_of(texts) for texts in found.doubts.values()]
     notes: list[str] = []
-    absences = labelled and sizes and never_occurring(classes, pixels, ignored)
-    if absences:
-        if pixels.any():
-            (notes if classes in PUBLISHED else warnings).append(absences)
-        else:
-            # A benchmark's test labels hide the classes.
-            (warnings if split.startswith("test") else problems).append(absences)
-    if labelled and classes.num_classes == 1:
-        warnings.append(ONE_CLASS)
-    if classes.num_classes == 2 and masks and pixels[1] and not together:
-        warnings.append(
-            f"{masks[0]}: has 0 and 255 alone ({len(masks)} such labels), and 255 is ignored; if "
-            f"it means {classes.names[1]!r}, save it as {classes.file_ids[1]}"
-        )
+    if labelled:
+        found.doubt_classes(warnings, notes, is_test=split.startswith("test"))
     warnings += _unused(pairs.images, pairs.unused_images)
     warnings += _unused(pairs.labels, pairs.unused_labels)
     if pairs.hidden:
         notes.append(f"{pairs.hidden} names with a dot in front or of the system are passed over")
     return DataReport(
         split=split,
-        images=sizes.total(),
+        images=found.sizes.total(),
         labelled=labelled,
-        classes=classes,
-        pixels=pixels,
-        ignored=ignored,
-        sizes=dict(sizes),
-        problems=problems,
+        classes=pairs.classes,
+        pixels=found.pixels,
+        ignored=found.ignored,
+        sizes=dict(found.sizes),
+        problems=found.problems,
         warnings=warnings,
         notes=notes,
     )
+
+
+class _Findings:
+    """What the images and labels of a split show, read one after the other.
+
+    Attributes:
+        problems: as of ``DataReport``.
+        doubts: what may be meant otherwise, by its kind.
+        sizes: how many images have each (H, W).
+    """
+
+    def __init__(self, classes: ClassTable) -> None:
+        self.problems: list[str] = []
+        self.doubts: dict[str, list[str]] = {}
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self._classes = classes
+        self._counts = np.zeros(256, np.int64)
+        self._palettes: dict[Path, tuple[Color, ...]] = {}
+        # Labels of 0 and 255 alone, and whether another has 1 and 255.
+        self._masks: list[Path] = []
+        self._is_ignored_beside_one = False
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(num_classes,) int64 by train id."""
+        return self._counts[: self._classes.num_classes]
+
+    @property
+    def ignored(self) -> int:
+        """Pixels of no class."""
+        return int(self._counts[IGNORE])
+
+    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image, and its labels where it has some of its size.
+
+        Raises:
+            KsegError: a file that cannot be read.
+        """
+        if sample.label is None:
+            image = read_image(sample.image, self._tell)
+            self.sizes[image.shape[:2]] += 1
+            return image, None
+        image, labels, unknown = read_pair(sample.image, sample.label, self._classes, self._tell)
+        size = image.shape[:2]
+        self.sizes[size] += 1
+        if size != labels.shape:
+            self.problems.append(f"{sample.label}: is {labels.shape}, its image {size} (H, W)")
+        if unknown:
+            share = 100 * (labels == BAD).mean()
+            self.problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
+        if not any(self._classes.chosen_colors):
+            _compare_palettes(sample.label, self._palettes, self._classes, self._tell)
+        count = np.bincount(labels.ravel(), minlength=256)
+        self._counts += count
+        self._is_ignored_beside_one |= bool(count[1] and count[IGNORE])
+        if count[0] and count[IGNORE] and count[0] + count[IGNORE] == labels.size:
+            self._masks.append(sample.label)
+        return image, labels if size == labels.shape else None
+
+    def _tell(self, kind: str, path: Path, text: str) -> None:
+        self.doubts.setdefault(kind, []).append(f"{path}: {text}")
+
+    def doubt_classes(self, warnings: list[str], notes: list[str], *, is_test: bool) -> None:
+        """Adds what the classes' pixels say of labels that may mean something else."""
+        classes, pixels, masks = self._classes, self.pixels, self._masks
+        absences = self.sizes and never_occurring(classes, pixels, self.ignored)
+        if absences:
+            if pixels.any():
+                (notes if classes in PUBLISHED else warnings).append(absences)
+            else:
+                # A benchmark's test labels hide the classes.
+                (warnings if is_test else self.problems).append(absences)
+        if classes.num_classes == 1:
+            warnings.append(ONE_CLASS)
+        if classes.num_classes == 2 and masks and pixels[1] and not self._is_ignored_beside_one:
+            warnings.append(
+                f"{masks[0]}: has 0 and 255 alone ({len(masks)} such labels), and 255 is ignored; "
+                f"if it means {classes.names[1]!r}, save it as {classes.file_ids[1]}"
+            )
 
 
 def _compare_palettes(

@@ -6,13 +6,14 @@ Layer names are those of the authors' Caffe model, github.com/hszhao/ICNet.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones.resnet import CAFFE, RESNET_50, bottleneck, stem
+from kseg.backbones.resnet import CAFFE, RESNET_50, bottleneck, conv_bn_relu, stem
 from kseg.card import RESNET_CAFFE
-from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv, subsample
+from kseg.layers import AdaptiveAveragePooling, Resize, conv, subsample
 from kseg.networks import Variant
 
 BINS = (1, 2, 3, 6)
@@ -102,19 +103,10 @@ def _fusion(coarse: KerasTensor, fine: KerasTensor, *names: str) -> KerasTensor:
     return kl.ReLU(name=f"{names[2]}.relu")(x)
 
 
-def _conv_bn(
-    x: KerasTensor,
-    filters: int,
-    kernel_size: int,
-    *,
-    strides: int = 1,
-    dilation: int = 1,
-    activation: bool = True,
-    name: str,
-) -> KerasTensor:
-    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=name)
-    x = batch_norm(x, epsilon=1e-5, momentum=CAFFE.momentum, name=f"{name}.bn")
-    return kl.ReLU(name=f"{name}.relu")(x) if activation else x
+def _conv_bn(x: KerasTensor, filters: int, kernel_size: int, *, name: str, **options: Any) -> Any:
+    """``name``, ``name.bn`` and ``name.relu``, with the options of ``conv_bn_relu``."""
+    names = name, f"{name}.bn"
+    return conv_bn_relu(x, filters, kernel_size, names=names, style=CAFFE, **options)
 
 
 # Not conv5_4 nor the projections, such as conv3_1_sub2_proj, which belong to the fusions.
