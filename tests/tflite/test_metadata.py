@@ -227,6 +227,5 @@ def test_classes_without_names(model):
 
 
 def test_a_card_without_an_input_size(model):
-    assert model.card.input_size is None
     with pytest.raises(ValueError, match="cgnet_m3n21: the card has no input_size"):
-        metadata(model.card)
+        metadata(model.card.replace(input_size=None))
