@@ -50,7 +50,7 @@ def test_workers_find_each_other(tmp_path):
         }
         module, *command = shlex.split(arguments)[1:]
         assert module == "kseg"
-        assert parser().parse_args(command).distribution == "multiworker"
+        assert parser(command).parse_args(command).distribution == "multiworker"
 
 
 def test_image_has_what_it_names():
