@@ -156,8 +156,19 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cgnet_camvid": Recipe(
         "CGNet, arXiv:1811.08201, Section IV, and the authors' camvid_train.py",
-        {**_CGNET, "dataset": "camvid", "batch_size": 8, "epochs": 800, "crop": (360, 360)},
-        {**_CGNET_NOTES, "epochs": "on train and val for the test set"},
+        {
+            **_CGNET,
+            "model": "cgnet_camvid",
+            "dataset": "camvid",
+            "batch_size": 8,
+            "epochs": 800,
+            "crop": (360, 360),
+        },
+        {
+            **_CGNET_NOTES,
+            "model": "with CamVid's mean, as the authors",
+            "epochs": "on train and val for the test set",
+        },
     ),
     "espnet_c_cityscapes": Recipe(
         "ESPNet, arXiv:1803.06815, Section 4, first stage: the encoder alone",
