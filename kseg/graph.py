@@ -54,8 +54,6 @@ def check_same_graph(
     output = model.output
     if isinstance(output, dict):
         output = output.get("logits")
-    elif isinstance(output, list | tuple) and len(output) == 1:
-        (output,) = output
     if not isinstance(output, KerasTensor):
         raise _mismatch(card_name, "it has no single output of logits")
     own = _steps(output, skip_normalization=False)

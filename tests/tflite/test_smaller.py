@@ -192,7 +192,7 @@ def test_few_weights_that_are_not_zero(small_model):
         if isinstance(layer, keras.layers.Conv2D):
             kernel, *bias = layer.get_weights()
             layer.set_weights([kernel * (rng.random(kernel.shape) < 0.1), *bias])
-    model = kseg.SegmentationModel(model.inputs, model.outputs, card=small_model.card)
+    model = kseg.SegmentationModel(model.input, model.output, card=small_model.card)
     labels = np.zeros((1, 48, 64), np.uint8)
     batches = tf.data.Dataset.from_tensors((IMAGE[None].astype("float32"), labels))
     result = cluster(model, batches=batches, loss=cross_entropy, steps=1, clusters=64)
