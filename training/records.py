@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from kseg.data import ClassTable, DataSet, Sample, file_digests, joint_digest, open_dataset
-from kseg.data.reading import orientation_of
+from kseg.data.reading import check_jpeg_end, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
@@ -430,6 +430,7 @@ def _jpeg(path: Path, image: np.ndarray) -> bytes:
     with Image.open(path) as file:
         taken = file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive")
     if taken and orientation_of(path)[0] == 1:
+        check_jpeg_end(path)
         return path.read_bytes()
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)

@@ -77,6 +77,24 @@ def read_image(path: str | Path, tell: Tell | None = None) -> np.ndarray:
     return _read_upright(Path(path), tell)[0]
 
 
+def check_jpeg_end(path: Path) -> None:
+    """Looks whether a file that is a JPEG is all there.
+
+    Pillow fills up what is cut off where something else stands behind; TensorFlow, which
+    decodes the windows of records, refuses the file.
+
+    Raises:
+        KsegError: missing, or a JPEG without the end-of-image marker behind its last scan.
+    """
+    content = _content(path)
+    last_scan = content.rfind(b"\xff\xda")
+    if content.startswith(b"\xff\xd8") and content.find(b"\xff\xd9", last_scan) < 0:
+        raise KsegError(
+            f"{path}: is a JPEG that is cut short (no end-of-image marker); replace it, or save "
+            "it again if it looks right"
+        )
+
+
 def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
     """The image, and the orientation that was undone, 1 for none."""
     with _opened(path) as image:

@@ -10,6 +10,7 @@ import kseg
 from kseg.data import open_dataset, read_image
 from kseg.data.check import check_data
 from kseg.errors import KsegWarning
+from kseg.training import prepare
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -185,3 +186,23 @@ def test_large_images(tmp_path, monkeypatch):
     monkeypatch.setenv("KSEG_MAX_PIXELS", "many")
     with pytest.raises(kseg.KsegError, match="KSEG_MAX_PIXELS is 'many'; it is a number"):
         read_image(path)
+
+
+def test_a_jpeg_without_its_end(tmp_path):
+    """Pillow shows it whole, TensorFlow refuses it: check-data and prepare name it."""
+    images, labels = tmp_path / "images/train", tmp_path / "labels/train"
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("rest\nthing\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(images / "a.jpg", quality=90)
+    Image.fromarray(np.arange(32 * 48).reshape(32, 48).astype(np.uint8) % 2).save(labels / "a.png")
+    assert check_data("folder", tmp_path, "train").problems == []
+
+    whole = (images / "a.jpg").read_bytes()
+    (images / "a.jpg").write_bytes(whole[:-2] + b"\0" * 10)
+    assert read_image(images / "a.jpg").shape == (32, 48, 3)
+    (problem,) = check_data("folder", tmp_path, "train").problems
+    assert "a.jpg: is a JPEG that is cut short" in problem
+    with pytest.raises(kseg.KsegError, match=r"a\.jpg: is a JPEG that is cut short"):
+        prepare(open_dataset("folder", tmp_path, "train"), tmp_path / "records", workers=1)
