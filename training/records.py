@@ -31,7 +31,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kseg.data import ClassTable, DataSet, Sample, file_digests, joint_digest, open_dataset
+from kseg.data import (
+    IGNORE,
+    ClassTable,
+    DataSet,
+    Sample,
+    file_digests,
+    joint_digest,
+    open_dataset,
+)
 from kseg.data.reading import check_jpeg_end, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
@@ -80,6 +88,13 @@ class Records:
     def class_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
         """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
+
+    def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
+        counts = np.zeros(256, np.int64)
+        counts[: len(self.pixels)] = self.pixels
+        counts[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
+        return counts
 
     def fingerprint(self) -> str:
         """As ``DataSet.fingerprint``, of what the records hold, however many shards they fill."""

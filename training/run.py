@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet
@@ -141,6 +142,7 @@ class Run:
         pending: the state at hand ends an epoch whose score and row are missing.
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
+        counts: ``label_pixels`` of the data, where the class weights needed them.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Run:
                 "no update"
             )
         self.skipped: dict[str, str] = {}
+        self.counts: np.ndarray | None = None
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
         """The trained model.
@@ -225,7 +228,8 @@ class Run:
         config, model = self.config, self.model
         weights = None
         if config.class_weights is not None:
-            pixels = self.data.class_pixels(skip_bad=config.bad_images == "skip")
+            self.counts = self.data.label_pixels(skip_bad=config.bad_images == "skip")
+            pixels = self.counts[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
         loss = SegmentationLoss(config.loss, weights)
         metric = MeanIoU(self.data.classes.num_classes)
@@ -276,7 +280,7 @@ class Run:
                     # A model that is not compiled: Keras cannot save every loss.
                     build(source.card, weights_of=source).save(temporary)
         if is_new:
-            warn_of_labels(self.data, self.val_data)
+            warn_of_labels(self.data, self.val_data, self.counts)
             claim_folder(self.folder, self.config, self.data, self.val_data)
 
     def _resume(self) -> None:

@@ -98,17 +98,20 @@ def claim_folder(
     write_json(make_folder(run_dir) / _FILE, record)
 
 
-def warn_of_labels(data: DataSet | Records, val_data: DataSet | None) -> None:
-    """Gives what ``label_doubts`` says of a run's labels as KsegWarning."""
-    for split in (data, val_data):
+def warn_of_labels(
+    data: DataSet | Records, val_data: DataSet | None, counts: np.ndarray | None = None
+) -> None:
+    """Gives what ``label_doubts`` says of a run's labels as KsegWarning.
+
+    Args:
+        data, val_data: the run's; every label is read.
+        counts: ``label_pixels`` of ``data``, where they are known already.
+    """
+    for split, known in ((data, counts), (val_data, None)):
         if split is None:
             continue
-        if isinstance(split, Records):
-            pixels, ignored = split.pixels, int(split.sizes.astype(np.int64).prod(1).sum())
-            ignored -= int(pixels.sum())
-        else:
-            counts = split.label_pixels(skip_bad=True)
-            pixels, ignored = counts[: split.classes.num_classes], int(counts[IGNORE])
+        found = split.label_pixels(skip_bad=True) if known is None else known
+        pixels, ignored = found[: split.classes.num_classes], int(found[IGNORE])
         for doubt in label_doubts(split.classes, pixels, ignored):
             warnings.warn(f"{split.name} {split.split}: {doubt}", KsegWarning, stacklevel=2)
 
