@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kseg.loading import create_model, load
     from kseg.model import SegmentationModel
     from kseg.opening import open_predictor
+    from kseg.wrapping import wrap
     from kseg.zoo import list_models
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "shipped",
     "tflite",
     "training",
+    "wrap",
 ]
 
 _MODULES = {
@@ -63,6 +65,7 @@ _MODULES = {
     "list_models": "zoo",
     "load": "loading",
     "open_predictor": "opening",
+    "wrap": "wrapping",
 }
 
 __getattr__, __dir__ = lazy_names(

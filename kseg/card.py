@@ -76,7 +76,7 @@ class Card:
     Lists in ``options`` become tuples, so that a card equals its copy from a file.
 
     Attributes:
-        name: row of the zoo.
+        name: row of the zoo, or of a wrapped model its own name.
         options: arguments of the builder beside the row's own.
         num_classes: channels of the logits, 2 to 255.
         dataset: data set of the classes, None where unknown.
@@ -90,6 +90,8 @@ class Card:
         weights: where the weights come from, one line.
         output: "logits", "stride-logits" or "argmax"; a .keras file has logits.
         output_stride: input pixels to one of the output.
+        wrapped: whether the network is its user's own (``kseg.wrap``) and no row of the zoo,
+            whatever its name is.
 
     Raises:
         KsegError: a value of another type or out of range, or names, colours and void
@@ -110,12 +112,14 @@ class Card:
     weights: str = "random"
     output: str = "logits"
     output_stride: int = 1
+    wrapped: bool = False
 
     def __post_init__(self) -> None:
         _check_type("name", self.name, str)
         _check_type("options", self.options, dict)
         _check_type("dataset", self.dataset, str | None)
         _check_type("preprocessing", self.preprocessing, bool)
+        _check_type("wrapped", self.wrapped, bool)
         _check_type("normalization", self.normalization, Normalization)
         _check_type("weights", self.weights, str)
         for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):

@@ -7,6 +7,7 @@ into a model would be left out without a word.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -83,25 +84,61 @@ def _steps(tensor: KerasTensor, *, skip_normalization: bool) -> list[_Step]:
     """
     numbers: dict[tuple[int, int], int] = {}
     steps: list[_Step] = []
-    pending = [tensor]
-    while pending:
-        operation, call, _ = pending[-1]._keras_history
-        key = id(operation), call
-        if key in numbers:
-            pending.pop()
-            continue
-        node = operation._inbound_nodes[call]
-        missing = [t for t in node.input_tensors if _key(t) not in numbers]
-        if missing:
-            pending += reversed(missing)
-            continue
-        pending.pop()
+    for operation, node in ordered_nodes([tensor]):
+        key = _key(node.output_tensors[0])
         if skip_normalization and isinstance(operation, Normalize):
             numbers[key] = numbers[_key(node.input_tensors[0])]
             continue
         numbers[key] = len(steps)
         steps.append(_step(operation, node.arguments, numbers))
     return steps
+
+
+def ordered_nodes(
+    tensors: Iterable[KerasTensor], given: Collection[int] = ()
+) -> Iterator[tuple[keras.Operation, Any]]:
+    """The calls that tensors are computed by, as (operation, its node), sources first.
+
+    Args:
+        tensors: of a functional graph.
+        given: ids of tensors that need no call.
+    """
+    done: set[tuple[int, int]] = set()
+    pending = [tensor for tensor in tensors if id(tensor) not in given]
+    while pending:
+        key = _key(pending[-1])
+        if key in done:
+            pending.pop()
+            continue
+        operation, call, _ = pending[-1]._keras_history
+        node = operation._inbound_nodes[call]
+        missing = [t for t in node.input_tensors if id(t) not in given and _key(t) not in done]
+        if missing:
+            pending += reversed(missing)
+            continue
+        pending.pop()
+        done.add(key)
+        yield operation, node
+
+
+def replay(
+    tensors: Sequence[KerasTensor],
+    values: Mapping[int, KerasTensor],
+    call: Callable[..., Any] = lambda operation, *args, **kwargs: operation(*args, **kwargs),
+) -> list[KerasTensor]:
+    """What tensors become where others are in the place of some that they come from.
+
+    Args:
+        tensors: of a functional graph.
+        values: what stands for a tensor, by the id of that.
+        call: takes an operation and its arguments, and gives what the operation would.
+    """
+    values = dict(values)
+    for operation, node in ordered_nodes(tensors, frozenset(values)):
+        args, kwargs = node.arguments.fill_in(values)
+        results = keras.tree.flatten(call(operation, *args, **kwargs))
+        values.update(zip(map(id, node.output_tensors), results, strict=True))
+    return [values[id(tensor)] for tensor in tensors]
 
 
 def _key(tensor: KerasTensor) -> tuple[int, int]:

@@ -85,9 +85,24 @@ def fixed_size(model: keras.Model) -> tuple[int | None, int | None]:
     return height, width
 
 
+def leaf_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a model; in place of models and layers of layers, what they are made of.
+
+    One that has weights of its own besides its layers is there as well.
+    """
+    leaves = []
+    for layer in model.layers:
+        for part in layer._flatten_layers():
+            inner = part._flatten_layers(include_self=False)
+            others = {id(weight) for each in inner for weight in each.weights}
+            if not inner or any(id(weight) not in others for weight in part.weights):
+                leaves.append(part)
+    return leaves
+
+
 def computes_in_float32(model: keras.Model) -> bool:
     """Whether no layer of a model has half or double precision."""
-    return all(layer.dtype_policy.compute_dtype == "float32" for layer in model.layers)
+    return all(layer.dtype_policy.compute_dtype == "float32" for layer in leaf_layers(model))
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ class KerasPredictor:
                 f"{self.card.name}: the model takes {fixed_size(self._model)} (H, W), None for "
                 f"any, not {image.shape[:2]}; state an input_size that fits"
             )
-        check_size(self.card.name, *image.shape[:2])
+        check_size(self.card, *image.shape[:2])
         return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

@@ -20,6 +20,7 @@ from kseg.graph import check_same_graph
 from kseg.layers import Resize
 from kseg.model import SegmentationModel, check_backend, copy_weights, normalize
 from kseg.networks import Variant
+from kseg.wrapping import rebuild
 
 # Rows by name, and heads for any network of keras.applications by theirs: every module of
 # kseg.networks adds its own.
@@ -119,7 +120,11 @@ def build(
     check_backend()
     if len(input_shape) != 3 or input_shape[2] != 3:
         raise KsegError(f"input_shape is {tuple(input_shape)}; it must be (H, W, 3)")
-    check_size(card.name, *input_shape[:2])
+    if card.wrapped:
+        if weights_of is None:
+            raise KsegError(f"{card.name}: a wrapped model cannot be built of its card alone")
+        return rebuild(weights_of, card, input_shape, batch_size, dtype, output)
+    check_size(card, *input_shape[:2])
     variant = find_variant(card.name)
     inputs = keras.Input(input_shape, batch_size=batch_size, dtype=dtype, name="image")
     x = normalize(inputs, card.normalization) if card.preprocessing else inputs
@@ -148,20 +153,22 @@ def build(
     return model
 
 
-def check_size(name: str, height: int | None, width: int | None) -> None:
+def check_size(card: Card, height: int | None, width: int | None) -> None:
     """Raises KsegError for an input that is too small for a network of the zoo.
 
     Args:
-        name: of a card; one that is not of the zoo takes any size.
+        card: of the network; one that is not of the zoo takes any size.
         height, width: of the input, None where any is meant.
     """
+    if card.wrapped:
+        return
     try:
-        least = find_variant(name).least_size
+        least = find_variant(card.name).least_size
     except KsegError:
         return
     if any(size is not None and size < least for size in (height, width)):
         raise KsegError(
-            f"{name}: an input of {height}x{width} (HxW) is too small; it takes {least}x{least} "
+            f"{card.name}: an input of {height}x{width} (HxW) is too small; it takes {least}x{least} "
             "at least, so enlarge or pad it"
         )
 
@@ -175,6 +182,8 @@ def at_output_stride(card: Card, output_stride: int) -> Card:
     Raises:
         KsegError: the network has no output stride to choose.
     """
+    if card.wrapped:
+        raise KsegError(f"{card.name}: a wrapped model has the output_stride that it was made with")
     variant = find_variant(card.name)
     _check_options(card.name, variant, {"output_stride": output_stride})
     options = {**variant.options, **card.options}
@@ -190,6 +199,8 @@ def backbone_stride(card: Card) -> int | None:
 
     Nor has one that is not of the zoo, whose answers a score takes as well.
     """
+    if card.wrapped:
+        return None
     try:
         variant = find_variant(card.name)
     except KsegError:

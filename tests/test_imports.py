@@ -32,6 +32,7 @@ ORDER = (
     ("streets", "report", "crf", "cost"),
     ("layers",),
     ("model", "graph"),
+    ("wrapping",),
     ("backbones",),
     ("networks",),
     ("zoo",),

@@ -22,47 +22,11 @@ from kseg.model import SegmentationModel, check_backend, dtype_policy
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.metadata import with_metadata
-from kseg.tflite.naming import tensors_of
+from kseg.tflite.naming import layer_names, tensors_of
+from kseg.tflite.operators import check_operators
 from kseg.tflite.options import ExportOptions
 from kseg.tflite.quantise import calibration_images, quantise_int8, quantise_weights
 from kseg.tflite.weights import check_half
-
-# Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
-# other is refused, since the delegate would fall back to the CPU or worse.
-GPU_OPERATORS = frozenset(
-    [
-        "ADD",
-        "ARG_MAX",
-        "AVERAGE_POOL_2D",
-        "CAST",
-        "CONCATENATION",
-        "CONV_2D",
-        "DEPTH_TO_SPACE",
-        "DEPTHWISE_CONV_2D",
-        "DEQUANTIZE",
-        "GREATER_EQUAL",
-        "HARD_SWISH",
-        "LEAKY_RELU",
-        "LOGISTIC",
-        "MAX_POOL_2D",
-        "MAXIMUM",
-        "MEAN",
-        "MUL",
-        "PAD",
-        "PRELU",
-        "QUANTIZE",
-        "RELU",
-        "RELU6",
-        "RESHAPE",
-        "RESIZE_BILINEAR",
-        "SELECT_V2",
-        "SPACE_TO_DEPTH",
-        "STRIDED_SLICE",
-        "SUB",
-        "TRANSPOSE",
-        "TRANSPOSE_CONV",
-    ]
-)
 
 
 def convert(
@@ -242,7 +206,7 @@ class _Exporter:
             model = to_int8(model, graph, calibration, options)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
-        return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
+        return finished(model, card, graph, beside={"DENSIFY"} if options.sparse else ())
 
     def _float_model(self, options: ExportOptions, *, half: bool) -> Flatbuffer:
         """The graph's model in float32, or with weights in half precision."""
@@ -285,20 +249,19 @@ def to_int8(
     return Flatbuffer(content).with_input_type(options.dtype)
 
 
-def finished(model: Flatbuffer, card: Card, beside: Collection[str] = ()) -> bytes:
+def finished(
+    model: Flatbuffer, card: Card, graph: keras.Model, beside: Collection[str] = ()
+) -> bytes:
     """The file: the model with its card.
 
     Args:
         model: all of it but the metadata.
         card: its card.
+        graph: of Keras 3, that the model was made of.
         beside: operators that may be there, though no GPU runs them.
 
     Raises:
         KsegError: an operator that the GPU delegate does not run.
     """
-    if refused := sorted(set(model.operators()) - GPU_OPERATORS - set(beside)):
-        raise KsegError(
-            f"{card.name}: {', '.join(refused)} would not run on the GPU delegate; "
-            "write the layer with those of kseg.tflite.conversion.GPU_OPERATORS"
-        )
+    check_operators(card.name, model.content, layer_names(model.content, graph), beside)
     return with_metadata(model, card)

@@ -13,9 +13,12 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.errors import KsegError
+from kseg.layers import Resize
 from kseg.model import SegmentationModel, dtype_policy, fixed_size
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import Flatbuffer
+from kseg.tflite.flatten import flatten
+from kseg.tflite.foreign import for_accelerator
 from kseg.tflite.onnx_export import to_onnx
 from kseg.tflite.options import check_input_size
 from kseg.tflite.rewrite import (
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _DEFAULT_SIZE = (512, 1024)
+
+# Of the logits' range: what a wrapped model's graph may differ by where it is rewritten, its
+# sums in another order.
+_SAME = 1e-3
 
 # (H, W) that every network's stride divides.
 _DIVISIBLE = (512, 512)
@@ -73,15 +80,18 @@ def export_graph(
     height, width = input_size or _own_size(model)
     check_input_size((height, width))
     card = model.card.for_inference().replace(input_size=(height, width), output=output)
+    at_stride = output == "stride-logits"
     graph = build(
         card,
         input_shape=(height, width, 3),
         batch_size=batch_size,
         dtype=dtype,
-        output="stride-logits" if output == "stride-logits" else "logits",
+        output="stride-logits" if at_stride and not card.wrapped else "logits",
         weights_of=model,
     )
-    if output == "stride-logits":
+    if card.wrapped:
+        graph = _of_wrapped(graph, card, at_stride)
+    if at_stride:
         stride = _output_stride(card, (height, width), graph.output_shape[1:3])
         if stride == 1:
             raise KsegError(
@@ -98,6 +108,38 @@ def export_graph(
     return graph, card
 
 
+def _of_wrapped(graph: keras.Model, card: Card, at_stride: bool) -> keras.Model:
+    """A wrapped model's graph in Keras' own layers, by operators that a GPU runs.
+
+    Args:
+        at_stride: whether it ends before the last resizing.
+
+    Raises:
+        KsegError: it has become another function, which no network has shown yet.
+    """
+    flat = for_accelerator(flatten(graph))
+    image = np.random.default_rng(0).integers(0, 256, (1, *graph.input_shape[1:]))
+    image = image.astype(graph.input.dtype)
+    want, got = (np.asarray(each(image, training=False)) for each in (graph, flat))
+    if not np.allclose(got, want, rtol=0, atol=_SAME * np.ptp(want), equal_nan=True):
+        raise KsegError(
+            f"{card.name}: rewritten for export it computes something else, by "
+            f"{np.abs(got - want).max() / np.ptp(want):.2g} of the logits' range; please report it "
+            "with the model's summary"
+        )
+    tensor = flat.outputs[0]
+    # The last layers may be resizings to the size that the logits have already.
+    while at_stride and isinstance(layer := tensor._keras_history.operation, Resize):
+        if layer.convention != card.resize:
+            break
+        before = layer._inbound_nodes[tensor._keras_history.node_index].input_tensors[0]
+        resized = tuple(before.shape) != tuple(tensor.shape)
+        tensor = before
+        if resized:
+            break
+    return keras.Model(flat.inputs, tensor, name=flat.name)
+
+
 def _own_size(model: SegmentationModel) -> tuple[int, int]:
     """(H, W) that the model was built for; what it leaves open is the card's."""
     usual = model.card.input_size or _DEFAULT_SIZE
@@ -111,6 +153,8 @@ def _output_stride(card: Card, size: tuple[int, int], output_size: tuple[int, in
     Where it does not divide the size, the last row and column lie beyond the image or are cut
     off: how many there are says little of a small size.
     """
+    if card.wrapped:
+        return 2 ** round(math.log2(size[0] / output_size[0]))
     strides = {n // out for n, out in zip(size, output_size, strict=True) if n % out == 0}
     divided = all(n % out == 0 for n, out in zip(size, output_size, strict=True))
     if not divided or len(strides) > 1 or (stride := strides.pop()) & (stride - 1):

@@ -57,6 +57,13 @@ def operator_outputs(content: bytes) -> dict[int, tuple[str, str]]:
     return outputs
 
 
+def ranks(content: bytes) -> dict[str, int]:
+    """The number of dimensions of the main subgraph's tensors, by their names."""
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    return {tensor.Name().decode(): tensor.ShapeLength() for tensor in tensors}
+
+
 def between(content: bytes, kinds: Collection[str]) -> list[str]:
     """Tensor names of what only moves or scales values for operators of these kinds.
 

@@ -105,7 +105,7 @@ def train_quantised(
     bridge.copy_to(graph)
     copy_weights(graph, result)
     rounded = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
-    content = finished(rounded.with_input_type(options.dtype), card)
+    content = finished(rounded.with_input_type(options.dtype), card, result)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 

@@ -84,7 +84,7 @@ def split_wide_convolutions(graph: keras.Model) -> keras.Model:
         if channels is None:
             return layer(*args)
         sliced = SlicedConv2D.from_config({**layer.get_config(), "channels": channels})
-        return _called(sliced, args[0], layer.get_weights())
+        return called(sliced, args[0], layer.get_weights())
 
     return walk(graph, split)
 
@@ -141,20 +141,20 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
 
     def fold(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         before, joined = calls.of(args[0])
-        if not isinstance(layer, kl.BatchNormalization) or _is_linear_convolution(before):
+        if not is_map_norm(layer) or is_linear_convolution(before):
             return layer(*args)
-        factor, shift = _factors(layer)
+        factor, shift = factors(layer)
         if not isinstance(before, kl.Concatenate) or len(readers[before.name]) > 1:
-            return _depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
+            return depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
         ends = np.cumsum([branch.shape[-1] for branch in joined[0]])[:-1]
         parts = zip(joined[0], np.split(factor, ends), np.split(shift, ends), strict=True)
         branches = []
         for i, (branch, factor, shift) in enumerate(parts):
             source, inputs = calls.of(branch)
-            if _is_linear_convolution(source) and len(readers[source.name]) == 1:
-                branches.append(_scaled(source, inputs[0], factor, shift))
+            if is_linear_convolution(source) and len(readers[source.name]) == 1:
+                branches.append(scaled(source, inputs[0], factor, shift))
             else:
-                branches.append(_depthwise(branch, factor, shift, f"{layer.name}.branch{i}"))
+                branches.append(depthwise(branch, factor, shift, f"{layer.name}.branch{i}"))
         return before(branches)
 
     return walk(graph, fold)
@@ -229,20 +229,20 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
             x = Pixels(name="pixels")(x)
         if hasattr(layer, "as_convolutions"):
             return layer.as_convolutions(x)
-        if isinstance(layer, kl.BatchNormalization):
-            factor, shift = _factors(layer)
+        if is_map_norm(layer):
+            factor, shift = factors(layer)
             source, inputs = calls.of(x)
-            if _is_linear_convolution(source) and len(readers[source.name]) == 1:
-                return _scaled(source, inputs[0], factor, shift)
-            return _depthwise(x, factor, shift, f"{layer.name}.depthwise")
-        if isinstance(layer, kl.Conv2D) and not _is_linear_convolution(layer):
+            if is_linear_convolution(source) and len(readers[source.name]) == 1:
+                return scaled(source, inputs[0], factor, shift)
+            return depthwise(x, factor, shift, f"{layer.name}.depthwise")
+        if isinstance(layer, kl.Conv2D) and not is_linear_convolution(layer):
             activation = layer.get_config()["activation"]
             if activation != "relu":
                 linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
-                x = _called(linear, x, layer.get_weights())
-                return _activation(x, activation, f"{layer.name}.{activation}")
+                x = called(linear, x, layer.get_weights())
+                return activation_layer(x, activation, f"{layer.name}.{activation}")
         if isinstance(layer, kl.Activation):
-            return _activation(x, layer.get_config()["activation"], layer.name)
+            return activation_layer(x, layer.get_config()["activation"], layer.name)
         return layer(*args)
 
     # After BatchNorms have become part of them.
@@ -263,10 +263,10 @@ def _sum_of_convolutions(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         last = first + channels >= x.shape[-1]
         part = {**config, "name": f"{layer.name}.{i}", "use_bias": last and bool(bias)}
         weights = [kernel[:, :, first : first + channels], *(bias if last else ())]
-        piece = _called(type(layer).from_config(part), x[..., first : first + channels], weights)
+        piece = called(type(layer).from_config(part), x[..., first : first + channels], weights)
         total = piece if total is None else kl.Add(name=f"{layer.name}.sum.{i}")([total, piece])
     activation = layer.get_config()["activation"]
-    return total if activation == "linear" else _activation(total, activation, layer.name)
+    return total if activation == "linear" else activation_layer(total, activation, layer.name)
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -309,7 +309,7 @@ def walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, Calls], Any]) -
     calls = Calls()
 
     def record(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        # Networks pass tensors by position; "training" and "mask" are all there is else.
+        # Tensors come by position (``flatten``); "training" and "mask" are all there is else.
         result = call(layer, args, calls)
         # A layer that is left out gives what another gave.
         if calls.of(result)[0] is None:
@@ -319,7 +319,7 @@ def walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, Calls], Any]) -
     return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=record)
 
 
-def _factors(layer: kl.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+def factors(layer: kl.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     """(C,) each of ``x * factor + shift``, float64."""
     mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
     factor = 1 / np.sqrt(variance + layer.epsilon)
@@ -329,42 +329,50 @@ def _factors(layer: kl.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     return factor, shift + np.asarray(layer.beta) if layer.center else shift
 
 
-def _is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
+def is_map_norm(layer: keras.Layer) -> TypeGuard[kl.BatchNormalization]:
+    """Whether it is a BatchNorm of the channels of (N, H, W, C)."""
+    if not isinstance(layer, kl.BatchNormalization):
+        return False
+    return layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+
+
+def is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
     return (
         isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
     )
 
 
-def _activation(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
+def activation_layer(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
     if activation == "silu":
         gate = kl.Activation("sigmoid", name=f"{name}.gate")(x)
         return kl.Multiply(name=name)([x, gate])
     return kl.Activation(activation, name=name)(x)
 
 
-def _scaled(
+def scaled(
     source: keras.Layer, x: keras.KerasTensor, factor: np.ndarray, shift: np.ndarray
 ) -> keras.KerasTensor:
     """The convolution of ``x`` with the factors in its kernel and bias."""
     kernel, *bias = source.get_weights()
-    # A depthwise kernel ends in (channels, 1).
-    kernel = kernel * factor.reshape((-1, 1) if isinstance(source, kl.DepthwiseConv2D) else -1)
+    # A depthwise kernel ends in (channels, 1), a transposed one in (channels, inputs).
+    inner = isinstance(source, kl.DepthwiseConv2D | kl.Conv2DTranspose)
+    kernel = kernel * factor.reshape((-1, 1) if inner else -1)
     if bias:
         shift = shift + factor * bias[0]
     layer = type(source).from_config({**source.get_config(), "use_bias": True})
-    return _called(layer, x, [kernel, shift])
+    return called(layer, x, [kernel, shift])
 
 
-def _depthwise(
+def depthwise(
     x: keras.KerasTensor, factor: np.ndarray, shift: np.ndarray, name: str
 ) -> keras.KerasTensor:
     """``x * factor + shift``."""
     layer = kl.DepthwiseConv2D(1, use_bias=True, name=name)
-    return _called(layer, x, [factor.reshape(1, 1, -1, 1), shift])
+    return called(layer, x, [factor.reshape(1, 1, -1, 1), shift])
 
 
-def _called(
+def called(
     layer: keras.Layer, x: keras.KerasTensor, weights: list[np.ndarray]
 ) -> keras.KerasTensor:
     y = layer(x)

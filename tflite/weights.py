@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kseg.errors import KsegError, KsegWarning
+from kseg.model import leaf_layers
 from kseg.tflite.flatbuffer import Flatbuffer, constants
 
 _HALF = np.finfo(np.float16)
@@ -25,7 +26,7 @@ def check_finite(graph: keras.Model, name: str) -> None:
         graph: any model.
         name: of it, for the message.
     """
-    for layer in graph.layers:
+    for layer in leaf_layers(graph):
         finite = all(np.isfinite(weight).all() for weight in layer.get_weights())
         if finite and isinstance(layer, keras.layers.BatchNormalization):
             finite = bool((np.asarray(layer.moving_variance) + layer.epsilon > 0).all())

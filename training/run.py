@@ -189,7 +189,7 @@ class Run:
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
-            check_size(self.config.model, *crop)
+            check_size(self.model.card, *crop)
         # Only after validation: config.json claims the folder.
         self._claim(source)
         self._resume()

@@ -46,6 +46,7 @@ from kseg.layers.pooling import (
     max_pool,
     subsample,
 )
+from kseg.layers.probabilities import LogProbabilities
 from kseg.layers.resize import (
     RESIZE_CONVENTIONS,
     MatchSize,
@@ -59,6 +60,7 @@ __all__ = [
     "ChannelShuffle",
     "DilatedPooling",
     "GroupedPointwiseConv",
+    "LogProbabilities",
     "MatchSize",
     "MaxUnpooling",
     "Normalize",

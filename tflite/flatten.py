@@ -1,0 +1,153 @@
+"""A wrapped model's graph in Keras' own layers, as far as these make up the others."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import keras
+from keras import KerasTensor
+
+from kseg.errors import KsegError
+from kseg.graph import replay
+
+# Of Keras and kseg: what their layers have inside is known to export.
+_KNOWN = ("keras.", "kseg.")
+
+
+def flatten(model: keras.Model) -> keras.Model:
+    """The same function of the same layers without models, and layers of layers, inside.
+
+    A custom layer is opened where all its weights are those of layers inside, and its ``call``
+    runs on symbolic tensors; else it stays as it is. Layers whose names meet those of others
+    get the name of what they were in before theirs, with a dot.
+
+    Args:
+        model: functional, not shared with anyone: its layers are called again, and renamed.
+
+    Raises:
+        KsegError: a call with ``training=True``, or one whose arguments have no place.
+    """
+    (source,) = model.inputs
+    shape = tuple(source.shape)
+    image = keras.Input(shape[1:], batch_size=shape[0], dtype=source.dtype, name="image")
+    outputs = _Flat(reserved={image._keras_history.operation.name}).outputs(model, [image], "")
+    return keras.Model(image, outputs[0], name=model.name)
+
+
+class _Flat:
+    """Calls of the layers inside, each under a name of its own.
+
+    Args:
+        reserved: names that are taken.
+    """
+
+    def __init__(self, reserved: set[str]) -> None:
+        self._names = set(reserved)
+        # Kept, since an id names one only while it lives.
+        self._named: dict[int, keras.Operation] = {}
+
+    def outputs(
+        self, model: keras.Model, inputs: list[KerasTensor], prefix: str
+    ) -> list[KerasTensor]:
+        """A functional model's outputs, its layers named by the prefix where they must be."""
+        if isinstance(model, keras.Sequential):
+            for layer in model.layers:
+                inputs = keras.tree.flatten(self.call(layer, (inputs[0],), {}, prefix))
+            return inputs
+        values = dict(zip(map(id, model.inputs), inputs, strict=True))
+
+        def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+            return self.call(operation, args, kwargs, prefix)
+
+        return replay(model.outputs, values, call)
+
+    def call(
+        self, operation: keras.Operation, args: tuple, kwargs: dict[str, Any], prefix: str
+    ) -> Any:
+        """What an operation gives; a model, or a layer of layers, by those inside."""
+        if getattr(operation, "inputs", None) and isinstance(operation, keras.Model):
+            tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, KerasTensor)]
+            return self.outputs(operation, tensors, _joined(prefix, operation.name))
+        self._name(operation, prefix)
+        args = _by_position(operation, args, kwargs)
+        if _is_made_of_layers(operation):
+            opened = self._opened(operation, args)
+            if opened is not None:
+                return opened
+        return operation(*args)
+
+    def _opened(self, layer: keras.Layer, args: tuple) -> list[KerasTensor] | None:
+        """What a custom layer gives, by the layers inside; None where it cannot be seen."""
+        try:
+            result = layer.call(*args)
+        except Exception:  # of code that is not for symbolic tensors
+            return None
+        tensors = keras.tree.flatten(result)
+        if not all(isinstance(tensor, KerasTensor) for tensor in tensors):
+            return None
+        given = {id(x): x for x in keras.tree.flatten(args) if isinstance(x, KerasTensor)}
+
+        def call(operation: keras.Operation, *inner: Any, **kwargs: Any) -> Any:
+            # Numbers of the process would be others in the next copy.
+            if id(operation) not in self._named:
+                operation.name = f"{layer.name}.{re.sub(r'_[0-9]+$', '', operation.name)}"
+            return self.call(operation, inner, kwargs, layer.name)
+
+        return replay(tensors, given, call)
+
+    def _name(self, operation: keras.Operation, prefix: str) -> None:
+        if id(operation) in self._named:
+            return
+        self._named[id(operation)] = operation
+        name, number = operation.name, 0
+        if name in self._names and prefix and not name.startswith(f"{prefix}."):
+            name = _joined(prefix, name)
+        base = name
+        while name in self._names:
+            number += 1
+            name = f"{base}.{number}"
+        self._names.add(name)
+        operation.name = name
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _is_made_of_layers(operation: keras.Operation) -> bool:
+    """Whether it is a layer of the user's whose weights are all those of layers inside."""
+    module = type(operation).__module__
+    if not isinstance(operation, keras.Layer) or module.startswith(_KNOWN):
+        return False
+    inner = operation._flatten_layers(include_self=False)
+    weights = {id(weight) for layer in inner for weight in layer.weights}
+    return all(id(weight) in weights for weight in operation.weights)
+
+
+def _by_position(operation: keras.Operation, args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """The arguments of a call without names, for inference.
+
+    Raises:
+        KsegError: ``training`` is True, or an argument that only has a name.
+    """
+    signature = inspect.signature(operation.call)
+    takes = signature.parameters
+    # Keras' own, where ``call`` does not take them.
+    kwargs = {k: v for k, v in kwargs.items() if k in takes or v is not None}
+    if kwargs.pop("training", None):
+        raise KsegError(
+            f"{operation.name}: is called with training=True, which inference has not; "
+            "leave it out of the graph"
+        )
+    bound = signature.bind(*args, **kwargs)
+    if bound.kwargs and any(value is not None for value in bound.kwargs.values()):
+        names = ", ".join(bound.kwargs)
+        raise KsegError(f"{operation.name}: {names} can be given by name only; export has no form")
+    bound.apply_defaults()
+    values = list(bound.args)
+    defaults = [takes[name].default for name in list(takes)[: len(values)]]
+    while len(values) > len(args) and values and values[-1] is defaults[len(values) - 1]:
+        values.pop()
+    return tuple(values)

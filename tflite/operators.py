@@ -1,0 +1,145 @@
+"""Which TensorFlow Lite operators the LiteRT GPU accelerator runs, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from kseg.errors import KsegError
+from kseg.tflite.flatbuffer import operator_outputs, operators, ranks
+
+# Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
+# other is refused, since the delegate would fall back to the CPU or worse.
+GPU_OPERATORS = frozenset(
+    [
+        "ABS",
+        "ADD",
+        "ARG_MAX",
+        "AVERAGE_POOL_2D",
+        "BATCH_MATMUL",
+        "CAST",
+        "CEIL",
+        "CONCATENATION",
+        "CONV_2D",
+        "COS",
+        "CUMSUM",
+        "DEPTHWISE_CONV_2D",
+        "DEPTH_TO_SPACE",
+        "DEQUANTIZE",
+        "DIV",
+        "ELU",
+        "EXP",
+        "FLOOR",
+        "FLOOR_MOD",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "GELU",
+        "GREATER",
+        "GREATER_EQUAL",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LESS",
+        "LOG",
+        "LOGICAL_AND",
+        "LOGISTIC",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MINIMUM",
+        "MUL",
+        "NEG",
+        "PAD",
+        "POW",
+        "PRELU",
+        "QUANTIZE",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "REDUCE_PROD",
+        "RELU",
+        "RELU6",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "ROUND",
+        "RSQRT",
+        "SELECT",
+        "SELECT_V2",
+        "SIGN",
+        "SIN",
+        "SOFTMAX",
+        "SPACE_TO_DEPTH",
+        "SQRT",
+        "SQUARE",
+        "SQUARED_DIFFERENCE",
+        "STRIDED_SLICE",
+        "SUB",
+        "SUM",
+        "TANH",
+        "TILE",
+        "TRANSPOSE",
+        "TRANSPOSE_CONV",
+    ]
+)
+
+# What computes the same and runs, of operators that do not.
+_INSTEAD = {
+    "BATCH_TO_SPACE_ND": "a dilated convolution of one operator, at a static batch and size",
+    "BROADCAST_TO": "the sum or product alone, which repeats by itself",
+    "EQUAL": "x >= y, since EQUAL gives wrong numbers in 8 bits",
+    "LOG_SOFTMAX": "the logits alone",
+    "MIRROR_PAD": "ZeroPadding2D",
+    "PACK": "Concatenate",
+    "SPACE_TO_BATCH_ND": "a dilated convolution of one operator, at a static batch and size",
+    "SPLIT": "slices x[..., a:b], since SPLIT gives wrong numbers",
+    "SPLIT_V": "slices x[..., a:b], since SPLIT_V gives wrong numbers",
+    "UNPACK": "slices x[..., a:b]",
+}
+
+# Tensors of more dimensions are refused, whatever the operator is.
+_DIMENSIONS = 4
+
+# Layers of one operator that a message names.
+_NAMED = 3
+
+
+def check_operators(
+    name: str, content: bytes, layers: Mapping[str, list[str]], beside: Collection[str] = ()
+) -> None:
+    """Raises KsegError where the GPU delegate would not run an operator of a file.
+
+    Args:
+        name: of the model, for the message.
+        content: of the .tflite model.
+        layers: whose operator it is, by its output tensor (``naming.layer_names``).
+        beside: operators that may be there, though no GPU runs them.
+    """
+    found: dict[str, list[str]] = {}
+    instead: list[str] = []
+    dimensions = ranks(content)
+    for kind, tensor in operator_outputs(content).values():
+        if kind in beside or (kind in GPU_OPERATORS and dimensions[tensor] <= _DIMENSIONS):
+            continue
+        what = kind
+        if kind in GPU_OPERATORS:
+            what = f"{kind} of {dimensions[tensor]} dimensions"
+            way = "instead of five dimensions four, such as a shuffle by Concatenate of slices"
+        else:
+            way = f"instead of {kind} {_INSTEAD[kind]}" if kind in _INSTEAD else ""
+        found.setdefault(what, []).extend(layers.get(tensor, []))
+        if way and way not in instead:
+            instead.append(way)
+    # Of graphs inside, such as loops, too.
+    for kind in set(operators(content)) - GPU_OPERATORS - set(beside):
+        found.setdefault(kind, [])
+    if not found:
+        return
+    listed = [f"{what}{_of_layers(names)}" for what, names in sorted(found.items())]
+    write = "; ".join(instead) or "the layer with those of kseg.tflite.operators.GPU_OPERATORS"
+    raise KsegError(f"{name}: {', '.join(listed)} would not run on the GPU delegate; write {write}")
+
+
+def _of_layers(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    if not unique:
+        return ""
+    more = f" and {len(unique) - _NAMED} others" if len(unique) > _NAMED else ""
+    return f" ({', '.join(unique[:_NAMED])}{more})"
