@@ -154,8 +154,7 @@ def _copy(model: keras.Model) -> keras.Model:
         KsegError: what could not be loaded from a file either.
     """
     try:
-        copy = type(model).from_config(_uncompiled(model.get_config()))
-        copy.set_weights(model.get_weights())
+        copy = _remade(model)
     except Exception as error:  # Keras and the layers' own raise theirs
         lambdas = [x.name for x in model._flatten_layers() if isinstance(x, keras.layers.Lambda)]
         if lambdas:
@@ -172,6 +171,21 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy
 
 
+def _remade(model: keras.Model, policy: str | None = None) -> keras.Model:
+    """The model made of its configuration, with its weights and the names of its layers.
+
+    Args:
+        policy: of all layers, None for their own.
+    """
+    copy = type(model).from_config(_plain(model.get_config(), policy))
+    copy.set_weights(model.get_weights())
+    pairs = zip(model._flatten_layers(), copy._flatten_layers(), strict=True)
+    for layer, other in pairs:
+        # A model of a class of its own makes some anew, which then count on in the process.
+        other.name = layer.name
+    return copy
+
+
 def _innermost(error: BaseException) -> str:
     """The line that says what failed, which Keras puts behind a line of its own."""
     cause: BaseException = error
@@ -180,7 +194,7 @@ def _innermost(error: BaseException) -> str:
     return first_line(cause)
 
 
-def _uncompiled(config: Any, policy: str | None = None) -> Any:
+def _plain(config: Any, policy: str | None = None) -> Any:
     """A configuration without what training needs, its layers of this policy where one is given.
 
     kseg's own layers keep their precision, and an input its type.
@@ -193,9 +207,9 @@ def _uncompiled(config: Any, policy: str | None = None) -> Any:
             return kept
         if policy and "dtype" in kept and "name" in kept:
             kept["dtype"] = policy
-        return {k: _uncompiled(v, policy) for k, v in kept.items()}
+        return {k: _plain(v, policy) for k, v in kept.items()}
     if isinstance(config, list | tuple):
-        return type(config)(_uncompiled(item, policy) for item in config)
+        return type(config)(_plain(item, policy) for item in config)
     return config
 
 
@@ -354,8 +368,7 @@ def rebuild(
             )
     _check_card(model, card)
     policy = keras.config.dtype_policy().name
-    copy = SegmentationModel.from_config(_uncompiled(model.get_config(), policy))
-    copy.set_weights(model.get_weights())
+    copy = _remade(model, policy)
     image = keras.Input(input_shape, batch_size=batch_size, dtype=dtype, name="image")
     tensor = copy.outputs[0]
     if output == "stride-logits":

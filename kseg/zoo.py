@@ -168,8 +168,8 @@ def check_size(card: Card, height: int | None, width: int | None) -> None:
         return
     if any(size is not None and size < least for size in (height, width)):
         raise KsegError(
-            f"{card.name}: an input of {height}x{width} (HxW) is too small; it takes {least}x{least} "
-            "at least, so enlarge or pad it"
+            f"{card.name}: an input of {height}x{width} (HxW) is too small; it takes "
+            f"{least}x{least} at least, so enlarge or pad it"
         )
 
 

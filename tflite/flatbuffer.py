@@ -57,6 +57,18 @@ def operator_outputs(content: bytes) -> dict[int, tuple[str, str]]:
     return outputs
 
 
+def operator_inputs(content: bytes) -> dict[str, list[str]]:
+    """The input tensors of the main subgraph's operators, by their output tensors; by name."""
+    graph = schema.Model.GetRootAs(content).Subgraphs(0)
+    names = [graph.Tensors(i).Name().decode() for i in range(graph.TensorsLength())]
+    found: dict[str, list[str]] = {}
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        sources = [names[j] for j in operator.InputsAsNumpy().tolist() if j >= 0]
+        found |= {names[j]: sources for j in operator.OutputsAsNumpy().tolist()}
+    return found
+
+
 def ranks(content: bytes) -> dict[str, int]:
     """The number of dimensions of the main subgraph's tensors, by their names."""
     graph = schema.Model.GetRootAs(content).Subgraphs(0)

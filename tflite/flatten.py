@@ -70,12 +70,20 @@ class _Flat:
         if getattr(operation, "inputs", None) and isinstance(operation, keras.Model):
             tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, KerasTensor)]
             return self.outputs(operation, tensors, _joined(prefix, operation.name))
+        again = id(operation) in self._named
         self._name(operation, prefix)
         args = _by_position(operation, args, kwargs)
         if _is_made_of_layers(operation):
             opened = self._opened(operation, args)
             if opened is not None:
                 return opened
+        if again and isinstance(operation, keras.Layer) and _is_known(operation):
+            # A layer a call, since each call may be rewritten in its own way.
+            twin = type(operation).from_config(operation.get_config())
+            self._name(twin, prefix)
+            result = twin(*args)
+            twin.set_weights(operation.get_weights())
+            return result
         return operation(*args)
 
     def _opened(self, layer: keras.Layer, args: tuple) -> list[KerasTensor] | None:
@@ -116,10 +124,13 @@ def _joined(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
+def _is_known(operation: keras.Operation) -> bool:
+    return type(operation).__module__.startswith(_KNOWN)
+
+
 def _is_made_of_layers(operation: keras.Operation) -> bool:
     """Whether it is a layer of the user's whose weights are all those of layers inside."""
-    module = type(operation).__module__
-    if not isinstance(operation, keras.Layer) or module.startswith(_KNOWN):
+    if not isinstance(operation, keras.Layer) or _is_known(operation):
         return False
     inner = operation._flatten_layers(include_self=False)
     weights = {id(weight) for layer in inner for weight in layer.weights}
@@ -136,7 +147,8 @@ def _by_position(operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
     takes = signature.parameters
     # Keras' own, where ``call`` does not take them.
     kwargs = {k: v for k, v in kwargs.items() if k in takes or v is not None}
-    if kwargs.pop("training", None):
+    # Keras records it for Resizing, which has no other function in training.
+    if kwargs.pop("training", None) and not isinstance(operation, keras.layers.Resizing):
         raise KsegError(
             f"{operation.name}: is called with training=True, which inference has not; "
             "leave it out of the graph"

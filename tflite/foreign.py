@@ -6,7 +6,6 @@ refuses or computes wrongly (docs/adding-networks.md), or one that 8 bits hold b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -44,6 +43,7 @@ def for_accelerator(graph: keras.Model) -> keras.Model:
         split_grouped_convolutions,
         subsample_before_convolutions,
         pool_padding_by_convolutions,
+        pool_same_for_padding,
         resize_by_layer,
         dense_by_convolutions,
         fold_into_transposed_convolutions,
@@ -172,6 +172,46 @@ def pool_padding_by_convolutions(graph: keras.Model) -> keras.Model:
     return walk(graph, replace)
 
 
+def pool_same_for_padding(graph: keras.Model) -> keras.Model:
+    """A max pooling of what is padded with the least number, by the pooling's own padding.
+
+    Of an odd window and half of it around: the pooling of stride 1, and every n-th of it.
+    """
+
+    def replace(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        source, inputs = calls.of(args[0])
+        if not isinstance(layer, kl.MaxPooling2D) or layer.padding != "valid":
+            return layer(*args)
+        width, least = _constant_padding(source, inputs)
+        half = [(size // 2, size // 2) for size in layer.pool_size]
+        if (
+            width != [(0, 0), *half, (0, 0)]
+            or any(size % 2 == 0 for size in layer.pool_size)
+            or least is None
+            or least > np.finfo(np.float16).min
+        ):
+            return layer(*args)
+        x = kl.MaxPooling2D(layer.pool_size, 1, padding="same", name=f"{layer.name}.window")(
+            inputs[0]
+        )
+        if tuple(layer.strides) == (1, 1):
+            return x
+        return kl.MaxPooling2D(1, strides=layer.strides, name=layer.name)(x)
+
+    return walk(graph, replace)
+
+
+def _constant_padding(
+    source: keras.Operation | None, inputs: tuple
+) -> tuple[list[tuple[int, int]], float | None]:
+    """Widths by axis and the value of ``keras.ops.pad``; of something else nothing."""
+    if type(source).__name__ != "Pad" or getattr(source, "mode", None) != "constant":
+        return [], None
+    values = [x for x in inputs[1:] if x is not None]
+    width = [tuple(int(n) for n in ends) for ends in np.asarray(source.pad_width)]
+    return width, float(values[0]) if values else 0.0
+
+
 @keras.saving.register_keras_serializable("kseg")
 class ResizeNearest(kl.Layer):
     """Nearest-pixel resizing of (N, h, w, C) to a fixed size, half-pixel centres."""
@@ -226,7 +266,7 @@ _VECTOR_SHAPES = ("Reshape", "ExpandDims", "GetItem")
 
 
 def dense_by_convolutions(graph: keras.Model) -> keras.Model:
-    """Dense on maps, and on what a global pooling gives, as 1x1 convolutions.
+    """Dense on maps, on tokens and on what a global pooling gives, as 1x1 convolutions.
 
     Attention by global pooling, Dense, Reshape and Multiply keeps its two dimensions of one
     throughout; what is no part of such attention gets the vectors that it takes.
@@ -248,6 +288,12 @@ def dense_by_convolutions(graph: keras.Model) -> keras.Model:
         if type(layer) is kl.Dense and len(args[0].shape) == 4:
             y = called(_as_convolution(layer), args[0], _as_kernel(layer))
             return kept(y) if found else y
+        if type(layer) is kl.Dense and len(args[0].shape) == 3 and not found:
+            # As a map of one row.
+            length, channels = args[0].shape[1:]
+            x = kl.Reshape((1, length, channels), name=f"{layer.name}.row")(args[0])
+            y = called(_as_convolution(layer), x, _as_kernel(layer))
+            return kl.Reshape((length, layer.units), name=f"{layer.name}.tokens")(y)
         if not found:
             return layer(*args)
         if len(found) == len(tensors):

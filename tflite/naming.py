@@ -19,6 +19,9 @@ def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
         content: what ``to_flatbuffer`` made of the graph: names are those of its layers,
             numbered where they were traced more than once.
         graph: of Keras 3.
+
+    Returns:
+        Names by output tensor; none of an operation that is no layer.
     """
     known = {operation.name for operation in graph.operations}
     owners = {}
@@ -30,8 +33,11 @@ def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
                     if name in known and name not in found:
                         found.append(name)
                         break
+        owners[tensor] = found
+    if owners:
         # The output has the signature's name instead.
-        owners[tensor] = found or [graph.operations[-1].name]
+        last = list(owners)[-1]
+        owners[last] = owners[last] or [graph.operations[-1].name]
     return owners
 
 

@@ -22,7 +22,8 @@ class LayerNoise:
     """An operator's output in the int8 file against the float32 file.
 
     Attributes:
-        layer: whose operator it is; several where they are one.
+        layer: whose operator it is; several where they are one. Of an operation that is no
+            layer the tensor's name.
         operator: TensorFlow Lite's name.
         dtype: of the output in the int8 file, "int8" or "float32".
         low, high: what the output can hold; of a float32 one what it held.
@@ -102,7 +103,7 @@ def _noise(
         low, high = scales.get(tensor) or held[tensor]
         rows.append(
             LayerNoise(
-                layer=" ".join(layers[tensor]),
+                layer=" ".join(layers[tensor]) or tensor,
                 operator=operator,
                 dtype="int8" if tensor in scales else "float32",
                 low=float(low),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from kseg.errors import KsegError
-from kseg.tflite.flatbuffer import operator_outputs, operators, ranks
+from kseg.tflite.flatbuffer import operator_inputs, operator_outputs, operators, ranks
 
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
 # other is refused, since the delegate would fall back to the CPU or worse.
@@ -114,7 +114,7 @@ def check_operators(
     """
     found: dict[str, list[str]] = {}
     instead: list[str] = []
-    dimensions = ranks(content)
+    dimensions, makers = ranks(content), operator_inputs(content)
     for kind, tensor in operator_outputs(content).values():
         if kind in beside or (kind in GPU_OPERATORS and dimensions[tensor] <= _DIMENSIONS):
             continue
@@ -124,7 +124,7 @@ def check_operators(
             way = "instead of five dimensions four, such as a shuffle by Concatenate of slices"
         else:
             way = f"instead of {kind} {_INSTEAD[kind]}" if kind in _INSTEAD else ""
-        found.setdefault(what, []).extend(layers.get(tensor, []))
+        found.setdefault(what, []).extend(_owners(tensor, layers, makers))
         if way and way not in instead:
             instead.append(way)
     # Of graphs inside, such as loops, too.
@@ -135,6 +135,21 @@ def check_operators(
     listed = [f"{what}{_of_layers(names)}" for what, names in sorted(found.items())]
     write = "; ".join(instead) or "the layer with those of kseg.tflite.operators.GPU_OPERATORS"
     raise KsegError(f"{name}: {', '.join(listed)} would not run on the GPU delegate; write {write}")
+
+
+def _owners(
+    tensor: str, layers: Mapping[str, list[str]], inputs: Mapping[str, list[str]]
+) -> list[str]:
+    """The layers whose operator gives a tensor; of an operation that is no layer, those before."""
+    seen: set[str] = set()
+    pending = [tensor]
+    while pending:
+        name = pending.pop(0)
+        if owners := layers.get(name):
+            return owners if name == tensor else [f"behind {owner}" for owner in owners]
+        seen.add(name)
+        pending += [source for source in inputs.get(name, []) if source not in seen]
+    return []
 
 
 def _of_layers(names: list[str]) -> str:

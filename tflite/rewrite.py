@@ -337,6 +337,7 @@ def is_map_norm(layer: keras.Layer) -> TypeGuard[kl.BatchNormalization]:
 
 
 def is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
+    """Whether it is a convolution that takes up a BatchNorm behind it."""
     return (
         isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
@@ -344,6 +345,7 @@ def is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
 
 
 def activation_layer(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
+    """The activation as a layer; of silu two, as which it can be quantised."""
     if activation == "silu":
         gate = kl.Activation("sigmoid", name=f"{name}.gate")(x)
         return kl.Multiply(name=name)([x, gate])
@@ -375,6 +377,7 @@ def depthwise(
 def called(
     layer: keras.Layer, x: keras.KerasTensor, weights: list[np.ndarray]
 ) -> keras.KerasTensor:
+    """What a new layer gives with these weights."""
     y = layer(x)
     layer.set_weights(weights)
     return y
