@@ -90,14 +90,14 @@ def leaf_layers(model: keras.Model) -> list[keras.Layer]:
 
     One that has weights of its own besides its layers is there as well.
     """
-    leaves = []
+    leaves: dict[int, keras.Layer] = {}
     for layer in model.layers:
         for part in layer._flatten_layers():
             inner = part._flatten_layers(include_self=False)
             others = {id(weight) for each in inner for weight in each.weights}
             if not inner or any(id(weight) not in others for weight in part.weights):
-                leaves.append(part)
-    return leaves
+                leaves[id(part)] = part
+    return list(leaves.values())
 
 
 def computes_in_float32(model: keras.Model) -> bool:

@@ -215,8 +215,8 @@ def _plain(config: Any, policy: str | None = None) -> Any:
 
 def _choose(network: keras.Model, output: str | int | None) -> int:
     """The number of the output that ``output`` names."""
-    struct = network.output
-    keys = list(struct) if isinstance(struct, dict) else [None] * len(network.outputs)
+    struct = network.output if isinstance(network.output, dict) else {}
+    keys = [{id(x): key for key, x in struct.items()}.get(id(t)) for t in network.outputs]
     layers = [tensor._keras_history.operation.name for tensor in network.outputs]
     count = len(network.outputs)
     if output is None:
@@ -229,12 +229,9 @@ def _choose(network: keras.Model, output: str | int | None) -> int:
         for names in (keys, layers):
             if names.count(output) == 1:
                 return names.index(output)
-    # Keras sorts the keys of a dict where it flattens it.
     listed = ", ".join(
         f"{i} {(key or layer)!r} {tuple(tensor.shape)}"
-        for i, (key, layer, tensor) in enumerate(
-            zip(sorted(keys) if keys[0] else keys, layers, network.outputs, strict=True)
-        )
+        for i, (key, layer, tensor) in enumerate(zip(keys, layers, network.outputs, strict=True))
     )
     raise KsegError(
         f"output is {output!r}; the model has {listed}: choose one by name or by number"
@@ -352,24 +349,26 @@ def rebuild(
     Args:
         model: wrapped.
         card: of the result.
-        input_shape, batch_size, dtype, output: as for ``kseg.zoo.build``; the layers have
-            the policy in force.
+        input_shape: None is what the model takes.
+        batch_size, dtype, output: as for ``kseg.zoo.build``; the layers have the policy in
+            force.
 
     Raises:
         KsegError: a size that the model does not take, or a card that contradicts it.
     """
-    for own, wanted in zip(fixed_size(model), input_shape, strict=False):
-        if own is not None and own != wanted:
-            height, width = fixed_size(model)
-            raise KsegError(
-                f"{card.name}: was wrapped with an input of {height}x{width} (HxW) and takes no "
-                f"other, not {input_shape[0]}x{input_shape[1]}; leave input_size out, or wrap a "
-                "model of another size"
-            )
+    own = fixed_size(model)
+    wanted = input_shape[:2]
+    if any(a is not None and b not in (None, a) for a, b in zip(own, wanted, strict=True)):
+        raise KsegError(
+            f"{card.name}: takes images of {own[0]}x{own[1]} (HxW) alone, since it was made so, "
+            f"not of {wanted[0]}x{wanted[1]}; leave input_size out, or wrap a model of another "
+            "size"
+        )
+    height, width = (a or b for a, b in zip(own, wanted, strict=True))
     _check_card(model, card)
     policy = keras.config.dtype_policy().name
     copy = _remade(model, policy)
-    image = keras.Input(input_shape, batch_size=batch_size, dtype=dtype, name="image")
+    image = keras.Input((height, width, 3), batch_size=batch_size, dtype=dtype, name="image")
     tensor = copy.outputs[0]
     if output == "stride-logits":
         operation, call, _ = tensor._keras_history

@@ -8,11 +8,11 @@ from kseg import checkpoints
 from kseg.data import DataSet
 from kseg.errors import KsegError
 from kseg.loading import create_model, load
-from kseg.model import SegmentationModel, dtype_policy
+from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
-from kseg.zoo import builder_options, find_variant
+from kseg.zoo import build, builder_options, find_variant
 
 
 def initial_model(
@@ -29,19 +29,25 @@ def initial_model(
     Raises:
         KsegError: an unknown network or option, or weights that do not fit.
     """
-    _check_options(config)
-    with dtype_policy(config.precision):
-        model = create_model(
-            config.model,
-            num_classes=data.classes.num_classes,
-            auxiliary=bool(config.auxiliary),
-            **config.options,
-        )
-    if source is not None:
+    wrapped = source is not None and source.card.wrapped
+    if source is not None and wrapped:
+        _check_wrapped(config, data, source)
+        with dtype_policy(config.precision):
+            model = build(source.card, weights_of=source)
+    else:
+        _check_options(config)
+        with dtype_policy(config.precision):
+            model = create_model(
+                config.model,
+                num_classes=data.classes.num_classes,
+                auxiliary=bool(config.auxiliary),
+                **config.options,
+            )
+    if source is not None and not wrapped:
         checkpoints.copy(model, source, part=config.init_part)
-    elif config.init:
+    elif config.init and not wrapped:
         _copy_from_file(model, config.init, config.init_part)
-    for layer in model.layers:
+    for layer in leaf_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = config.batch_norm != "frozen"
             # JAX computes the statistics of all devices' images anyway.
@@ -49,6 +55,21 @@ def initial_model(
             layer.synchronized = config.batch_norm == "sync" and not jax
     model.card = model.card.trained_on(data)
     return model
+
+
+def _check_wrapped(
+    config: TrainingConfig, data: DataSet | Records, source: SegmentationModel
+) -> None:
+    """Raises KsegError for what a wrapped model, whose layers are as they are, does not have."""
+    card, count = source.card, data.classes.num_classes
+    if card.num_classes != count:
+        raise KsegError(
+            f"{card.name}: has {card.num_classes} channels and {data.name} {count} classes; wrap "
+            "a model that ends in as many"
+        )
+    for name, default in (("auxiliary", ()), ("init_part", "all")):
+        if (value := getattr(config, name)) != default:
+            raise KsegError(f"{name} is {value!r}; a wrapped model has no parts, leave it out")
 
 
 def _check_options(config: TrainingConfig) -> None:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kseg.model import leaf_layers
 from kseg.training.config import TrainingConfig
 
 _NORMS_AND_BIASES = ("gamma", "beta", "bias", "alpha")
@@ -118,8 +119,12 @@ def decayed_variables(model: keras.Model, which: str) -> list[keras.Variable]:
             without the depthwise kernels as well, as DeepLab's code does.
     """
     decayed = []
-    for layer in model.layers:
+    seen: set[int] = set()
+    for layer in leaf_layers(model):
         for variable in layer.trainable_variables:
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
             depthwise = variable.name == "depthwise_kernel" or (
                 isinstance(layer, keras.layers.DepthwiseConv2D) and variable.name == "kernel"
             )

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from kseg.errors import KsegError
+from kseg.model import leaf_layers
 
 # What a published momentum may leave of the initial statistics at the end of a run; the papers'
 # 30,000 steps leave 1.2e-4.
@@ -132,13 +133,10 @@ class _Sums:
         return mean, np.maximum(self.squares / self.pixels - mean**2, 0)
 
 
-def _batch_norms(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Of a model and of those inside it."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _batch_norms(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            yield layer
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in leaf_layers(model) if isinstance(layer, kind)]
 
 
 @contextlib.contextmanager
