@@ -32,7 +32,9 @@ def flatten(model: keras.Model) -> keras.Model:
     (source,) = model.inputs
     shape = tuple(source.shape)
     image = keras.Input(shape[1:], batch_size=shape[0], dtype=source.dtype, name="image")
-    outputs = _Flat(reserved={image._keras_history.operation.name}).outputs(model, [image], "")
+    flat = _Flat(reserved={image._keras_history.operation.name})
+    flat.name_all(model)
+    outputs = flat.outputs(model, [image], "")
     return keras.Model(image, outputs[0], name=model.name)
 
 
@@ -47,6 +49,22 @@ class _Flat:
         self._names = set(reserved)
         # Kept, since an id names one only while it lives.
         self._named: dict[int, keras.Operation] = {}
+        self._called: set[int] = set()
+        # How many custom layers the present call is in.
+        self._depth = 0
+
+    def name_all(self, model: keras.Model) -> None:
+        """Names the layers, those of the outer models first: they keep theirs."""
+        level = [("", model)]
+        while level:
+            inside = []
+            for prefix, outer in level:
+                for operation in getattr(outer, "operations", outer.layers):
+                    if _is_graph(operation):
+                        inside.append((_joined(prefix, operation.name), operation))
+                    elif not isinstance(operation, keras.layers.InputLayer):
+                        self._name(operation, prefix)
+            level = inside
 
     def outputs(
         self, model: keras.Model, inputs: list[KerasTensor], prefix: str
@@ -67,11 +85,13 @@ class _Flat:
         self, operation: keras.Operation, args: tuple, kwargs: dict[str, Any], prefix: str
     ) -> Any:
         """What an operation gives; a model, or a layer of layers, by those inside."""
-        if getattr(operation, "inputs", None) and isinstance(operation, keras.Model):
+        if _is_graph(operation):
             tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, KerasTensor)]
-            return self.outputs(operation, tensors, _joined(prefix, operation.name))
-        again = id(operation) in self._named
+            inner = _without_number(operation.name) if self._depth else operation.name
+            return self.outputs(operation, tensors, _joined(prefix, inner))
         self._name(operation, prefix)
+        again = id(operation) in self._called
+        self._called.add(id(operation))
         args = _by_position(operation, args, kwargs)
         if _is_made_of_layers(operation):
             opened = self._opened(operation, args)
@@ -98,19 +118,23 @@ class _Flat:
         given = {id(x): x for x in keras.tree.flatten(args) if isinstance(x, KerasTensor)}
 
         def call(operation: keras.Operation, *inner: Any, **kwargs: Any) -> Any:
-            # Numbers of the process would be others in the next copy.
-            if id(operation) not in self._named:
-                operation.name = f"{layer.name}.{re.sub(r'_[0-9]+$', '', operation.name)}"
             return self.call(operation, inner, kwargs, layer.name)
 
-        return replay(tensors, given, call)
+        self._depth += 1
+        try:
+            return replay(tensors, given, call)
+        finally:
+            self._depth -= 1
 
     def _name(self, operation: keras.Operation, prefix: str) -> None:
         if id(operation) in self._named:
             return
         self._named[id(operation)] = operation
         name, number = operation.name, 0
-        if name in self._names and prefix and not name.startswith(f"{prefix}."):
+        if self._depth:
+            # Numbers of the process would be others in the next copy.
+            name = _joined(prefix, _without_number(name))
+        elif name in self._names and prefix:
             name = _joined(prefix, name)
         base = name
         while name in self._names:
@@ -118,6 +142,15 @@ class _Flat:
             name = f"{base}.{number}"
         self._names.add(name)
         operation.name = name
+
+
+def _is_graph(operation: keras.Operation) -> bool:
+    """Whether it is a functional or Sequential model, whose operations can be called apart."""
+    return isinstance(operation, keras.Model) and bool(getattr(operation, "inputs", None))
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"_[0-9]+$", "", name)
 
 
 def _joined(prefix: str, name: str) -> str:
