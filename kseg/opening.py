@@ -7,6 +7,7 @@ from pathlib import Path
 from kseg import shipped
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
+from kseg.file_card import FileCard, read_file_card
 from kseg.files import check_is_file
 from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
@@ -20,6 +21,7 @@ def open_predictor(
     runtime: str | None = None,
     threads: int | None = None,
     output_stride: int | None = None,
+    card: str | Path | FileCard | None = None,
 ) -> Predictor:
     """The Predictor of a model, or of a file by its suffix.
 
@@ -29,9 +31,12 @@ def open_predictor(
             is "cpu", which for Keras means whatever its backend runs on.
         threads: of the CPU, for .tflite and .onnx files; None takes all cores.
         output_stride: of a Keras model, where it is not the one it was trained at.
+        card: of a .tflite or .onnx file of others, as ``kseg.file_card.FileCard`` or its JSON
+            file.
 
     Raises:
-        KsegError: a missing, damaged or foreign file, or an option that it does not take.
+        KsegError: a missing or damaged file, one of others without ``card``, or an option that
+            it does not take.
     """
     path = Path(file) if isinstance(file, str | Path) else None
     name = path or "the model"
@@ -39,7 +44,11 @@ def open_predictor(
     runtime = runtime or "cpu"
     if runtime not in RUNTIMES or (runtime != "cpu" and suffix != ".tflite"):
         raise KsegError(f"{name}: runtime is {runtime!r}; a .tflite takes {' or '.join(RUNTIMES)}")
+    if isinstance(card, str | Path):
+        card = read_file_card(card)
     if path is None or shipped.is_model(path):
+        if card is not None:
+            raise KsegError(f"{name}: has a card of its own; leave card out")
         if threads is not None:
             raise KsegError(f"{name}: threads is {threads}; only .tflite and .onnx files take it")
         return KerasPredictor(file, output_stride=output_stride)
@@ -53,32 +62,38 @@ def open_predictor(
     if suffix == ".onnx":
         from kseg.tflite.predictors import OnnxPredictor
 
-        return OnnxPredictor(path, threads)
+        return OnnxPredictor(path, threads, card)
     if runtime == "litert-gpu":
         from kseg.tflite.gpu import GpuPredictor
 
         if threads is not None:
             raise KsegError(f"{name}: threads is {threads}; the GPU accelerator takes none")
-        return GpuPredictor(path)
+        return GpuPredictor(path, stated=card)
     from kseg.tflite.predictors import TFLitePredictor
 
-    return TFLitePredictor(path, threads)
+    return TFLitePredictor(path, threads, card)
 
 
 def open_source(
-    file: str | Path, *, runtime: str | None = None, output_stride: int | None = None
+    file: str | Path,
+    *,
+    runtime: str | None = None,
+    output_stride: int | None = None,
+    card: str | Path | None = None,
 ) -> Predictor | LabelMaps:
     """What ``kseg.evaluation.evaluate`` scores: a Predictor, or a folder of label maps.
 
     Args:
         file: of ``open_predictor``, or a folder.
-        runtime, output_stride: of ``open_predictor``; a folder takes neither.
+        runtime, output_stride, card: of ``open_predictor``; a folder takes none of them.
 
     Raises:
         KsegError: as ``open_predictor``, or an option that a folder does not take.
     """
     if not Path(file).is_dir() or (Path(file) / "saved_model.pb").is_file():
-        return open_predictor(file, runtime=runtime, output_stride=output_stride)
-    if runtime not in (None, "cpu") or output_stride is not None:
-        raise KsegError(f"{file}: is a folder of label maps; leave runtime and output_stride out")
+        return open_predictor(file, runtime=runtime, output_stride=output_stride, card=card)
+    if runtime not in (None, "cpu") or output_stride is not None or card is not None:
+        raise KsegError(
+            f"{file}: is a folder of label maps; leave runtime, output_stride and card out"
+        )
     return LabelMaps(Path(file))

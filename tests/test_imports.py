@@ -28,6 +28,7 @@ MODULES = {
 ORDER = (
     ("_version", "quiet", "lazy", "errors"),
     ("files", "environment", "progress", "resize", "shipped", "card", "pictures"),
+    ("file_card",),
     ("data",),
     ("streets", "report", "crf", "cost"),
     ("layers",),

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kseg.errors import KsegError
+from kseg.file_card import FileCard
 from kseg.resize import resize_bilinear
 from kseg.tflite.child import Child
 from kseg.tflite.flatbuffer import operators
@@ -27,20 +28,23 @@ class NoAccelerator(KsegError):
 
 
 class GpuPredictor:
-    """Runs a .tflite file of kseg on the LiteRT GPU accelerator, in a child process.
+    """Runs a .tflite file on the LiteRT GPU accelerator, in a child process.
 
     Args:
         path: of the file.
         timeout: seconds for the start, and again for every image.
+        stated: of a file of others, which has no card.
 
     Raises:
         NoAccelerator: no Vulkan driver that LiteRT takes.
         KsegError: the file is damaged, the accelerator refuses it, aborts or hangs.
     """
 
-    def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
+    def __init__(
+        self, path: str | Path, timeout: float = 300.0, stated: FileCard | None = None
+    ) -> None:
         # The CPU's interpreter says whether the file is whole, and what its tensors are.
-        reference = TFLitePredictor(path)
+        reference = TFLitePredictor(path, stated=stated)
         self.card, self.input_size, self._io = reference.card, reference.input_size, reference.io
         self.runtime = f"litert {version('ai-edge-litert')} gpu"
         self._child = Child("kseg.tflite.gpu_worker", path, timeout=timeout)
@@ -99,15 +103,18 @@ class Comparison:
     """The GPU accelerator as a Predictor that runs every image on the CPU as well.
 
     Args:
-        path, timeout: as for ``GpuPredictor``.
+        path, timeout, stated: as for ``GpuPredictor``.
 
     Attributes:
         agreement: of all images so far, at least one.
     """
 
-    def __init__(self, path: str | Path, timeout: float = 300.0) -> None:
+    def __init__(
+        self, path: str | Path, timeout: float = 300.0, stated: FileCard | None = None
+    ) -> None:
         self._path = path
-        self._cpu, self._gpu = TFLitePredictor(path), GpuPredictor(path, timeout)
+        self._cpu = TFLitePredictor(path, stated=stated)
+        self._gpu = GpuPredictor(path, timeout, stated)
         self.card, self.input_size = self._gpu.card, self._gpu.input_size
         self.runtime = self._gpu.runtime
         # Where its own input and output are integers, a file needs no QUANTIZE.
@@ -141,13 +148,18 @@ class Comparison:
         self._gpu.close()
 
 
-def compare(path: str | Path, images: Iterable[np.ndarray], timeout: float = 300.0) -> Agreement:
+def compare(
+    path: str | Path,
+    images: Iterable[np.ndarray],
+    timeout: float = 300.0,
+    stated: FileCard | None = None,
+) -> Agreement:
     """Runs the images (h, w, 3) uint8, resized to the file's input, on CPU and GPU.
 
     Raises:
         KsegError: as ``Comparison``, or there are no images.
     """
-    with Comparison(path, timeout) as both:
+    with Comparison(path, timeout, stated) as both:
         for image in images:
             size = both.input_size or image.shape[:2]
             both(np.rint(resize_bilinear(image, size)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import math
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from kseg.card import Card
+from kseg.card import Card, Normalization
 from kseg.errors import KsegError, first_line
+from kseg.file_card import FileCard, read_file_card, without_card
 from kseg.files import check_is_file
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
@@ -36,6 +38,11 @@ class TensorIO:
         output_type, output_shape: of the tensor, batch included.
         scale, zero_point: of the output, 0 where it has none.
         input_scale, input_zero_point: of the input, 0 where it has none.
+        normalization: what the input's numbers are of pixels 0..255; None where they are
+            these.
+        channels_first, output_channels_first: whether input and output are (N, C, H, W).
+        probabilities: whether the output is a softmax, whose logarithm is taken.
+        one_channel: whether channel numbers come with an axis of one.
     """
 
     input_type: np.dtype
@@ -45,9 +52,28 @@ class TensorIO:
     zero_point: int
     input_scale: float = 0.0
     input_zero_point: int = 0
+    normalization: Normalization | None = None
+    channels_first: bool = False
+    output_channels_first: bool = False
+    probabilities: bool = False
+    one_channel: bool = False
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the input's numbers are the pixels' values as they come."""
+        plain = not self.input_scale or (self.input_scale, self.input_zero_point) == (1, 0)
+        return plain and self.normalization is None and not self.channels_first
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """RGB (H, W, 3) 0..255 to the input tensor."""
+        if self.normalization is not None:
+            mean, std = (
+                np.asarray(v, np.float32) for v in (self.normalization.mean, self.normalization.std)
+            )
+            order = slice(None, None, -1 if self.normalization.channel_order == "BGR" else 1)
+            image = (np.asarray(image, np.float32)[..., order] - mean) / std
+        if self.channels_first:
+            image = np.ascontiguousarray(np.moveaxis(image, -1, 0))
         if self.input_scale:
             image = np.asarray(image, np.float32) / np.float32(self.input_scale)
             image = np.rint(image) + self.input_zero_point
@@ -58,10 +84,21 @@ class TensorIO:
 
     def decode(self, output: np.ndarray) -> np.ndarray:
         """The output tensor to float32 logits or channel numbers, without the batch."""
+        values = self.arranged(output)
         if self.scale:
-            return (output[0].astype(np.float32) - self.zero_point) * np.float32(self.scale)
-        is_float = np.issubdtype(output.dtype, np.floating)
-        return output[0].astype(np.float32, copy=False) if is_float else output[0]
+            values = (values.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+        elif np.issubdtype(output.dtype, np.floating):
+            values = values.astype(np.float32, copy=False)
+        if self.probabilities:
+            values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
+        return values
+
+    def arranged(self, output: np.ndarray) -> np.ndarray:
+        """The output tensor as (h, w, C) or (h, w)."""
+        values = output[0]
+        if self.one_channel:
+            return values.reshape([n for n in values.shape if n != 1])
+        return np.moveaxis(values, 0, -1) if self.output_channels_first else values
 
     def check(self, path: Path, card: Card) -> None:
         """Whether pixels and the card's output can be told by these types and scales.
@@ -91,11 +128,15 @@ class TensorIO:
             low, high = (
                 self.input_scale * (q - self.input_zero_point) for q in (limits.min, limits.max)
             )
+            if self.normalization is not None:
+                ends = zip(self.normalization.mean, self.normalization.std, strict=True)
+                mean, std = next(ends)
+                low, high = (value * std + mean for value in (low, high))
             # Tools take the range from images, which need not have black and white.
             if low > 64 or high < 128:
                 raise KsegError(
                     f"{path}: its {self.input_type} input stands for {low:g} to {high:g}, where "
-                    f"kseg's models take 0 to 255; {hint}"
+                    f"pixels are 0 to 255; {hint}"
                 )
 
 
@@ -123,18 +164,24 @@ class _InSteps(abc.ABC):
 
 
 class TFLitePredictor(_InSteps):
-    """Runs a .tflite file of kseg on the CPU (LiteRT with XNNPACK).
+    """Runs a .tflite file on the CPU (LiteRT with XNNPACK).
 
     Args:
         path: of the file.
         threads: None takes all cores.
+        stated: of a file of others, which has no card.
 
     Raises:
         KsegError: missing, damaged, too large, without a card or with several outputs, or
             tensors of which the types and scales do not say what they stand for.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        stated: FileCard | None = None,
+    ) -> None:
         path = Path(path)
         check_is_file(path, "a .tflite file")
         if path.suffix in (".keras", ".onnx"):
@@ -153,15 +200,14 @@ class TFLitePredictor(_InSteps):
             raise KsegError(
                 f"{path}: not a readable .tflite file ({first_line(error)}); convert it again"
             ) from error
-        if card is None:
-            raise KsegError(f"{path}: has no card; convert the model with kseg")
-        self.card = card
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
+        check_stated(path, card, stated)
         self._input, self._output = _one_of_each(path, inputs, outputs)
-        self.io = litert_io(path, self._interpreter)
-        self.io.check(path, card)
-        self.input_size = _image_size(path, self._input["shape"])
+        shape = self._input["shape"]
+        self.io, self.input_size, self.card = _understood(
+            path, card, stated, litert_io(path, self._interpreter), tuple(map(int, shape))
+        )
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
     def write(self, tensor: np.ndarray) -> None:
@@ -178,11 +224,12 @@ class TFLitePredictor(_InSteps):
 
 
 class OnnxPredictor(_InSteps):
-    """Runs an .onnx file of kseg on the CPU (ONNX Runtime, extra ``onnx``).
+    """Runs an .onnx file on the CPU (ONNX Runtime, extra ``onnx``).
 
     Args:
         path: of the file.
         threads: None takes all cores.
+        stated: of a file of others, which has no card.
 
     Raises:
         KsegError: missing, damaged, without a card or with several outputs, tensors of which
@@ -190,7 +237,12 @@ class OnnxPredictor(_InSteps):
             installed.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        stated: FileCard | None = None,
+    ) -> None:
         path = Path(path)
         check_is_file(path, "an .onnx file")
         onnxruntime = import_onnxruntime(path)
@@ -210,9 +262,7 @@ class OnnxPredictor(_InSteps):
             raise KsegError(
                 f"{path}: not a readable .onnx file ({first_line(error)}); convert it again"
             ) from error
-        if not card:
-            raise KsegError(f"{path}: has no card; convert the model with kseg")
-        self.card = card
+        check_stated(path, card, stated)
         ends = self._session.get_inputs(), self._session.get_outputs()
         source, result = _one_of_each(path, *ends)
         self._input = source.name
@@ -220,9 +270,10 @@ class OnnxPredictor(_InSteps):
         integers = [np.issubdtype(t, np.integer) for t in (input_type, output_type)]
         scales = onnx_scales(path, content) if any(integers) else ((0.0, 0), (0.0, 0))
         # The batch is 1 or open.
-        self.io = TensorIO(input_type, output_type, (1, *result.shape[1:]), *scales[1], *scales[0])
-        self.io.check(path, card)
-        self.input_size = _image_size(path, source.shape)
+        io = TensorIO(input_type, output_type, (1, *result.shape[1:]), *scales[1], *scales[0])
+        self.io, self.input_size, self.card = _understood(
+            path, card, stated, io, tuple(source.shape)
+        )
         self._path = path
         self.runtime = f"onnxruntime {onnxruntime.__version__} cpu, {threads} threads"
 
@@ -357,6 +408,110 @@ def _of_float(value: Any) -> tuple[float, int] | None:
 
     kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     return None if np.issubdtype(kind, np.integer) else (0.0, 0)
+
+
+def stated_for(path: Path, card: str | Path | None) -> FileCard | None:
+    """The card in a JSON file, for a .tflite or .onnx file that has none of its own."""
+    if card is None or path.suffix not in (".tflite", ".onnx"):
+        return None
+    content = path.read_bytes()
+    own = CARD_ENTRY.encode() in content
+    return None if own else read_file_card(card)
+
+
+def check_stated(path: Path, card: Card | None, stated: FileCard | None) -> None:
+    """Raises KsegError where a file has no card and none is stated, or both."""
+    if card is None and stated is None:
+        raise without_card(path)
+    if card is not None and stated is not None:
+        raise KsegError(f"{path}: has a card of its own; leave card out")
+
+
+def _understood(
+    path: Path,
+    card: Card | None,
+    stated: FileCard | None,
+    io: TensorIO,
+    input_shape: tuple[Any, ...],
+) -> tuple[TensorIO, tuple[int, int] | None, Card]:
+    """The tensors with what is stated of them, the input's (H, W), and the Predictor's card.
+
+    Raises:
+        KsegError: tensors that do not fit what the file's card, or the stated one, says.
+    """
+    if stated is not None:
+        first = _channels_first(path, "input", input_shape, 3, stated.layout)
+        if first:
+            input_shape = (input_shape[0], *input_shape[2:], input_shape[1])
+        size = _image_size(path, input_shape)
+        io = dataclasses.replace(io, normalization=stated.normalization, channels_first=first)
+        io, output, stride = _output_of(path, stated, io, size)
+        card = stated.card(path.stem, output, stride, size)
+    else:
+        assert card is not None  # ``check_stated``
+        size = _image_size(path, input_shape)
+    io.check(path, card)
+    return io, size, card
+
+
+def _output_of(
+    path: Path, stated: FileCard, io: TensorIO, size: tuple[int, int] | None
+) -> tuple[TensorIO, str, int]:
+    """The output as it is stated: its layout, the card's name for it and its stride."""
+    shape = io.output_shape
+    if stated.output == "argmax":
+        inner = [n for n in shape[1:] if n != 1]
+        if len(inner) != 2:
+            raise KsegError(
+                f"{path}: its output is {shape}, not channel numbers of each pixel as the card "
+                "says; state output logits or probabilities"
+            )
+        if np.issubdtype(io.output_type, np.floating):
+            raise KsegError(
+                f"{path}: its output is of {io.output_type}, which are no channel numbers as the "
+                "card says; state output logits or probabilities"
+            )
+        # A scale of channel numbers says nothing.
+        plain = dataclasses.replace(io, scale=0.0, zero_point=0, one_channel=len(shape) == 4)
+        return plain, "argmax", 1
+    if len(shape) != 4:
+        raise KsegError(
+            f"{path}: its output is {shape}, not scores of the channels of each pixel as the card "
+            "says; state output argmax where these are channel numbers"
+        )
+    first = _channels_first(path, "output", shape, stated.channels, stated.layout)
+    io = dataclasses.replace(
+        io, output_channels_first=first, probabilities=stated.output == "probabilities"
+    )
+    height = shape[2] if first else shape[1]
+    if size is None or _is_open(height):
+        return io, "logits", 1
+    stride = 2 ** max(0, round(math.log2(size[0] / height)))
+    same = tuple(shape[2:4] if first else shape[1:3]) == size
+    return (io, "logits", 1) if same else (io, "stride-logits", stride)
+
+
+def _channels_first(
+    path: Path, end: str, shape: tuple[Any, ...], channels: int, layout: str | None
+) -> bool:
+    """Whether a tensor (N, C, H, W) or (N, H, W, C) is the former.
+
+    Raises:
+        KsegError: it is neither, or both.
+    """
+    if len(shape) != 4:
+        raise KsegError(f"{path}: its {end} is {shape}, not of four dimensions")
+    found = [name for name, axis in (("NHWC", 3), ("NCHW", 1)) if shape[axis] == channels]
+    if layout in found:
+        found = [layout]
+    if len(found) != 1 or layout not in (None, *found):
+        hint = "state layout NHWC or NCHW" if len(found) == 2 else "state the card anew"
+        raise KsegError(
+            f"{path}: its {end} is {shape}, where {channels} channels are "
+            f"{'on either side' if len(found) == 2 else 'expected'}"
+            f"{f' in layout {layout}' if layout else ''}; {hint}"
+        )
+    return found == ["NCHW"]
 
 
 def _image_size(path: Path, shape: Any) -> tuple[int, int] | None:

@@ -13,11 +13,12 @@ import numpy as np
 
 from kseg import shipped
 from kseg.errors import KsegError
+from kseg.file_card import read_file_card
 from kseg.files import check_is_file
 from kseg.shipped import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import child_error
-from kseg.tflite.predictors import TFLitePredictor
+from kseg.tflite.predictors import TFLitePredictor, stated_for
 
 _PARTS = ("copy", "run", "argmax")
 
@@ -79,6 +80,7 @@ def benchmark(
     runs: int = 20,
     warm_up: int = 3,
     runtime: str = "cpu",
+    card: str | Path | None = None,
     input_size: tuple[int, int] | None = None,
     timeout: float = 600.0,
     progress: Callable[[int, int], None] | None = None,
@@ -92,6 +94,7 @@ def benchmark(
         threads: of the CPU, None for the runtime's choice.
         runs, warm_up: images a file, measured and before.
         runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files.
+        card: JSON file (``kseg.file_card``) of those files of others that have none.
         input_size: (H, W) of a file that takes any; None is the card's, else 512 x 1024.
         timeout: seconds for the start of a file, and for an image.
         progress: called with (rounds done, rounds in all).
@@ -105,8 +108,17 @@ def benchmark(
         raise KsegError(f"threads is {threads}; litert-gpu takes none, leave it out")
     paths = [Path(file) for file in files]
     for path in paths:
-        _check(path, runtime)
-    options = json.dumps({"threads": threads, "runtime": runtime, "input_size": input_size})
+        _check(path, runtime, card)
+    if card is not None:
+        read_file_card(card)
+    options = json.dumps(
+        {
+            "threads": threads,
+            "runtime": runtime,
+            "input_size": input_size,
+            "card": card and str(card),
+        }
+    )
     with contextlib.ExitStack() as stack:
         # All start at once, then each says what it has.
         children = [
@@ -165,7 +177,7 @@ def parse_reply(message: bytes) -> dict[str, Any]:
     return reply
 
 
-def _check(path: Path, runtime: str) -> None:
+def _check(path: Path, runtime: str, card: str | Path | None) -> None:
     """What can be said before a process is started."""
     if path.is_dir():
         check_is_file(path, "a .keras, .tflite or .onnx file")
@@ -176,7 +188,7 @@ def _check(path: Path, runtime: str) -> None:
         raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
     if runtime == "litert-gpu":
         # The accelerator does not say what a damaged file lacks; the interpreter does.
-        TFLitePredictor(path)
+        TFLitePredictor(path, stated=stated_for(path, card))
 
 
 def format_timings(timings: Sequence[Timing]) -> str:

@@ -23,9 +23,13 @@ from kseg.errors import KsegError, first_line
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.shipped import is_model
-from kseg.tflite.flatbuffer import read_card
 from kseg.tflite.gpu_worker import AcceleratedModel
-from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor, import_onnxruntime
+from kseg.tflite.predictors import (
+    OnnxPredictor,
+    TFLitePredictor,
+    import_onnxruntime,
+    stated_for,
+)
 
 _DEFAULT_SIZE = (512, 1024)
 
@@ -84,11 +88,13 @@ def time_round(
     runner.write(_tensor(runner, image, dtype))
     clock.append(time.perf_counter())
     runner.run()
-    output = runner.read()[0]
+    output = runner.read()
     clock.append(time.perf_counter())
     # The accelerator computes until its output is read: a second reading is all copy.
     runner.read()
     clock.append(time.perf_counter())
+    io = getattr(runner, "io", None)
+    output = io.arranged(output) if io is not None else output[0]
     # The scale of int8 logits does not matter here.
     labels = output if output.ndim == 2 else output.argmax(-1).astype(np.uint8)
     if labels.shape != image.shape[:2]:
@@ -101,7 +107,7 @@ def time_round(
 def _tensor(runner: Runner, image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The input tensor of an image (H, W, 3) uint8."""
     io = getattr(runner, "io", None)
-    if io is not None and io.input_scale and (io.input_scale, io.input_zero_point) != (1, 0):
+    if io is not None and not io.takes_pixels:
         return io.encode(image)
     # The pixels' values as they are.
     return image[None].astype(dtype)
@@ -124,14 +130,14 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
 
     Args:
         file: ``.keras``, ``.tflite``, ``.onnx`` or shipped WEIGHTS:MODEL.
-        options: "runtime", "threads" and "input_size", as ``benchmark`` takes them.
+        options: "runtime", "threads", "input_size" and "card", as ``benchmark`` takes them.
     """
     if file.suffix == ".onnx":
         # The only library that is not loaded yet.
         import_onnxruntime(file)
     before = peak_memory()
     runner: Runner
-    card: Card | None
+    card: Card
     own: tuple[int, int] | None
     if is_model(file):
         _set_keras_threads(options["threads"])
@@ -140,16 +146,16 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         card, runtime = predictor.card, predictor.runtime
     elif options["runtime"] == "cpu":
         kind = OnnxPredictor if file.suffix == ".onnx" else TFLitePredictor
-        runner = in_steps = kind(file, options["threads"])
+        runner = in_steps = kind(file, options["threads"], stated_for(file, options["card"]))
         dtype, own = in_steps.io.input_type, in_steps.input_size
         card, runtime = in_steps.card, in_steps.runtime
     else:
+        # Which knows what the tensors are.
+        reference = TFLitePredictor(file, stated=stated_for(file, options["card"]))
         runner = accelerated = AcceleratedModel(file)
-        height, width = accelerated.input_shape[1:3]
-        dtype, own = accelerated.input_type, (int(height), int(width))
-        card, runtime = read_card(file.read_bytes()), f"litert {version('ai-edge-litert')} gpu"
-    if card is None:
-        raise KsegError(f"{file}: has no card; convert the model with kseg")
+        accelerated.io = reference.io
+        dtype, own = accelerated.input_type, reference.input_size
+        card, runtime = reference.card, f"litert {version('ai-edge-litert')} gpu"
     asked = options["input_size"] and tuple(options["input_size"])
     if asked and own and asked != own:
         raise KsegError(

@@ -72,6 +72,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "FILE") -> None:
+    """The card of a file that kseg did not make."""
+    parser.add_argument(
+        flag,
+        type=Path,
+        metavar="F",
+        help=f"JSON: classes and normalisation of {of}, a .tflite or .onnx of others "
+        "(docs/wrapping.md)",
+    )
+
+
 def settings(args: argparse.Namespace) -> InferenceSettings:
     """What ``add_settings`` parsed, but for what runs the network."""
     from kseg.crf import DenseCRF

@@ -22,6 +22,7 @@ from kseg.progress import Countdown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and how to run them."""
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=arguments.FILES)
+    arguments.add_card(parser, of="all files without one")
     parser.add_argument("--runtime", default="cpu", help="of .tflite files: cpu or litert-gpu")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         runs=args.runs,
         warm_up=args.warm_up,
         runtime=args.runtime,
+        card=args.card,
         input_size=arguments.size(args.input_size),
         progress=Countdown("rounds"),
     )

@@ -11,7 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from kseg.cli import arguments
 from kseg.data import read_image
+from kseg.file_card import read_file_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
     )
+    arguments.add_card(parser)
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds (300)")
 
 
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         images = [draw_scene(seed, 256, 512).image for seed in range(2)]
     try:
-        result = compare(args.file, images, args.timeout)
+        result = compare(args.file, images, args.timeout, args.card and read_file_card(args.card))
     except NoAccelerator as error:
         print(f"kseg: {error}", file=sys.stderr)
         return 3

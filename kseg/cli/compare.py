@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="R",
             help=f"of {file.upper()}, where it is a .tflite: cpu or litert-gpu",
         )
+        arguments.add_card(parser, f"--card-{file}", file.upper())
     arguments.add_size(
         parser, "--input-size", "of both networks (a file's own, else the other's, the image's)"
     )
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         check_output(args.json)
     comparison = compare(
-        open_predictor(args.first, runtime=args.runtime_a),
-        open_predictor(args.second, runtime=args.runtime_b),
+        open_predictor(args.first, runtime=args.runtime_a, card=args.card_a),
+        open_predictor(args.second, runtime=args.runtime_b, card=args.card_b),
         data,
         input_size=arguments.size(args.input_size),
         worst=args.worst,

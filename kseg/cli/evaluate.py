@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser)
     parser.add_argument("--split", default="val", metavar="S", help="(val)")
     arguments.add_settings(parser)
+    arguments.add_card(parser)
     parser.add_argument(
         "--boundaries", action="store_true", help="trimap IoU and boundary F (extra boundaries)"
     )
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     arguments.check_outputs([args.report], [args.file], [data])
     if args.file.is_dir():
         check_not_input([args.json, args.resume, args.report], [], [args.file])
-    source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)
+    source = open_source(
+        args.file, runtime=args.runtime, output_stride=args.output_stride, card=args.card
+    )
     settings = arguments.settings(args)
     # A score may take hours: whether the results can be written is checked before.
     folder = args.report and make_folder(args.report)

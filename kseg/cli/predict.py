@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser, required=False)
     parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
     arguments.add_settings(parser)
+    arguments.add_card(parser)
 
 
 def _image(text: str) -> Path:
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
         arguments.check_outputs([args.submission], [args.file], [data])
     else:
         check_overlays(args.images, args.out, [args.file])
-    predictor = open_predictor(args.file, runtime=args.runtime, output_stride=args.output_stride)
+    predictor = open_predictor(
+        args.file, runtime=args.runtime, output_stride=args.output_stride, card=args.card
+    )
     if args.submission:
         files = write_submission(predictor, data, args.submission, settings, progress=Countdown())
         print(f"{args.submission}: {len(files)} files")

@@ -232,7 +232,9 @@ def test_layers_of_layers_are_opened():
     """Down to Keras' own, each call a layer, under names that tell where they were."""
     keras.utils.set_random_seed(3)
     x = image()
-    inner = keras.Sequential([keras.Input((None, None, 3)), kl.Conv2D(12, 3, name="conv")], name="s")
+    inner = keras.Sequential(
+        [keras.Input((None, None, 3)), kl.Conv2D(12, 3, name="conv")], name="s"
+    )
     y = Block(name="block")(kl.Conv2D(12, 1, name="conv")(inner(x)), scale=0.5, training=False)
     model = varied(keras.Model(x, y))
     want = outputs_of(model, IMAGE)

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from foreign_models import attention, hub_deeplab, hub_segformer, two_outputs, unet
 from keras import layers as kl
 
 import kseg
 import kseg.tflite
-from foreign_models import attention, hub_deeplab, hub_segformer, two_outputs, unet
 from kseg.cli import main
 from kseg.model import fixed_size
 from kseg.predictor import KerasPredictor
@@ -108,7 +108,7 @@ def test_stride_logits(make, stride, tmp_path):
 
 def test_a_fixed_size_takes_no_other(tmp_path):
     ours = kseg.wrap(unet(size=SIZE))
-    with pytest.raises(kseg.KsegError, match="takes images of 48x64 .HxW. alone"):
+    with pytest.raises(kseg.KsegError, match=r"takes images of 48x64 \(HxW\) alone"):
         kseg.tflite.convert(ours, tmp_path / "x.tflite", input_size=(64, 64))
     kseg.tflite.convert(ours, tmp_path / "x.tflite")
     assert kseg.tflite.TFLitePredictor(tmp_path / "x.tflite").input_size == SIZE
