@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import KerasTensor
 
-from kseg.card import Card, Normalization, check_num_classes
+from kseg.card import Card, Normalization, check_num_classes, tuples
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.graph import ordered_nodes, replay
 from kseg.layers import LogProbabilities, Normalize, Resize
@@ -111,8 +111,8 @@ def _card(
         options={},
         num_classes=channels,
         dataset=None,
-        class_names=class_names and tuple(class_names),
-        colors=spread_colors(count) if colors is None else tuple(map(tuple, colors)),
+        class_names=None if class_names is None else tuple(class_names),
+        colors=spread_colors(count) if colors is None else tuples(colors),
         void_channels=tuple(void_channels),
         preprocessing=True,
         normalization=normalization,
@@ -383,7 +383,9 @@ def _check_card(model: SegmentationModel, card: Card) -> None:
     """Raises KsegError where the card of a wrapped model says something else than its graph."""
     operations = [operation for operation, _ in ordered_nodes(model.outputs)]
     own = [x for x in operations if isinstance(x, Normalize)]
-    found = Normalization(own[0].mean, own[0].std, own[0].channel_order) if own else _AS_IT_IS
+    found = _AS_IT_IS
+    if own:
+        found = Normalization(tuple(own[0].mean), tuple(own[0].std), own[0].channel_order)
     last = operations[-1]
     facts = {
         "normalization": (found, card.normalization),

@@ -85,17 +85,17 @@ def hub_deeplab() -> keras.Model:
 
 
 def hub_segformer() -> keras.Model:
-    """keras-hub's SegFormer with B0's widths and one block a stage, of one size."""
+    """keras-hub's SegFormer, of one size: a block of each of B0's first two stages."""
     encoder = keras_hub.models.MiTBackbone(
-        layerwise_depths=[1, 1, 1, 1],
+        layerwise_depths=[1, 1],
         image_shape=(64, 64, 3),
-        hidden_dims=[32, 64, 160, 256],
-        num_layers=4,
-        layerwise_num_heads=[1, 2, 5, 8],
-        layerwise_sr_ratios=[8, 4, 2, 1],
+        hidden_dims=[32, 64],
+        num_layers=2,
+        layerwise_num_heads=[1, 2],
+        layerwise_sr_ratios=[8, 4],
         max_drop_path_rate=0.1,
-        layerwise_patch_sizes=[7, 3, 3, 3],
-        layerwise_strides=[4, 2, 2, 2],
+        layerwise_patch_sizes=[7, 3],
+        layerwise_strides=[4, 2],
     )
     backbone = keras_hub.models.SegFormerBackbone(image_encoder=encoder, projection_filters=32)
     return keras_hub.models.SegFormerImageSegmenter(backbone=backbone, num_classes=5)

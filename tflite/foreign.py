@@ -208,8 +208,8 @@ def _constant_padding(
     if type(source).__name__ != "Pad" or getattr(source, "mode", None) != "constant":
         return [], None
     values = [x for x in inputs[1:] if x is not None]
-    width = [tuple(int(n) for n in ends) for ends in np.asarray(source.pad_width)]
-    return width, float(values[0]) if values else 0.0
+    widths = np.asarray(getattr(source, "pad_width", ())).tolist()
+    return [(first, last) for first, last in widths], float(values[0]) if values else 0.0
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -334,6 +334,7 @@ def fold_into_transposed_convolutions(graph: keras.Model) -> keras.Model:
         source, inputs = calls.of(args[0])
         if (
             isinstance(layer, kl.BatchNormalization)
+            and source is not None
             and _is_transposed(source)
             and source.activation is keras.activations.linear
             and len(readers[source.name]) == 1

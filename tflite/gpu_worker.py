@@ -18,6 +18,7 @@ from ai_edge_litert.compiled_model import CompiledModel
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
 from kseg.errors import KsegError
+from kseg.tflite.predictors import TensorIO
 
 NO_ACCELERATOR = "no GPU accelerator: LiteRT found no Vulkan driver that it takes"
 
@@ -32,11 +33,14 @@ class AcceleratedModel:
 
     Attributes:
         input_shape, input_type, output_shape, output_type: of its tensors.
+        io: what they mean, where a Predictor's is given; None takes pixels.
 
     Raises:
         KsegError: there is none (the text has ``NO_ACCELERATOR``), it refuses the file, or
             fails on an image.
     """
+
+    io: TensorIO | None = None
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
