@@ -66,8 +66,8 @@ def deeplab(
     """DeepLabv3+, or DeepLabv3 where ``decoder`` is False.
 
     (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), at the output stride without
-    the decoder and at stride 2 where ``low_level`` has "conv1". The published sizes are 16k+1. The weights have the same shapes at
-    every output stride.
+    the decoder and at stride 2 where ``low_level`` has "conv1". The published sizes are 16k+1.
+    The weights have the same shapes at every output stride.
 
     MobileNetV2 was published without decoder. With one, the low-level feature is what the
     TF-Slim code names for it, ``layer_4/depthwise_output``: the activated depthwise
@@ -343,6 +343,8 @@ VARIANTS = {
         backbone=efficientnet_lite.PREFIXES,
         unused=efficientnet_lite.UNUSED,
         features="_blocks.15._bn2",
+        parameters=3_326_195,
+        multiply_adds={(512, 1024): 9.27e9, (360, 480): 3.09e9},  # counted here
         source="kseg; arXiv:1802.02611; EfficientNet-Lite, TensorFlow blog, 2020",
     ),
     "deeplab_v3_plus_mobilenet_v3_large": _DEEPLAB.on_application(
