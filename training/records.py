@@ -40,7 +40,7 @@ from kseg.data import (
     joint_digest,
     open_dataset,
 )
-from kseg.data.reading import check_jpeg_end, orientation_of
+from kseg.data.reading import check_jpeg, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
@@ -263,6 +263,10 @@ def prepare(
         if there and [r.get("source") for r in there["records"]] != _sources(part.samples):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
+    for _, part in todo:
+        # Here, since a worker would take seconds to load TensorFlow.
+        for sample in part.samples:
+            check_jpeg(sample.image)
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
@@ -445,7 +449,6 @@ def _jpeg(path: Path, image: np.ndarray) -> bytes:
     with Image.open(path) as file:
         taken = file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive")
     if taken and orientation_of(path)[0] == 1:
-        check_jpeg_end(path)
         return path.read_bytes()
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)

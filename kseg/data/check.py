@@ -11,7 +11,7 @@ import numpy as np
 
 from kseg.data.classes import BAD, IGNORE, ONE_CLASS, PUBLISHED, ClassTable, never_occurring
 from kseg.data.finding import Sample, find_pairs
-from kseg.data.reading import Tell, check_jpeg_end, read_image, read_pair, read_palette
+from kseg.data.reading import Tell, check_jpeg, read_image, read_pair, read_palette
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
 from kseg.pictures import Color, overlay
@@ -172,12 +172,13 @@ class _Findings:
         Raises:
             KsegError: a file that cannot be read.
         """
-        check_jpeg_end(sample.image)
         if sample.label is None:
             image = read_image(sample.image, self._tell)
+            check_jpeg(sample.image)
             self.sizes[image.shape[:2]] += 1
             return image, None
         image, labels, unknown = read_pair(sample.image, sample.label, self._classes, self._tell)
+        check_jpeg(sample.image)
         size = image.shape[:2]
         self.sizes[size] += 1
         if size != labels.shape:
