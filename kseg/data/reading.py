@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
@@ -515,6 +515,10 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
             f"{path}: has more than {guard} pixels, Pillow's guard against files that fill the "
             f"memory; set the environment variable {MAX_PIXELS} to the number that you allow, "
             "or cut the image into tiles"
+        ) from None
+    except UnidentifiedImageError:
+        raise KsegError(
+            f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
         raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
