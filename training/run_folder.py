@@ -81,11 +81,12 @@ def check_run_dir(
         check_not_input([run_dir], [], [data.folder])
     # A model that the run was given itself is kept as INITIAL.
     if config.init and config.init != INITIAL and not is_name(config.init):
-        init = Path(config.init).resolve()
-        if init.is_relative_to(run_dir.resolve()):
+        parents = {path.resolve() for path in (Path(config.init), *Path(config.init).parents)}
+        if parents & {
+            (run_dir / name).resolve() for name in ("model.keras", INITIAL, "checkpoints")
+        }:
             raise KsegError(
-                f"{config.init}: lies in {run_dir}, where the run writes its own files; "
-                "choose another run_dir"
+                f"{config.init}: is what the run in {run_dir} writes; choose another run_dir"
             )
 
 

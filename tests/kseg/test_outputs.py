@@ -99,7 +99,10 @@ def test_library_calls(root, tmp_path, tiny_keras):
     scores = kseg.evaluation.evaluate(predictor, data["val"])
     maps = LabelMaps(root / "valannot")
     config = TrainingConfig("small", "camvid", steps=1, batch_size=2, crop=(32, 40))
-    taught = dataclasses.replace(config, init=str(tiny_keras))
+    best = tmp_path / "run/checkpoints/best.keras"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(tiny_keras.read_bytes())
+    taught = dataclasses.replace(config, init=str(best))
     records = kseg.training.prepare(data["train"], tmp_path / "records", workers=1)
     before = contents(tmp_path)
     calls = [
@@ -116,13 +119,13 @@ def test_library_calls(root, tmp_path, tiny_keras):
         ),
         lambda: kseg.tflite.convert(model, model),
         lambda: kseg.training.train(config, root, root / "val"),
-        lambda: kseg.training.train(taught, root, tiny_keras.parent),
+        lambda: kseg.training.train(taught, root, tmp_path / "run"),
         lambda: kseg.training.train(
             kseg.load(tiny_keras), records, records.folder, steps=1, batch_size=2
         ),
     ]
     for number, call in enumerate(calls):
-        with pytest.raises(kseg.KsegError, match=r"written over|lies in"):
+        with pytest.raises(kseg.KsegError, match=r"written over|lies in|is what the run"):
             call()
         assert contents(tmp_path) == before, number
 
