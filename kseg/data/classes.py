@@ -89,7 +89,7 @@ def color_of(text: str) -> Color:
     return red, green, blue
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LabelCounts:
     """What label maps have.
 
