@@ -38,11 +38,13 @@ from kseg.layers.convolution import (
     slim_separable_conv,
     transposed_conv,
 )
+from kseg.layers.deformable import DeformableConv2D
 from kseg.layers.pooling import (
     AdaptiveAveragePooling,
     DilatedPooling,
     MaxUnpooling,
     PaddedAveragePooling,
+    ceil_max_pool,
     max_pool,
     subsample,
 )
@@ -57,6 +59,7 @@ from kseg.layers.resize import (
 __all__ = [
     "AdaptiveAveragePooling",
     "ChannelShuffle",
+    "DeformableConv2D",
     "DilatedPooling",
     "GroupedPointwiseConv",
     "MatchSize",
@@ -71,6 +74,7 @@ __all__ = [
     "atrous_units",
     "batch_norm",
     "bn_prelu",
+    "ceil_max_pool",
     "concat_bn_prelu",
     "conv",
     "conv_bn_prelu",
