@@ -17,7 +17,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 @keras.saving.register_keras_serializable("kseg")
 class DeformableConv2D(keras.layers.Layer):
-    """``DeformableConv2D(...)(x, offset, mask)``: a convolution that samples where it is told.
+    """``DeformableConv2D(...)(x, offset, modulation)``: a convolution that samples anywhere.
 
     ``x`` (N, H, W, C) is sampled at ``row * stride - padding + i * dilation + dy`` for a tap in
     row i of the kernel, columns alike: bilinearly between four pixels, of which each is zero
@@ -26,8 +26,9 @@ class DeformableConv2D(keras.layers.Layer):
 
     ``offset`` (N, h, w, 2 G K), with G offset groups and K taps of the kernel, row by row, has
     dy in channel ``2 (g K + k)`` and dx in the next one, in pixels of ``x``. Group g moves the
-    g-th of G equal parts of x's channels. ``mask`` (N, h, w, G K), of the second version, is a
-    factor on each sample; none is 1.
+    g-th of G equal parts of x's channels. ``modulation`` (N, h, w, G K), of the second version, is
+    a factor on each sample, 1 where it is left out: torchvision's mask, which to Keras is
+    something else.
 
     No GPU delegate runs it: reading pixels at computed places is a gather, which they have not.
     A .tflite file of it runs on the CPU, an .onnx file wherever ONNX Runtime does.
@@ -42,15 +43,14 @@ class DeformableConv2D(keras.layers.Layer):
         use_bias: whether there is one.
 
     Raises:
-        ValueError: channels that the groups do not divide, or offsets or a mask of another
-            shape.
+        ValueError: channels that the groups do not divide, or offsets or a modulation of
+            another shape.
     """
 
     published_tensors: ClassVar[PublishedTensors] = {
         "pytorch": {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", None)}
     }
-    cpu_operators: ClassVar[frozenset[str]] = frozenset()
-    keeps_float = True
+    cpu_operators = frozenset(["FLOOR", "FULLY_CONNECTED", "GATHER", "LESS", "MINIMUM", "SELECT"])
 
     def __init__(
         self,
@@ -77,7 +77,9 @@ class DeformableConv2D(keras.layers.Layer):
             padding = rows, columns
         self.padding = _pair(padding)
 
-    def build(self, x_shape: tuple, offset_shape: tuple, mask_shape: tuple | None = None) -> None:
+    def build(
+        self, x_shape: tuple, offset_shape: tuple, modulation_shape: tuple | None = None
+    ) -> None:
         channels = x_shape[-1]
         for name, groups, divided in (
             ("groups", self.groups, (channels, self.filters)),
@@ -89,7 +91,7 @@ class DeformableConv2D(keras.layers.Layer):
         size = self._output_size(x_shape)
         for name, shape, depth in (
             ("offset", offset_shape, 2 * samples),
-            ("mask", mask_shape, samples),
+            ("modulation", modulation_shape, samples),
         ):
             if shape is None:
                 continue
@@ -109,32 +111,36 @@ class DeformableConv2D(keras.layers.Layer):
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def call(
-        self, x: KerasTensor, offset: KerasTensor, mask: KerasTensor | None = None
+        self, x: KerasTensor, offset: KerasTensor, modulation: KerasTensor | None = None
     ) -> KerasTensor:
+        inputs = [x, offset] if modulation is None else [x, offset, modulation]
+        return self.call_with_weights(
+            inputs, *(w for w in (self.kernel, self.bias) if w is not None)
+        )
+
+    def call_with_weights(
+        self, inputs: list[KerasTensor], kernel: Any, bias: Any | None = None
+    ) -> KerasTensor:
+        """The layer's function of x, offset and modulation, its weights arguments."""
+        x, offset, *modulation = inputs
         batch, height, width, _ = ops.shape(offset)
         channels, taps = x.shape[-1], math.prod(self.kernel_size)
         samples = self._samples(x, offset)
-        if mask is not None:
-            samples = samples * ops.reshape(mask, (-1, 1))
-        # Groups of offsets, taps, channels of a group: consecutive groups are x's channels.
-        parts = channels // self.offset_groups
-        area = batch * height * width
+        if modulation:
+            samples = samples * ops.reshape(modulation[0], (-1, 1))
+        # (N h w, G, K, C / G) to (N h w, K, C): groups are of consecutive channels.
+        area, parts = batch * height * width, channels // self.offset_groups
         samples = ops.reshape(samples, (area, self.offset_groups, taps, parts))
         samples = ops.reshape(ops.transpose(samples, (0, 2, 1, 3)), (area, taps, channels))
-        inputs, outputs = channels // self.groups, self.filters // self.groups
+        wide, filters = channels // self.groups, self.filters // self.groups
         products = []
         for i in range(self.groups):
-            kernel = self.kernel[..., i * outputs : (i + 1) * outputs]
-            part = samples[..., i * inputs : (i + 1) * inputs]
-            products.append(
-                ops.matmul(
-                    ops.reshape(part, (area, taps * inputs)),
-                    ops.reshape(kernel, (taps * inputs, outputs)),
-                )
-            )
+            part = ops.reshape(samples[..., i * wide : (i + 1) * wide], (area, taps * wide))
+            own = ops.reshape(kernel[..., i * filters : (i + 1) * filters], (taps * wide, filters))
+            products.append(ops.matmul(part, own))
         y = products[0] if len(products) == 1 else ops.concatenate(products, axis=-1)
         y = ops.reshape(y, (batch, height, width, self.filters))
-        return y if self.bias is None else y + self.bias
+        return y if bias is None else y + bias
 
     def _samples(self, x: KerasTensor, offset: KerasTensor) -> KerasTensor:
         """(N h w G K, C / G): x at every place."""
@@ -164,7 +170,8 @@ class DeformableConv2D(keras.layers.Layer):
     def _places(self, offset: KerasTensor, size: tuple) -> list[KerasTensor]:
         """Rows and columns in x, each (N, h, w, G K), from -1 to its height or width."""
         # Half precision would not tell neighbouring pixels from each other.
-        dtype = keras.backend.result_type(offset.dtype, "float32")
+        dtype = keras.backend.standardize_dtype(offset.dtype)
+        dtype = dtype if dtype == "float64" else "float32"
         offset = ops.cast(offset, dtype)
         kernel_rows, kernel_columns = self.kernel_size
         places = []
@@ -195,7 +202,7 @@ class DeformableConv2D(keras.layers.Layer):
         return rows, columns
 
     def compute_output_shape(
-        self, x_shape: tuple, offset_shape: tuple, mask_shape: tuple | None = None
+        self, x_shape: tuple, offset_shape: tuple, modulation_shape: tuple | None = None
     ) -> tuple:
         return (x_shape[0], *self._output_size(x_shape), self.filters)
 
