@@ -206,7 +206,8 @@ def resnet(
                 style=style,
             )
         outputs.append(x)
-    return Features(x, *outputs[:3], stem=root)
+    low, mid, high, _ = outputs
+    return Features(x, low, mid, high, stem=root)
 
 
 def stem_convolutions(x: KerasTensor, style: Style) -> KerasTensor:
