@@ -186,8 +186,8 @@ def resnet(
         deformable_units: how many units, from the last one on, have deformable 3x3
             convolutions (arXiv:1703.06211, Section 2.1).
     """
-    root = stem_convolutions(x, style)
-    x = style.pool(root, "pool1")
+    stem_features = convolve_stem(x, style)
+    x = style.pool(stem_features, "pool1")
     outputs = []
     deformable_from = sum(units) - deformable_units
     strides = atrous_units([2, 2, 1, 2, 2, 2], output_stride)[2:]
@@ -207,11 +207,16 @@ def resnet(
             )
         outputs.append(x)
     low, mid, high, _ = outputs
-    return Features(x, low, mid, high, stem=root)
+    return Features(x, low, mid, high, stem=stem_features)
 
 
-def stem_convolutions(x: KerasTensor, style: Style) -> KerasTensor:
-    """The convolutions before the max pooling and the first block: stride 2."""
+def stem(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the first block and the max pooling: stride 4."""
+    return style.pool(convolve_stem(x, style), "pool1")
+
+
+def convolve_stem(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the first block: stride 2."""
     for i, filters in enumerate(style.stem, 1):
         x = conv_bn_relu(
             x,

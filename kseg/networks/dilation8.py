@@ -87,7 +87,7 @@ VARIANTS = {
         # sign, road, pedestrian, fence, pole, pavement, bicyclist. Importing asks for them.
         num_classes=11,
         dataset="",
-        parameters=134_313_443,  # counted here, as are multiply-adds
+        parameters=134_313_443,  # counted here, as is what follows
         multiply_adds={(480, 640): 693.47e9},
         mean_iou="65.3 CamVid test",
         source="arXiv:1511.07122 (Appendix C); github.com/fyu/dilation",
