@@ -131,7 +131,7 @@ class _Flat:
             return
         self._named[id(operation)] = operation
         name, number = operation.name, 0
-        if self._depth:
+        if self._depth and not name.startswith(f"{prefix}."):
             # Numbers of the process would be others in the next copy.
             name = _joined(prefix, _without_number(name))
         elif name in self._names and prefix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from kseg.errors import KsegError
@@ -94,7 +95,7 @@ _INSTEAD = {
     "UNPACK": "slices x[..., a:b]",
 }
 
-# Tensors of more dimensions are refused, whatever the operator is.
+# Tensors of more are refused, whatever the operator is.
 _DIMENSIONS = 4
 
 # Layers of one operator that a message names.
@@ -115,8 +116,10 @@ def check_operators(
     found: dict[str, list[str]] = {}
     instead: list[str] = []
     dimensions, makers = ranks(content), operator_inputs(content)
+    # A file that is for the CPU anyway may have more.
+    most = math.inf if beside else _DIMENSIONS
     for kind, tensor in operator_outputs(content).values():
-        if kind in beside or (kind in GPU_OPERATORS and dimensions[tensor] <= _DIMENSIONS):
+        if kind in beside or (kind in GPU_OPERATORS and dimensions[tensor] <= most):
             continue
         what = kind
         if kind in GPU_OPERATORS:
