@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.layers import GroupedPointwiseConv
 from kseg.tflite.rewrite import Calls, walk
@@ -189,6 +190,15 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
 
     twin = walk(model, call)
     return Bridge(tf_keras.Model(image, tensors[id(twin.outputs[0])]), weights)
+
+
+def check_of_zoo(card: Card, way: str) -> None:
+    """Raises KsegError for a wrapped model, whose layers are inside another model."""
+    if card.wrapped:
+        raise KsegError(
+            f"{card.name}: {way} takes networks of the zoo, not wrapped models; convert it with "
+            "precision w8 or int8 for a smaller file"
+        )
 
 
 def check_training(steps: int, least: int, learning_rate: float) -> None:

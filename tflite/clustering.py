@@ -17,7 +17,7 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel, dtype_policy
-from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
+from kseg.tflite.bridge import check_of_zoo, check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 _START = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
@@ -51,6 +51,7 @@ def cluster(
         raise KsegError(f"clusters is {clusters}; it must be 3 to 256")
     check_training(steps, 1, learning_rate)
     card = model.card.for_inference()
+    check_of_zoo(card, "clustering")
     way = f"{clusters} values a kernel"
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
     wrappers: dict[str, tf_keras.layers.Layer] = {}

@@ -131,11 +131,13 @@ class _Flat:
             return
         self._named[id(operation)] = operation
         name, number = operation.name, 0
-        if self._depth and not name.startswith(f"{prefix}."):
-            # Numbers of the process would be others in the next copy.
-            name = _joined(prefix, _without_number(name))
-        elif name in self._names and prefix:
-            name = _joined(prefix, name)
+        # A call of a layer again has it already.
+        if not (prefix and name.startswith(f"{prefix}.")):
+            if self._depth:
+                # Numbers of the process would be others in the next copy.
+                name = _joined(prefix, _without_number(name))
+            elif name in self._names:
+                name = _joined(prefix, name)
         base = name
         while name in self._names:
             number += 1

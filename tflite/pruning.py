@@ -16,7 +16,7 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel, dtype_policy
-from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras
+from kseg.tflite.bridge import check_of_zoo, check_training, has_dense_kernel, to_tf_keras
 from kseg.zoo import build
 
 STRUCTURES = {"2:4": (2, 4)}
@@ -61,6 +61,7 @@ def prune(
     schedule = _schedule(steps, sparsity or 0.5)
     pattern = None if structure is None else STRUCTURES[structure]
     card = model.card.for_inference()
+    check_of_zoo(card, "pruning")
     way = f"{structure} of weights pruned" if structure else f"{sparsity:.0%} of weights pruned"
     result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
 

@@ -158,7 +158,6 @@ def test_the_command(saved, tiny_camvid, tmp_path, capsys):
     data = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
     calibration = ["--calibration-dataset", "camvid", "--calibration-dir", str(tiny_camvid)]
     size = ["--input-size", "48", "64"]
-    steps = ["--steps", "20", "--batch-size", "2", "--crop", "48", "64"]
     file, int8 = str(tmp_path / "x.tflite"), str(tmp_path / "i.tflite")
     image = str(next((tiny_camvid / "val").iterdir()))
     for command in (
@@ -169,10 +168,12 @@ def test_the_command(saved, tiny_camvid, tmp_path, capsys):
         ["compare", str(saved), file, *data],
         ["benchmark", str(saved), file, *size, "--runs", "1", "--warm-up", "0"],
         ["quantisation-report", str(saved), *size, *calibration],
-        ["prune", str(saved), str(tmp_path / "p.keras"), "--sparsity", "0.5", *data, *steps],
-        ["evaluate", str(tmp_path / "p.keras"), *data],
     ):
         assert main(command) == 0, (command, capsys.readouterr().err)
+    steps = ["--steps", "20", "--batch-size", "2", "--crop", "48", "64"]
+    for command in ("prune", "cluster"):
+        assert main([command, str(saved), str(tmp_path / "p.keras"), *data, *steps]) == 1
+        assert "takes networks of the zoo, not wrapped models" in capsys.readouterr().err
 
 
 def test_quantisation_aware_training(saved, tiny_camvid, tmp_path):
