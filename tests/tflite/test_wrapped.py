@@ -171,8 +171,8 @@ def test_the_command(saved, tiny_camvid, tmp_path, capsys):
     ):
         assert main(command) == 0, (command, capsys.readouterr().err)
     steps = ["--steps", "20", "--batch-size", "2", "--crop", "48", "64"]
-    for command in ("prune", "cluster"):
-        assert main([command, str(saved), str(tmp_path / "p.keras"), *data, *steps]) == 1
+    for command in (["prune", "--sparsity", "0.5"], ["cluster"]):
+        assert main([*command, str(saved), str(tmp_path / "p.keras"), *data, *steps]) == 1
         assert "takes networks of the zoo, not wrapped models" in capsys.readouterr().err
 
 
