@@ -70,17 +70,21 @@ class Augmentation:
         if not 0 <= jitter < 1:
             raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")
 
-    def choose(self, size: tf.Tensor, seed: tf.Tensor) -> Choice:
+    def choose(self, size: tf.Tensor, seed: tf.Tensor, centre: tf.Tensor | None = None) -> Choice:
         """The random choices of one example.
 
         Args:
             size: (2,) int32, (H, W) of the source.
             seed: (2,) integers; the same seed gives the same choice.
+            centre: (2,) int32, row and column of the pixel that the crop is centred on, as far
+                as the source reaches; -1 or None for a crop anywhere. Scale, mirror and colours
+                are the same in either case.
         """
+        middles = (None, None) if centre is None else tf.unstack(centre)
         factor, row, column, mirror, *colour = tf.unstack(tf.random.stateless_uniform([7], seed))
         factor = self.scale[0] + factor * (self.scale[1] - self.scale[0])
-        rows, row_padding = source_window(size[0], self.crop[0], factor, row)
-        columns, column_padding = source_window(size[1], self.crop[1], factor, column)
+        rows, row_padding = source_window(size[0], self.crop[0], factor, row, middles[0])
+        columns, column_padding = source_window(size[1], self.crop[1], factor, column, middles[1])
         return Choice(
             rows=rows,
             columns=columns,
@@ -133,7 +137,11 @@ class Augmentation:
 
 
 def source_window(
-    extent: tf.Tensor, crop: int, factor: tf.Tensor, where: tf.Tensor
+    extent: tf.Tensor,
+    crop: int,
+    factor: tf.Tensor,
+    where: tf.Tensor,
+    middle: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The window of the source that a crop shows, along one axis.
 
@@ -145,6 +153,8 @@ def source_window(
         crop: pixels of the crop.
         factor: () float32, the scale.
         where: () float32 in [0, 1), from the first place of the window to the last.
+        middle: () int32, the pixel in the middle of the window instead, if that is a place of
+            the window, else the nearest place; -1 or None to go by ``where``.
 
     Returns:
         (2,) int32, first and last + 1 in the source; (2,) int32, the padding of the crop.
@@ -153,6 +163,10 @@ def source_window(
     slack = extent - length
     span = tf.cast(tf.abs(slack), tf.float32) + 1
     start = tf.minimum(slack, 0) + tf.cast(tf.floor(where * span), tf.int32)
+    if middle is not None:
+        first, last = tf.minimum(slack, 0), tf.maximum(slack, 0)
+        centred = tf.clip_by_value(middle - length // 2, first, last)
+        start = tf.where(middle < 0, start, centred)
     source = tf.stack([tf.maximum(start, 0), tf.minimum(start + length, extent)])
     inside = tf.cast(source - start, tf.float32) / tf.cast(length, tf.float32)
     shown = tf.cast(tf.round(inside * crop), tf.int32)

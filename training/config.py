@@ -63,6 +63,8 @@ class TrainingConfig:
         auxiliary: training heads and the weights of their losses, in the order in which
             the network has them; empty for none.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
+        class_uniform: share of the images whose crop is centred on a pixel of a class, each
+            class as likely, as for ``kseg.training.dataset``.
         bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
@@ -102,6 +104,7 @@ class TrainingConfig:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.2
+    class_uniform: float = 0.0
     bad_images: str = "stop"
     seed: int = 0
     validate_every: int = 1
@@ -140,6 +143,7 @@ class TrainingConfig:
             if value not in known:
                 raise KsegError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         check_seed(self.seed)
+        check_share("class_uniform", self.class_uniform)
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "
@@ -165,6 +169,12 @@ def check_seed(seed: int) -> None:
     """Raises KsegError where NumPy takes no such seed."""
     if not 0 <= seed < 2**32:
         raise KsegError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises KsegError where a setting that is a part of the whole is none."""
+    if not 0 <= share <= 1:
+        raise KsegError(f"{name} is {share}; it must be 0 to 1")
 
 
 def _fits(value: Any, hint: Any) -> bool:

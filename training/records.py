@@ -64,6 +64,7 @@ class Records:
             CRC-32.
         sources: by sample, a digest of the image and label that the record was made of;
             None where an earlier kseg kept none.
+        counts: by sample, pixels of every class; None where an earlier kseg kept none.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Records:
     shards: tuple[Path, ...]
     places: np.ndarray
     sources: tuple[str | None, ...]
+    counts: tuple[list[int] | None, ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,6 +96,23 @@ class Records:
         counts = np.zeros(256, np.int64)
         counts[: len(self.pixels)] = self.pixels
         counts[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
+        return counts
+
+    def label_counts(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(N, 256) int64: ``label_pixels`` of every sample.
+
+        Raises:
+            KsegError: an earlier kseg prepared the records.
+        """
+        known = [count for count in self.counts if count is not None]
+        if len(known) < len(self):
+            raise KsegError(
+                f"{self.folder}: an earlier kseg prepared these records, without the classes of "
+                "each image; run `kseg prepare` again, it makes them anew"
+            )
+        counts = np.zeros((len(self), 256), np.int64)
+        counts[:, : len(self.pixels)] = known
+        counts[:, IGNORE] = self.sizes.astype(np.int64).prod(1) - counts.sum(1)
         return counts
 
     def fingerprint(self) -> str:
@@ -189,6 +208,7 @@ def open_records(
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
         sources=tuple(r.get("source") for _, r in records),
+        counts=tuple(r.get("class_pixels") for _, r in records),
     )
 
 
@@ -259,8 +279,13 @@ def prepare(
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
             raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
     for path, part in slices.items():
-        there = parts.get(path.name)
-        if there and [r.get("source") for r in there["records"]] != _sources(part.samples):
+        if not (there := parts.get(path.name)):
+            continue
+        records = there["records"]
+        # An earlier kseg kept no classes of each image.
+        if any("class_pixels" not in record for record in records) or (
+            [record.get("source") for record in records] != _sources(part.samples)
+        ):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
     done = len(data) - sum(len(part) for _, part in todo)
@@ -403,7 +428,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
     """One shard and its part of the index."""
     # Digests first: a file that changes after this is another one next time.
     sources = _sources(data.samples)
-    records, counts, offset = [], np.zeros(256, np.int64), 0
+    records, counts, offset = [], np.zeros(data.classes.num_classes, np.int64), 0
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             for sample, source in zip(data.samples, sources, strict=True):
@@ -412,6 +437,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                     image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
                 )
                 file.write(framed(content))
+                pixels = np.bincount(label.ravel(), minlength=256)[: len(counts)]
                 records.append(
                     {
                         "name": sample.name,
@@ -420,15 +446,16 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                         "crc32": zlib.crc32(content),
                         "size": label.shape,
                         "source": source,
+                        "class_pixels": pixels.tolist(),
                     }
                 )
                 offset += HEADER + len(content) + FOOTER
-                counts += np.bincount(label.ravel(), minlength=256)
+                counts += pixels
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,
             "crc32": _checksum(temporary),
-            "class_pixels": counts[: data.classes.num_classes].tolist(),
+            "class_pixels": counts.tolist(),
             "records": records,
         }
     with atomic_write(path.with_suffix(".json")) as temporary:

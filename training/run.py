@@ -28,6 +28,7 @@ from kseg.training.callbacks import (
     ScoreAverage,
     averaged,
 )
+from kseg.training.class_uniform import ClassSampler, class_sampler
 from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
@@ -142,7 +143,8 @@ class Run:
         pending: the state at hand ends an epoch whose score and row are missing.
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
-        counts: ``label_pixels`` of the data, where the class weights needed them.
+        counts: ``label_pixels`` of the data, where a setting needed them.
+        class_uniform: draws some of the examples, or None.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Run:
             )
         self.skipped: dict[str, str] = {}
         self.counts: np.ndarray | None = None
+        self.class_uniform: ClassSampler | None = None
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
         """The trained model.
@@ -226,9 +229,9 @@ class Run:
     def _compile(self) -> MeanIoU:
         """Compiles the model; the metric of its logits."""
         config, model = self.config, self.model
+        self._count()
         weights = None
-        if config.class_weights is not None:
-            self.counts = self.data.label_pixels(skip_bad=config.bad_images == "skip")
+        if config.class_weights is not None and self.counts is not None:
             pixels = self.counts[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
         loss = SegmentationLoss(config.loss, weights)
@@ -250,6 +253,18 @@ class Run:
             metrics={"logits": [metric]},
         )
         return metric
+
+    def _count(self) -> None:
+        """Reads the labels once, for the settings that need their classes."""
+        config, skip_bad = self.config, self.config.bad_images == "skip"
+        if config.class_uniform:
+            by_sample = self.data.label_counts(skip_bad=skip_bad)
+            self.counts = by_sample.sum(0)
+            self.class_uniform = class_sampler(
+                by_sample, self.data.classes.num_classes, config.class_uniform
+            )
+        elif config.class_weights is not None:
+            self.counts = self.data.label_pixels(skip_bad=skip_bad)
 
     @property
     def _heads(self) -> list[str]:
@@ -323,7 +338,13 @@ class Run:
         faults = Faults(
             checkpoint.steps,
             checkpoint,
-            lambda step: names_at(self.data, step, batch_size=config.batch_size, seed=config.seed),
+            lambda step: names_at(
+                self.data,
+                step,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                class_uniform=self.class_uniform,
+            ),
         )
         callbacks = self._callbacks(faults)
         left = stretches(
@@ -359,6 +380,7 @@ class Run:
             start_step=stretch.step,
             part=(self.devices.rank, self.devices.workers),
             skipped=self.skipped if self.config.bad_images == "skip" else None,
+            class_uniform=self.class_uniform,
         )
         return self.devices.batches(_for_heads(examples, self._heads), self.config.batch_size)
 

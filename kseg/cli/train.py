@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
     group.add_argument("--jitter", type=float, help="of colours (0.2)")
+    group.add_argument(
+        "--class-uniform", type=float, metavar="P", help="share of crops on a drawn class (0)"
+    )
     group.add_argument("--bad-images", help="stop at one, or skip it")
     group.add_argument("--seed", type=int, help="of everything random (0)")
 

@@ -152,8 +152,12 @@ class DataSet:
 
     def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
         """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
-        counts = np.zeros(256, np.int64)
-        for sample in self.samples:
+        return self.label_counts(skip_bad=skip_bad).sum(0)
+
+    def label_counts(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(N, 256) int64: ``label_pixels`` of every sample; zeros where there is no label."""
+        counts = np.zeros((len(self), 256), np.int64)
+        for row, sample in zip(counts, self.samples, strict=True):
             if sample.label is None:
                 continue
             try:
@@ -162,7 +166,7 @@ class DataSet:
                 if skip_bad:
                     continue
                 raise
-            counts += np.bincount(label.ravel(), minlength=256)
+            row[:] = np.bincount(label.ravel(), minlength=256)
         return counts
 
 
