@@ -23,6 +23,8 @@ class ClassSampler:
 
     Attributes:
         share: of the examples, 0 to 1.
+        phase: 0 to 1, where the share begins; 0 and 0.5 with a share of 0.5 each take other
+            examples.
         classes: (K,) int32, ids of the classes that may be drawn.
         ends: (K,) int64, where the images of each class end in ``images``.
         images: numbers of the images that have the first class, then of those that have the
@@ -30,6 +32,7 @@ class ClassSampler:
     """
 
     share: float
+    phase: float
     classes: np.ndarray
     ends: np.ndarray
     images: np.ndarray
@@ -40,7 +43,13 @@ class ClassSampler:
         As evenly as the share allows: of 0.5 every second one, as many in every batch.
         """
         place = tf.cast(position, tf.float64)
-        return tf.floor((place + 1) * self.share) > tf.floor(place * self.share)
+        before, behind = place * self.share + self.phase, (place + 1) * self.share + self.phase
+        return tf.floor(behind) > tf.floor(before)
+
+    def has(self, label: tf.Tensor) -> tf.Tensor:
+        """Of a label's shape, bool: where it is one of the classes."""
+        table = np.isin(np.arange(256), self.classes)
+        return tf.gather(tf.constant(table), tf.cast(label, tf.int32))
 
     def draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """A class, an image that has it, and which of its pixels.
@@ -62,7 +71,7 @@ class ClassSampler:
 
 
 def class_sampler(counts: np.ndarray, num_classes: int, share: float) -> ClassSampler:
-    """A sampler of the classes that occur at all.
+    """Draws from all classes that occur.
 
     Args:
         counts: (N, 256) int64, ``label_counts`` of the data.
@@ -72,14 +81,33 @@ def class_sampler(counts: np.ndarray, num_classes: int, share: float) -> ClassSa
     Raises:
         KsegError: none occurs.
     """
-    has = counts[:, :num_classes].T > 0
-    classes = np.flatnonzero(has.any(1)).astype(np.int32)
+    return _sampler(counts, np.flatnonzero(counts[:, :num_classes].any(0)), share, 0.0)
+
+
+def rare_sampler(counts: np.ndarray, num_classes: int, share: float) -> ClassSampler:
+    """As ``class_sampler``, from the rarer half of the classes that occur, by their pixels.
+
+    Of an odd number the middle one is not among them.
+
+    Raises:
+        KsegError: fewer than two occur.
+    """
+    pixels = counts[:, :num_classes].sum(0)
+    found = np.flatnonzero(pixels)
+    rare = np.sort(found[np.argsort(pixels[found], kind="stable")][: len(found) // 2])
+    return _sampler(counts, rare, share, 0.5)
+
+
+def _sampler(counts: np.ndarray, classes: np.ndarray, share: float, phase: float) -> ClassSampler:
     if not len(classes):
         raise KsegError(
-            "class_uniform draws classes, and no label has one; look at the labels with "
+            "classes are to be drawn, and the labels have too few; look at them with "
             "`kseg check-data`"
         )
-    return ClassSampler(share, classes, has[classes].sum(1).cumsum(), np.nonzero(has[classes])[1])
+    has = counts[:, classes].T > 0
+    return ClassSampler(
+        share, phase, classes.astype(np.int32), has.sum(1).cumsum(), np.nonzero(has)[1]
+    )
 
 
 def find_pixel(label: tf.Tensor, kind: tf.Tensor, where: tf.Tensor) -> tf.Tensor:

@@ -63,8 +63,11 @@ class TrainingConfig:
         auxiliary: training heads and the weights of their losses, in the order in which
             the network has them; empty for none.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
+        rotate, randaugment, blur, noise, jpeg: augmentation, as for
+            ``kseg.training.augment.Augmentation``.
         class_uniform: share of the images whose crop is centred on a pixel of a class, each
             class as likely, as for ``kseg.training.dataset``.
+        class_mix: share of the images that get the rare classes of another image, as there.
         bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
@@ -104,7 +107,13 @@ class TrainingConfig:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.2
+    rotate: float = 0.0
+    randaugment: tuple[int, int] | None = None
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: int | None = None
     class_uniform: float = 0.0
+    class_mix: float = 0.0
     bad_images: str = "stop"
     seed: int = 0
     validate_every: int = 1
@@ -143,7 +152,8 @@ class TrainingConfig:
             if value not in known:
                 raise KsegError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         check_seed(self.seed)
-        check_share("class_uniform", self.class_uniform)
+        for name in ("class_uniform", "class_mix"):
+            check_share(name, getattr(self, name))
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "

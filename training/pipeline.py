@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError, first_line
-from kseg.training.augment import Augmentation
-from kseg.training.class_uniform import ClassSampler, class_sampler, find_pixel
+from kseg.training.augment import Augmentation, choose_pixels
+from kseg.training.class_uniform import ClassSampler, class_sampler, find_pixel, rare_sampler
 from kseg.training.config import check_share
 from kseg.training.records import Records, compare_with_source, open_records
 
@@ -54,7 +54,13 @@ def dataset(
     scale: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
     jitter: float = 0.2,
+    rotate: float = 0.0,
+    randaugment: tuple[int, int] | None = None,
+    blur: float = 0.0,
+    noise: float = 0.0,
+    jpeg: int | None = None,
     class_uniform: float = 0.0,
+    class_mix: float = 0.0,
     pad_value: Sequence[float] = (127.5, 127.5, 127.5),
     seed: int = 0,
     start_step: int | None = None,
@@ -73,10 +79,17 @@ def dataset(
         scale: range of the random scale, uniform.
         flip: left-right, half of the time.
         jitter: brightness, contrast and saturation within a factor 1 +- jitter.
+        rotate, randaugment, blur, noise, jpeg: as for
+            ``kseg.training.augment.Augmentation``.
         class_uniform: share of the examples whose crop is centred on a pixel of a class, each
             class as likely, in an image that has it (``kseg.training.class_uniform``); the
             labels are read once for it, if there is no count in ``records``. The others are
             those of 0.
+        class_mix: share of the examples that get the rare classes of another example, with
+            its labels, in their places (as ClassMix, arXiv:2007.07936, pastes half of the
+            classes of one image; here of a labelled one). Rare is the half of the classes that
+            occur with the fewest pixels; the other example is drawn and centred as by
+            ``class_uniform``, of these classes alone.
         pad_value: RGB around an image smaller than the window; the model's
             ``card.normalization.rgb_mean`` normalises to zero. Labels get 255.
         seed: of order and augmentation.
@@ -103,20 +116,65 @@ def dataset(
         return whole_images(data).batch(batch_size).prefetch(2)
     if crop is None:
         raise KsegError("crop is None; augmentation needs a height and a width above 0")
-    augmentation = Augmentation(crop, scale, flip, jitter, pad_value)
-    check_share("class_uniform", class_uniform)
-    sampler = None
-    if class_uniform:
-        sampler = class_sampler(data.label_counts(), data.classes.num_classes, class_uniform)
+    augmentation = Augmentation(
+        crop,
+        scale,
+        flip,
+        jitter,
+        pad_value,
+        rotate=rotate,
+        randaugment=randaugment,
+        blur=blur,
+        noise=noise,
+        jpeg=jpeg,
+    )
+    for setting, share in (("class_uniform", class_uniform), ("class_mix", class_mix)):
+        check_share(setting, share)
+    samplers = Samplers()
+    if class_uniform or class_mix:
+        counts = data.label_counts()
+        samplers = open_samplers(counts, data.classes.num_classes, class_uniform, class_mix)
     examples = augmented(
         data,
         augmentation,
         batch_size=batch_size,
         seed=seed,
         start_step=start_step,
-        class_uniform=sampler,
+        samplers=samplers,
     )
     return examples.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samplers:
+    """What draws examples that show a class on purpose.
+
+    Attributes:
+        uniform: examples in place of those of the order.
+        mix: examples whose classes are pasted into others.
+    """
+
+    uniform: ClassSampler | None = None
+    mix: ClassSampler | None = None
+
+
+def open_samplers(
+    counts: np.ndarray, num_classes: int, class_uniform: float, class_mix: float
+) -> Samplers:
+    """The samplers of two shares, where they are not 0.
+
+    Args:
+        counts: (N, 256) int64, ``label_counts`` of the data.
+        num_classes: of the data.
+        class_uniform, class_mix: shares, as for ``dataset``.
+
+    Raises:
+        KsegError: too few classes occur.
+    """
+    return Samplers(
+        class_sampler(counts, num_classes, class_uniform) if class_uniform else None,
+        rare_sampler(counts, num_classes, class_mix) if class_mix else None,
+    )
 
 
 @contextlib.contextmanager
@@ -212,7 +270,7 @@ def augmented(
     start_step: int | None,
     part: tuple[int, int] = (0, 1),
     skipped: dict[str, str] | None = None,
-    class_uniform: ClassSampler | None = None,
+    samplers: Samplers | None = None,
 ) -> tf.data.Dataset:
     """Examples for training, one by one: image (H, W, 3) float32 and label (H, W) uint8.
 
@@ -226,7 +284,7 @@ def augmented(
         skipped: takes the files that cannot be read, with the reason; the next sample
             takes the place. None raises instead, and so do records, which `kseg prepare`
             repairs.
-        class_uniform: draws some of the examples; None for none.
+        samplers: of examples that show a class on purpose; None for none.
 
     Raises:
         KsegError: fewer samples than ``batch_size``.
@@ -234,20 +292,40 @@ def augmented(
     steps = steps_per_epoch(data, batch_size)
     rank, workers = part
     share = batch_size // workers
+    samplers = samplers or Samplers()
 
-    def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        index, kind, pixel = _sample(data, seed, epoch, position, class_uniform)
+    def shown(
+        index: tf.Tensor, key: tf.Tensor, target: tuple[tf.Tensor, tf.Tensor] | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         size, label, read_window = _open(data, index, skipped)
         centre = None
-        if class_uniform is not None:
+        if target is not None:
             # A sample that was skipped may have left its place to one without the class.
             centre = tf.cond(
-                kind >= 0, lambda: find_pixel(label, kind, pixel), lambda: tf.constant([-1, -1])
+                target[0] >= 0,
+                lambda: find_pixel(label, *target),
+                lambda: tf.constant([-1, -1]),
             )
-        choice = augmentation.choose(size, _key(seed, 1, epoch, position), centre)
+        choice = augmentation.choose(size, key, centre)
         rows, columns = choice.rows, choice.columns
         label = label[rows[0] : rows[1], columns[0] : columns[1]]
         return augmentation.apply(read_window(rows, columns), label, choice)
+
+    def example(epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        index, target = _sample(data, seed, epoch, position, samplers.uniform)
+        image, label = shown(index, _key(seed, _WINDOW, epoch, position), target)
+        mix = samplers.mix
+        if mix is None:
+            return image, label
+
+        def mixed() -> tuple[tf.Tensor, tf.Tensor]:
+            kind, index, pixel = mix.draw(_key(seed, _DONOR, epoch, position))
+            key = _key(seed, _DONOR_WINDOW, epoch, position)
+            other, other_label = shown(index, key, (kind, pixel))
+            pasted = mix.has(other_label)
+            return choose_pixels(pasted, other, image), tf.where(pasted, other_label, label)
+
+        return tf.cond(mix.takes(position), mixed, lambda: (image, label))
 
     count = steps * batch_size
     if start_step is None:
@@ -270,13 +348,20 @@ def names_at(
     *,
     batch_size: int,
     seed: int,
-    class_uniform: ClassSampler | None = None,
+    samplers: Samplers | None = None,
 ) -> list[str]:
-    """Names of the samples in a batch of ``augmented``; steps count from 0."""
+    """Names of the samples in a batch of ``augmented``; steps count from 0.
+
+    Those that only lend pixels come last.
+    """
+    samplers = samplers or Samplers()
     epoch, inside = divmod(step, steps_per_epoch(data, batch_size))
     positions = range(inside * batch_size, (inside + 1) * batch_size)
     pass_ = tf.constant(epoch, tf.int64)
-    places = [_sample(data, seed, pass_, i, class_uniform)[0] for i in positions]
+    places = [_sample(data, seed, pass_, i, samplers.uniform)[0] for i in positions]
+    if (mix := samplers.mix) is not None:
+        taken = [i for i in positions if mix.takes(i)]
+        places += [mix.draw(_key(seed, _DONOR, pass_, i))[1] for i in taken]
     return [data.names[int(place)] for place in places]
 
 
@@ -306,22 +391,27 @@ def _sample(
     epoch: tf.Tensor,
     position: tf.Tensor | int,
     sampler: ClassSampler | None,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor] | None]:
     """Which sample a position of an epoch shows, as () int64.
 
-    And the class that it is to show, -1 for any, and which of its pixels, for ``find_pixel``.
+    With a sampler also the class that it is to show, -1 for any, and which of its pixels, for
+    ``find_pixel``.
     """
     position = tf.cast(position, tf.int64)
     order_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
     place = tf.random.experimental.index_shuffle(position, order_seed, len(data) - 1)
     if sampler is None:
-        return place, tf.constant(-1), tf.constant(0.0, tf.float64)
-    kind, image, pixel = sampler.draw(_key(seed, 2, epoch, position))
+        return place, None
+    kind, image, pixel = sampler.draw(_key(seed, _CLASS, epoch, position))
     drawn = sampler.takes(position)
-    return tf.where(drawn, image, place), tf.where(drawn, kind, -1), pixel
+    return tf.where(drawn, image, place), (tf.where(drawn, kind, -1), pixel)
 
 
-def _key(seed: int, purpose: int, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+# What an example's random choices are for.
+_WINDOW, _CLASS, _DONOR, _DONOR_WINDOW = range(1, 5)
+
+
+def _key(seed: int, purpose: int, epoch: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
     """The seed of one example's random choices; another one for another purpose."""
     return tf.random.fold_in(tf.random.fold_in([seed, purpose], epoch), position)
 

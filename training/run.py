@@ -28,7 +28,6 @@ from kseg.training.callbacks import (
     ScoreAverage,
     averaged,
 )
-from kseg.training.class_uniform import ClassSampler, class_sampler
 from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
@@ -39,8 +38,10 @@ from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import (
+    Samplers,
     augmented,
     names_at,
+    open_samplers,
     readable,
     reader_errors,
     steps_per_epoch,
@@ -144,7 +145,7 @@ class Run:
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
         counts: ``label_pixels`` of the data, where a setting needed them.
-        class_uniform: draws some of the examples, or None.
+        samplers: of examples that show a class on purpose.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Run:
             )
         self.skipped: dict[str, str] = {}
         self.counts: np.ndarray | None = None
-        self.class_uniform: ClassSampler | None = None
+        self.samplers = Samplers()
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
         """The trained model.
@@ -257,11 +258,14 @@ class Run:
     def _count(self) -> None:
         """Reads the labels once, for the settings that need their classes."""
         config, skip_bad = self.config, self.config.bad_images == "skip"
-        if config.class_uniform:
+        if config.class_uniform or config.class_mix:
             by_sample = self.data.label_counts(skip_bad=skip_bad)
             self.counts = by_sample.sum(0)
-            self.class_uniform = class_sampler(
-                by_sample, self.data.classes.num_classes, config.class_uniform
+            self.samplers = open_samplers(
+                by_sample,
+                self.data.classes.num_classes,
+                config.class_uniform,
+                config.class_mix,
             )
         elif config.class_weights is not None:
             self.counts = self.data.label_pixels(skip_bad=skip_bad)
@@ -278,6 +282,11 @@ class Run:
             flip=self.config.flip,
             jitter=self.config.jitter,
             pad_value=self.model.card.normalization.rgb_mean,
+            rotate=self.config.rotate,
+            randaugment=self.config.randaugment,
+            blur=self.config.blur,
+            noise=self.config.noise,
+            jpeg=self.config.jpeg,
         )
 
     def _claim(self, source: SegmentationModel | None) -> None:
@@ -343,7 +352,7 @@ class Run:
                 step,
                 batch_size=config.batch_size,
                 seed=config.seed,
-                class_uniform=self.class_uniform,
+                samplers=self.samplers,
             ),
         )
         callbacks = self._callbacks(faults)
@@ -380,7 +389,7 @@ class Run:
             start_step=stretch.step,
             part=(self.devices.rank, self.devices.workers),
             skipped=self.skipped if self.config.bad_images == "skip" else None,
-            class_uniform=self.class_uniform,
+            samplers=self.samplers,
         )
         return self.devices.batches(_for_heads(examples, self._heads), self.config.batch_size)
 

@@ -69,8 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
     group.add_argument("--jitter", type=float, help="of colours (0.2)")
+    group.add_argument("--rotate", type=float, metavar="DEGREES", help="to either side (0)")
+    group.add_argument(
+        "--randaugment", type=int, nargs=2, metavar=("N", "M"), help="operations on colours, 0..30"
+    )
+    group.add_argument("--blur", type=float, metavar="SIGMA", help="pixels at most (0)")
+    group.add_argument("--noise", type=float, metavar="SIGMA", help="levels of 255 at most (0)")
+    group.add_argument("--jpeg", type=_or_none(int), metavar="Q", help="lowest quality")
     group.add_argument(
         "--class-uniform", type=float, metavar="P", help="share of crops on a drawn class (0)"
+    )
+    group.add_argument(
+        "--class-mix", type=float, metavar="P", help="share that gets another's rare classes (0)"
     )
     group.add_argument("--bad-images", help="stop at one, or skip it")
     group.add_argument("--seed", type=int, help="of everything random (0)")

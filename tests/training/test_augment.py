@@ -9,9 +9,11 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import kseg.training
+from kseg.training import augment
 
 EXTENT = 64
 STEP = 4
@@ -199,6 +201,90 @@ def test_order_and_windows_follow_seed_pass_and_position(ramps):
         assert dict(zip(orders[a], tops[a], strict=True)) != dict(
             zip(orders[b], tops[b], strict=True)
         )
+
+
+ROTATE = 25.0
+
+
+def test_rotation(ramps):
+    """About the middle of the window that the same example has without it.
+
+    Every pixel says its place, which NumPy computes from the window and the angle; the angle is
+    that of the ramps' slopes.
+    """
+    options = dict(crop=(32, 40), scale=(0.5, 2.0), flip=False)
+    count, angles = 160, []
+    windows = zip(
+        *(
+            identify(lines, lengths)
+            for lines, lengths in zip(
+                places(examples(ramps, count, **options)[0])[:2],
+                (range(16, 65), range(20, 81)),
+                strict=True,
+            )
+        ),
+        strict=True,
+    )
+    images, labels = examples(ramps, count, rotate=ROTATE, **options)
+    down, along = np.indices((32, 40)) + 0.5
+    for image, label, ((height, top), (width, left)) in zip(images, labels, windows, strict=True):
+        padding = (image == PADDING).all(-1)
+        at = image[..., 1::-1] / STEP
+        # Beside the border the places are the border's.
+        sloped = ~padding & (at > 0.01).all(-1) & (at < EXTENT - 1.01).all(-1)
+        points = np.stack([down, along, np.ones_like(down)], -1)[sloped]
+        fit, *_ = np.linalg.lstsq(points, at[sloped], rcond=None)
+        np.testing.assert_allclose(at[sloped], points @ fit, atol=PLACE)
+        steps = np.array([height / 32, width / 40])
+        cosine, sine = fit[0, 0] / steps[0], fit[1, 0] / steps[0]
+        angles.append(np.degrees(np.arctan2(sine, cosine)))
+        # Float noise of the fit, over twenty pixels.
+        assert np.hypot(sine, cosine) == pytest.approx(1, abs=1e-4)
+        y, x = down - 16, along - 20
+        want = np.stack(
+            [
+                top + height / 2 + steps[0] * (cosine * y + sine * x),
+                left + width / 2 + steps[1] * (cosine * x - sine * y),
+            ],
+            -1,
+        )
+        # What lies on a pixel's border to float noise may be of either side.
+        certain = (np.abs(want - np.round(want)) > 2 * PLACE).all(-1)
+        inside = (want >= 0).all(-1) & (want < EXTENT).all(-1)
+        np.testing.assert_array_equal(padding[certain], ~inside[certain])
+        pixel = np.floor(want).astype(int) % PERIOD
+        ids = np.where(inside, pixel[..., 0] * PERIOD + pixel[..., 1], 255)
+        np.testing.assert_array_equal(label[certain], ids[certain])
+        shown = (want - 0.5).clip(0, EXTENT - 1)
+        np.testing.assert_allclose(at[inside & certain], shown[inside & certain], atol=2 * PLACE)
+    assert_uniform(np.array(angles), -ROTATE, ROTATE)
+    mirrored = examples(ramps, count, **options | dict(flip=True), rotate=ROTATE)
+    turned = [not np.array_equal(a, b) for a, b in zip(mirrored[1], labels, strict=True)]
+    for got, want in zip(mirrored, (images, labels), strict=True):
+        np.testing.assert_array_equal(got[turned][:, :, ::-1], want[turned])
+    assert 0.3 < np.mean(turned) < 0.7
+
+
+@pytest.mark.parametrize("degrees", [-37.0, 5.0, 90.0, 135.0])
+def test_rotation_is_pillows(degrees):
+    """Counter-clockwise; labels and what lies outside to the pixel."""
+    rows, columns = np.indices((41, 33))
+    image = np.uint8(np.stack([6 * rows, 7 * columns, 255 - 3 * rows - 3 * columns], -1))
+    label = np.random.default_rng(0).integers(0, 200, (41, 33), np.uint8)
+    windows = [(tf.constant(0), tf.constant(extent)) for extent in label.shape]
+    (down, along), rotation = augment.rotated_window(
+        tf.constant(label.shape), label.shape, windows, tf.constant(np.radians(degrees), tf.float32)
+    )
+    window = slice(*down.numpy()), slice(*along.numpy())
+    got, ids, inside = augment.rotated(image[window], label[window], rotation, label.shape)
+    want = Image.fromarray(label).rotate(degrees, Image.Resampling.NEAREST, fillcolor=255)
+    np.testing.assert_array_equal(ids, want)
+    np.testing.assert_array_equal(inside, np.asarray(want) != 255)
+    want = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), int)
+    # Pillow rounds to levels, and leaves out what lies beyond the outer pixels' centres.
+    common = inside.numpy() & (want > 0).any(-1)
+    assert common.mean() > 0.5
+    np.testing.assert_allclose(got.numpy()[common], want[common], atol=1)
 
 
 # Two greys and a colour that no factor of 1 +- 0.3 brings to a limit, then some that reach it.

@@ -9,7 +9,7 @@ import kseg
 import kseg.training
 from kseg.data import open_dataset
 from kseg.training import pipeline, prepare
-from kseg.training.augment import Augmentation, source_window
+from kseg.training.augment import Augmentation, visible_part, window_of
 from kseg.training.class_uniform import class_sampler, find_pixel
 
 SIZE, CROP, BATCH = (40, 48), (9, 12), 4
@@ -141,7 +141,7 @@ def test_the_stream_goes_on_and_records_and_workers_give_it(folder, tmp_path):
     )
 
     augmentation = Augmentation((32, 40), (0.5, 2), True, 0.2, (127.5,) * 3)
-    sampler = class_sampler(data.label_counts(), 4, 0.5)
+    samplers = pipeline.open_samplers(data.label_counts(), 4, 0.5, 0)
     parts = [
         pipeline.augmented(
             data,
@@ -150,7 +150,7 @@ def test_the_stream_goes_on_and_records_and_workers_give_it(folder, tmp_path):
             seed=3,
             start_step=0,
             part=(rank, 2),
-            class_uniform=sampler,
+            samplers=samplers,
         ).take(24)
         for rank in (0, 1)
     ]
@@ -161,10 +161,10 @@ def test_the_stream_goes_on_and_records_and_workers_give_it(folder, tmp_path):
 
 def test_names_of_a_step(folder):
     data = open_dataset("folder", folder, "train")
-    sampler = class_sampler(data.label_counts(), 4, 0.5)
+    samplers = pipeline.open_samplers(data.label_counts(), 4, 0.5, 0)
     numbers = examples(folder, 0.5, 16)[0][:, 0, 0, 2].astype(int).reshape(4, 4)
     for step, shown in enumerate(numbers):
-        names = pipeline.names_at(data, step, batch_size=BATCH, seed=0, class_uniform=sampler)
+        names = pipeline.names_at(data, step, batch_size=BATCH, seed=0, samplers=samplers)
         assert names == [str(i) for i in shown]
 
 
@@ -180,6 +180,10 @@ def test_find_pixel():
                 assert got.numpy().tolist() == pixel.tolist()
     none = find_pixel(tf.constant(label, tf.uint8), tf.constant(3), tf.constant(0.9, tf.float64))
     assert none.numpy().tolist() == [-1, -1]
+
+
+def source_window(extent, crop, factor, *place):
+    return visible_part(extent, crop, window_of(extent, crop, factor, *place))
 
 
 @pytest.mark.parametrize("extent", [5, 32, 101])
@@ -223,7 +227,7 @@ def test_a_sample_that_is_skipped_may_lack_the_class(tmp_path, folder):
         seed=0,
         start_step=0,
         skipped=skipped,
-        class_uniform=class_sampler(data.label_counts(skip_bad=True), 3, 1.0),
+        samplers=pipeline.open_samplers(data.label_counts(skip_bad=True), 3, 1.0, 0),
     )
     assert {int(image[0, 0, 2]) for image, _ in stream.take(16)} == {5}
     assert list(skipped) == ["6"]
@@ -236,5 +240,5 @@ def test_refusals(folder):
         config = kseg.training.TrainingConfig("small", "folder", class_uniform=share)
         with pytest.raises(kseg.KsegError, match=f"class_uniform is {share}"):
             config.check()
-    with pytest.raises(kseg.KsegError, match="no label has one"):
+    with pytest.raises(kseg.KsegError, match="the labels have too few"):
         class_sampler(np.eye(256, dtype=int)[[255]], 3, 0.5)
