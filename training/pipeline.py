@@ -413,6 +413,8 @@ _WINDOW, _CLASS, _DONOR, _DONOR_WINDOW = range(1, 5)
 
 def _key(seed: int, purpose: int, epoch: tf.Tensor, position: tf.Tensor | int) -> tf.Tensor:
     """The seed of one example's random choices; another one for another purpose."""
+    # Of one type: another one of the same value makes another seed.
+    position = tf.cast(position, tf.int64)
     return tf.random.fold_in(tf.random.fold_in([seed, purpose], epoch), position)
 
 

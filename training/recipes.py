@@ -132,6 +132,7 @@ RECIPES: dict[str, Recipe] = {
             "epochs": 100,
             "crop": (512, 1024),
             "scale": (0.2, 0.8),
+            "rotate": 5.0,
             "class_weights": None,
             "jitter": 0.0,
         },
@@ -140,7 +141,9 @@ RECIPES: dict[str, Recipe] = {
             "weight_decay": "5e-4 on the sum is 1e-9 on the mean",
             "schedule": "poly 0.9, there in steps of five epochs",
             "scale": "uniform",
-            "crop": "the first of four passes, which rotates by 5 degrees too; not done here",
+            "rotate": "up to 5 degrees, in the first of four passes; the corners show what the "
+            "image has there, and nothing there",
+            "crop": "the first of four passes",
         },
     ),
     "cgnet_cityscapes": Recipe(

@@ -206,63 +206,70 @@ def test_order_and_windows_follow_seed_pass_and_position(ramps):
 ROTATE = 25.0
 
 
-def test_rotation(ramps):
+@pytest.mark.parametrize("factor", [0.4, 0.8, 1.25, 2.0])
+def test_rotation(factor, ramps):
     """About the middle of the window that the same example has without it.
 
-    Every pixel says its place, which NumPy computes from the window and the angle; the angle is
-    that of the ramps' slopes.
+    Every pixel says its place, which NumPy computes from the window and the angle; these are
+    those of the ramps' slopes.
     """
-    options = dict(crop=(32, 40), scale=(0.5, 2.0), flip=False)
-    count, angles = 160, []
-    windows = zip(
-        *(
-            identify(lines, lengths)
-            for lines, lengths in zip(
-                places(examples(ramps, count, **options)[0])[:2],
-                (range(16, 65), range(20, 81)),
-                strict=True,
-            )
-        ),
-        strict=True,
-    )
-    images, labels = examples(ramps, count, rotate=ROTATE, **options)
-    down, along = np.indices((32, 40)) + 0.5
-    for image, label, ((height, top), (width, left)) in zip(images, labels, windows, strict=True):
+    count, crop = 48, np.array([32, 40])
+    options = dict(crop=(32, 40), scale=(factor, factor))
+    images, labels = examples(ramps, count, rotate=ROTATE, flip=False, **options)
+    middles = np.indices(crop) + 0.5 - crop[:, None, None] / 2
+    lengths = np.round(crop / factor)
+    angles, starts = [], []
+    for image, label in zip(images, labels, strict=True):
         padding = (image == PADDING).all(-1)
         at = image[..., 1::-1] / STEP
         # Beside the border the places are the border's.
         sloped = ~padding & (at > 0.01).all(-1) & (at < EXTENT - 1.01).all(-1)
-        points = np.stack([down, along, np.ones_like(down)], -1)[sloped]
+        points = np.stack([*middles, np.ones(crop)], -1)[sloped]
         fit, *_ = np.linalg.lstsq(points, at[sloped], rcond=None)
         np.testing.assert_allclose(at[sloped], points @ fit, atol=PLACE)
-        steps = np.array([height / 32, width / 40])
-        cosine, sine = fit[0, 0] / steps[0], fit[1, 0] / steps[0]
+        steps = lengths / crop
+        cosine, sine = fit[:2, 0] / steps[0]
         angles.append(np.degrees(np.arctan2(sine, cosine)))
-        # Float noise of the fit, over twenty pixels.
-        assert np.hypot(sine, cosine) == pytest.approx(1, abs=1e-4)
-        y, x = down - 16, along - 20
-        want = np.stack(
-            [
-                top + height / 2 + steps[0] * (cosine * y + sine * x),
-                left + width / 2 + steps[1] * (cosine * x - sine * y),
-            ],
-            -1,
-        )
+        # Float noise of the fit, over ten pixels at least
+        assert np.hypot(sine, cosine) == pytest.approx(1, abs=2e-4)
+        start = fit[2] + 0.5 - lengths / 2
+        np.testing.assert_allclose(start, np.round(start), atol=2 * PLACE)
+        starts.append(np.round(start))
+        y, x = middles
+        turned = np.stack([cosine * y + sine * x, cosine * x - sine * y], -1)
+        want = starts[-1] + lengths / 2 + steps * turned
         # What lies on a pixel's border to float noise may be of either side.
-        certain = (np.abs(want - np.round(want)) > 2 * PLACE).all(-1)
+        certain = (np.abs(want - np.round(want)) > 5 * PLACE).all(-1)
         inside = (want >= 0).all(-1) & (want < EXTENT).all(-1)
         np.testing.assert_array_equal(padding[certain], ~inside[certain])
         pixel = np.floor(want).astype(int) % PERIOD
         ids = np.where(inside, pixel[..., 0] * PERIOD + pixel[..., 1], 255)
         np.testing.assert_array_equal(label[certain], ids[certain])
         shown = (want - 0.5).clip(0, EXTENT - 1)
-        np.testing.assert_allclose(at[inside & certain], shown[inside & certain], atol=2 * PLACE)
+        np.testing.assert_allclose(at[inside & certain], shown[inside & certain], atol=5 * PLACE)
     assert_uniform(np.array(angles), -ROTATE, ROTATE)
-    mirrored = examples(ramps, count, **options | dict(flip=True), rotate=ROTATE)
-    turned = [not np.array_equal(a, b) for a, b in zip(mirrored[1], labels, strict=True)]
-    for got, want in zip(mirrored, (images, labels), strict=True):
-        np.testing.assert_array_equal(got[turned][:, :, ::-1], want[turned])
-    assert 0.3 < np.mean(turned) < 0.7
+    slack = EXTENT - lengths
+    assert (np.minimum(slack, 0) <= starts).all()
+    assert (starts <= np.maximum(slack, 0)).all()
+    if (slack >= 0).all():
+        plain = places(examples(ramps, count, flip=False, **options)[0])
+        for axis in (0, 1):
+            known = identify(plain[axis], [int(lengths[axis])])[:, 1]
+            np.testing.assert_array_equal(np.array(starts)[:, axis], known)
+
+
+def test_rotation_and_mirror(ramps):
+    options = dict(crop=(32, 40), rotate=ROTATE)
+    plain = examples(ramps, 64, **options, flip=False)
+    found = examples(ramps, 64, **options)
+    mirrored = [not np.array_equal(a, b) for a, b in zip(found[1], plain[1], strict=True)]
+    for got, want in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(got[mirrored][:, :, ::-1], want[mirrored])
+    assert abs(np.mean(mirrored) - 0.5) < SIGMAS * 0.5 / np.sqrt(64)
+
+
+# Pillow's places have 16 bits behind the point: of a thousand pixels one may be its neighbour.
+FIXED_POINT = 2e-3
 
 
 @pytest.mark.parametrize("degrees", [-37.0, 5.0, 90.0, 135.0])
@@ -278,13 +285,13 @@ def test_rotation_is_pillows(degrees):
     window = slice(*down.numpy()), slice(*along.numpy())
     got, ids, inside = augment.rotated(image[window], label[window], rotation, label.shape)
     want = Image.fromarray(label).rotate(degrees, Image.Resampling.NEAREST, fillcolor=255)
-    np.testing.assert_array_equal(ids, want)
-    np.testing.assert_array_equal(inside, np.asarray(want) != 255)
+    assert (ids != np.asarray(want)).numpy().mean() < FIXED_POINT
+    assert (inside != (np.asarray(want) != 255)).numpy().mean() < FIXED_POINT
     want = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), int)
     # Pillow rounds to levels, and leaves out what lies beyond the outer pixels' centres.
     common = inside.numpy() & (want > 0).any(-1)
     assert common.mean() > 0.5
-    np.testing.assert_allclose(got.numpy()[common], want[common], atol=1)
+    np.testing.assert_allclose(got.numpy()[common], want[common], atol=1 + PLACE)
 
 
 # Two greys and a colour that no factor of 1 +- 0.3 brings to a limit, then some that reach it.
@@ -345,6 +352,13 @@ def test_defaults_are_the_documented_ones(ramps):
         scale=(0.5, 2.0),
         flip=True,
         jitter=0.2,
+        rotate=0,
+        randaugment=None,
+        blur=0,
+        noise=0,
+        jpeg=None,
+        class_uniform=0,
+        class_mix=0,
         pad_value=(127.5, 127.5, 127.5),
         seed=0,
     )

@@ -10,7 +10,7 @@ import kseg.training
 from kseg.data import open_dataset
 from kseg.training import pipeline, prepare
 from kseg.training.augment import Augmentation, visible_part, window_of
-from kseg.training.class_uniform import class_sampler, find_pixel
+from kseg.training.class_uniform import class_sampler, find_pixel, rare_sampler
 
 SIZE, CROP, BATCH = (40, 48), (9, 12), 4
 # Where the crops are not scaled: a pixel of the image says its row, column and number.
@@ -168,6 +168,78 @@ def test_names_of_a_step(folder):
         assert names == [str(i) for i in shown]
 
 
+@pytest.mark.parametrize(("mix", "mixed"), [(0.5, [0, 2, 4, 6]), (1.0, range(8))])
+def test_rare_classes_of_another_image_are_pasted(mix, mixed, folder):
+    """Every pasted pixel says whence it is; the whole example is built of that in NumPy."""
+    plain, plain_labels = examples(folder, 0.0)
+    images, found = examples(folder, 0.0, class_mix=mix)
+    is_mixed = np.isin(np.arange(len(images)) % 8, list(mixed))
+    np.testing.assert_array_equal(images[~is_mixed], plain[~is_mixed])
+    np.testing.assert_array_equal(found[~is_mixed], plain_labels[~is_mixed])
+
+    data = open_dataset("folder", folder, "train")
+    samplers = pipeline.open_samplers(data.label_counts(), 4, 0, mix)
+    names = [
+        pipeline.names_at(data, step, batch_size=BATCH, seed=0, samplers=samplers)
+        for step in range(4)
+    ]
+    assert all(len(step) == BATCH * (1 + mix) for step in names)
+    donors, middles = [], []
+    for i in np.flatnonzero(is_mixed):
+        (y, x), *_ = np.argwhere(found[i] == RARE)
+        places = np.argwhere((images[i] != plain[i]).any(-1))
+        if len(places):
+            y, x = places[0]
+        row, column, number = images[i, y, x].astype(int)
+        top, left = row - y, column - x
+        window = slice(top, top + CROP[0]), slice(left, left + CROP[1])
+        label = labels()[number][window]
+        donor = np.stack([*np.indices(SIZE)[(slice(None), *window)], np.full(CROP, number)], -1)
+        rare = label == RARE
+        want = np.where(rare[..., None], donor, plain[i])
+        np.testing.assert_array_equal(images[i], want)
+        np.testing.assert_array_equal(found[i], np.where(rare, RARE, plain_labels[i]))
+        donors.append(number)
+        middles.append((top + CROP[0] // 2, left + CROP[1] // 2))
+    counts = [donors.count(number) for number in (1, 2, 6)]
+    assert sum(counts) == len(donors)
+    np.testing.assert_allclose(counts, len(donors) / 3, atol=SIGMAS * np.sqrt(len(donors) * 2 / 9))
+    seen = {place for place, number in zip(middles, donors, strict=True) if number == 6}
+    assert seen == {(r, c) for r in (30, 31) for c in (30, 31, 32)}
+    shown = [str(i) for i in donors[: sum(map(len, names)) - 4 * BATCH]]
+    assert [name for step in names for name in step[BATCH:]] == shown
+
+
+def test_pasting_goes_on_and_follows_the_other_settings(folder, tmp_path):
+    """Padding, mirror, colours and the order of class-uniform crops, from records too."""
+    options = dict(crop=(32, 40), scale=(0.3, 2), flip=True, jitter=0.2, rotate=10.0)
+    options |= dict(class_mix=0.4, pad_value=(1, 2, 3))
+    images, found = examples(folder, 0.5, 32, **options)
+    assert ((images == (1, 2, 3)).all(-1) & (found != 255)).sum() == 0
+    rest = examples(folder, 0.5, 16, start_step=4, **options)
+    np.testing.assert_array_equal(rest[0], images[16:])
+    np.testing.assert_array_equal(rest[1], found[16:])
+    records = prepare(open_dataset("folder", folder, "train"), tmp_path, workers=1)
+    stored = examples(None, 0.5, 32, records=records.folder, **options)
+    np.testing.assert_array_equal(stored[1], found)
+
+
+def test_what_is_rare():
+    """The half of the classes that occur with the fewest pixels, over all images."""
+    counts = np.zeros((3, 256), int)
+    counts[:, :6] = [[50, 9, 0, 0, 1, 7], [50, 0, 30, 0, 1, 0], [0, 0, 0, 0, 1, 3]]
+    counts[:, 255] = 1
+    sampler = rare_sampler(counts, 6, 0.5)
+    # 100, 9, 30, none, 3 and 10 pixels
+    assert sampler.classes.tolist() == [1, 4]
+    assert sampler.images.tolist() == [0, 0, 1, 2]
+    assert sampler.ends.tolist() == [1, 4]
+    label = tf.constant([[0, 1, 4, 5, 255]])
+    assert sampler.has(label).numpy().tolist() == [[False, True, True, False, False]]
+    with pytest.raises(kseg.KsegError, match="the labels have too few"):
+        rare_sampler(counts[:, [0] * 256], 1, 0.5)
+
+
 def test_find_pixel():
     label = np.random.default_rng(0).choice([0, 1, 7, 255], (5, 9), p=[0.6, 0.2, 0.1, 0.1])
     label[2] = 0
@@ -237,8 +309,11 @@ def test_refusals(folder):
     for share in (-0.1, 1.5):
         with pytest.raises(kseg.KsegError, match=f"class_uniform is {share}; it must be 0 to 1"):
             examples(folder, share)
-        config = kseg.training.TrainingConfig("small", "folder", class_uniform=share)
-        with pytest.raises(kseg.KsegError, match=f"class_uniform is {share}"):
-            config.check()
+        with pytest.raises(kseg.KsegError, match=f"class_mix is {share}; it must be 0 to 1"):
+            examples(folder, 0, class_mix=share)
+        for name in ("class_uniform", "class_mix"):
+            config = kseg.training.TrainingConfig("small", "folder", **{name: share})
+            with pytest.raises(kseg.KsegError, match=f"{name} is {share}"):
+                config.check()
     with pytest.raises(kseg.KsegError, match="the labels have too few"):
         class_sampler(np.eye(256, dtype=int)[[255]], 3, 0.5)

@@ -80,6 +80,7 @@ def test_values_of_the_papers(
     assert tuple(config.crop) == ((crop, crop) if isinstance(crop, int) else crop)
     assert (tuple(config.scale), config.class_weights) == (scale, weights)
     assert (config.flip, config.jitter) == (True, 0)
+    assert config.rotate == (5 if name.startswith("liteseg") else 0)
     if name.startswith("espnet"):
         assert (config.schedule, config.decay_epochs, config.decay_factor) == ("step", 100, 0.5)
     else:
