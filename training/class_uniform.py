@@ -74,7 +74,7 @@ def class_sampler(counts: np.ndarray, num_classes: int, share: float) -> ClassSa
     """Draws from all classes that occur.
 
     Args:
-        counts: (N, 256) int64, ``label_counts`` of the data.
+        counts: (N, 256) int64, ``sample_pixels`` of the data.
         num_classes: of the data; ids from there on are ignored.
         share: of the examples, 0 to 1.
 

@@ -132,7 +132,7 @@ def dataset(
         check_share(setting, share)
     samplers = Samplers()
     if class_uniform or class_mix:
-        counts = data.label_counts()
+        counts = data.sample_pixels()
         samplers = open_samplers(counts, data.classes.num_classes, class_uniform, class_mix)
     examples = augmented(
         data,
@@ -164,7 +164,7 @@ def open_samplers(
     """The samplers of two shares, where they are not 0.
 
     Args:
-        counts: (N, 256) int64, ``label_counts`` of the data.
+        counts: (N, 256) int64, ``sample_pixels`` of the data.
         num_classes: of the data.
         class_uniform, class_mix: shares, as for ``dataset``.
 

@@ -35,12 +35,14 @@ from kseg.data import (
     IGNORE,
     ClassTable,
     DataSet,
+    LabelCounts,
     Sample,
+    check_outputs,
     file_digests,
     joint_digest,
     open_dataset,
 )
-from kseg.data.reading import check_jpeg_end, orientation_of
+from kseg.data.reading import check_jpeg, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
@@ -62,6 +64,7 @@ class Records:
         shards: files.
         places: (N, 4) int64 of every record: number of its shard, first byte, bytes and
             CRC-32.
+        masks: labels with 0 and 255 alone, and with 1 and 255, as in ``LabelCounts``.
         sources: by sample, a digest of the image and label that the record was made of;
             None where an earlier kseg kept none.
         counts: by sample, pixels of every class; None where an earlier kseg kept none.
@@ -76,6 +79,7 @@ class Records:
     sizes: np.ndarray
     shards: tuple[Path, ...]
     places: np.ndarray
+    masks: tuple[int, int]
     sources: tuple[str | None, ...]
     counts: tuple[list[int] | None, ...]
 
@@ -91,15 +95,15 @@ class Records:
         """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
 
-    def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
-        counts = np.zeros(256, np.int64)
-        counts[: len(self.pixels)] = self.pixels
-        counts[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
-        return counts
+    def label_counts(self, *, skip_bad: bool = False) -> LabelCounts:
+        """As ``class_pixels``, with the ignored ones and what they stand beside."""
+        pixels = np.zeros(256, np.int64)
+        pixels[: len(self.pixels)] = self.pixels
+        pixels[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
+        return LabelCounts(pixels, *self.masks)
 
-    def label_counts(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(N, 256) int64: ``label_pixels`` of every sample.
+    def sample_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(N, 256) int64: by sample, as ``LabelCounts.pixels``.
 
         Raises:
             KsegError: an earlier kseg prepared the records.
@@ -196,6 +200,7 @@ def open_records(
         if have != shard["bytes"]:
             found = "is missing" if have is None else f"has {have} bytes, not {shard['bytes']}"
             raise KsegError(f"{path}: {found}; {_AGAIN}")
+    masks = np.sum([shard.get("masks", (0, 0)) for shard in index["shards"]], 0)
     records = [(n, r) for n, shard in enumerate(index["shards"]) for r in shard["records"]]
     return Records(
         name=index["dataset"],
@@ -207,6 +212,7 @@ def open_records(
         sizes=np.array([r["size"] for _, r in records], np.int32),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
+        masks=(int(masks[0]), int(masks[1])),
         sources=tuple(r.get("source") for _, r in records),
         counts=tuple(r.get("class_pixels") for _, r in records),
     )
@@ -262,7 +268,7 @@ def prepare(
 
     Raises:
         KsegError: bad values, an unreadable image or label, records of other data in the
-            folder, or what cannot be written.
+            folder, a folder among the files of the data set, or what cannot be written.
     """
     shards = shards if shards is not None else -(-len(data) // _SHARD_IMAGES)
     if not 1 <= shards <= len(data):
@@ -270,6 +276,7 @@ def prepare(
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
+    check_outputs([folder], data=[data])
     folder = make_folder(folder)
     plan = _plan(data, shards)
     slices = _slices(data, folder, shards)
@@ -288,6 +295,10 @@ def prepare(
         ):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
+    for _, part in todo:
+        # Here, since a worker would take seconds to load TensorFlow.
+        for sample in part.samples:
+            check_jpeg(sample.image)
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
@@ -428,7 +439,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
     """One shard and its part of the index."""
     # Digests first: a file that changes after this is another one next time.
     sources = _sources(data.samples)
-    records, counts, offset = [], np.zeros(data.classes.num_classes, np.int64), 0
+    records, counts, offset = [], LabelCounts(), 0
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             for sample, source in zip(data.samples, sources, strict=True):
@@ -437,7 +448,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                     image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
                 )
                 file.write(framed(content))
-                pixels = np.bincount(label.ravel(), minlength=256)[: len(counts)]
+                pixels = np.bincount(label.ravel(), minlength=256)
                 records.append(
                     {
                         "name": sample.name,
@@ -446,16 +457,17 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                         "crc32": zlib.crc32(content),
                         "size": label.shape,
                         "source": source,
-                        "class_pixels": pixels.tolist(),
+                        "class_pixels": pixels[: data.classes.num_classes].tolist(),
                     }
                 )
                 offset += HEADER + len(content) + FOOTER
-                counts += pixels
+                counts += LabelCounts.of(pixels)
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,
             "crc32": _checksum(temporary),
-            "class_pixels": counts.tolist(),
+            "class_pixels": counts.pixels[: data.classes.num_classes].tolist(),
+            "masks": [counts.masks, counts.edged],
             "records": records,
         }
     with atomic_write(path.with_suffix(".json")) as temporary:
@@ -472,7 +484,6 @@ def _jpeg(path: Path, image: np.ndarray) -> bytes:
     with Image.open(path) as file:
         taken = file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive")
     if taken and orientation_of(path)[0] == 1:
-        check_jpeg_end(path)
         return path.read_bytes()
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)

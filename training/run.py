@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kseg.data import DataSet
+from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
 from kseg.loading import load
@@ -48,7 +47,13 @@ from kseg.training.pipeline import (
     steps_per_epoch,
     whole_images,
 )
-from kseg.training.run_folder import check_folder, claim_folder, is_claimed, warn_of_labels
+from kseg.training.run_folder import (
+    check_folder,
+    check_run_dir,
+    claim_folder,
+    is_claimed,
+    warn_of_labels,
+)
 from kseg.training.schedule import Stretch, stretches
 from kseg.training.statistics import shorten_momentum
 from kseg.zoo import build, check_size
@@ -145,7 +150,7 @@ class Run:
         pending: the state at hand ends an epoch whose score and row are missing.
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
-        counts: ``label_pixels`` of the data, where a setting needed them.
+        counts: ``label_counts`` of the data, where a setting needed them.
         samplers: of examples that show a class on purpose.
     """
 
@@ -169,7 +174,7 @@ class Run:
                 "no update"
             )
         self.skipped: dict[str, str] = {}
-        self.counts: np.ndarray | None = None
+        self.counts: LabelCounts | None = None
         self.samplers = Samplers()
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
@@ -178,6 +183,7 @@ class Run:
         Args:
             source: whose weights the run begins with; None for what the configuration says.
         """
+        check_run_dir(self.folder, self.config, self.data, self.val_data)
         if self._is_first_worker:
             check_folder(self.folder, self.config, self.data, self.val_data)
         if (finished := self.folder / "model.keras").exists():
@@ -235,7 +241,7 @@ class Run:
         self._count()
         weights = None
         if config.class_weights is not None and self.counts is not None:
-            pixels = self.counts[: self.data.classes.num_classes]
+            pixels = self.counts.pixels[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
         loss = SegmentationLoss(config.loss, weights)
         metric = MeanIoU(self.data.classes.num_classes)
@@ -261,8 +267,8 @@ class Run:
         """Reads the labels once, for the settings that need their classes."""
         config, skip_bad = self.config, self.config.bad_images == "skip"
         if config.class_uniform or config.class_mix:
-            by_sample = self.data.label_counts(skip_bad=skip_bad)
-            self.counts = by_sample.sum(0)
+            by_sample = self.data.sample_pixels(skip_bad=skip_bad)
+            self.counts = sum(map(LabelCounts.of, by_sample), LabelCounts())
             self.samplers = open_samplers(
                 by_sample,
                 self.data.classes.num_classes,
@@ -270,7 +276,7 @@ class Run:
                 config.class_mix,
             )
         elif config.class_weights is not None:
-            self.counts = self.data.label_pixels(skip_bad=skip_bad)
+            self.counts = self.data.label_counts(skip_bad=skip_bad)
 
     @property
     def _heads(self) -> list[str]:

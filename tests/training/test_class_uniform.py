@@ -141,7 +141,7 @@ def test_the_stream_goes_on_and_records_and_workers_give_it(folder, tmp_path):
     )
 
     augmentation = Augmentation((32, 40), (0.5, 2), True, 0.2, (127.5,) * 3)
-    samplers = pipeline.open_samplers(data.label_counts(), 4, 0.5, 0)
+    samplers = pipeline.open_samplers(data.sample_pixels(), 4, 0.5, 0)
     parts = [
         pipeline.augmented(
             data,
@@ -161,7 +161,7 @@ def test_the_stream_goes_on_and_records_and_workers_give_it(folder, tmp_path):
 
 def test_names_of_a_step(folder):
     data = open_dataset("folder", folder, "train")
-    samplers = pipeline.open_samplers(data.label_counts(), 4, 0.5, 0)
+    samplers = pipeline.open_samplers(data.sample_pixels(), 4, 0.5, 0)
     numbers = examples(folder, 0.5, 16)[0][:, 0, 0, 2].astype(int).reshape(4, 4)
     for step, shown in enumerate(numbers):
         names = pipeline.names_at(data, step, batch_size=BATCH, seed=0, samplers=samplers)
@@ -178,7 +178,7 @@ def test_rare_classes_of_another_image_are_pasted(mix, mixed, folder):
     np.testing.assert_array_equal(found[~is_mixed], plain_labels[~is_mixed])
 
     data = open_dataset("folder", folder, "train")
-    samplers = pipeline.open_samplers(data.label_counts(), 4, 0, mix)
+    samplers = pipeline.open_samplers(data.sample_pixels(), 4, 0, mix)
     names = [
         pipeline.names_at(data, step, batch_size=BATCH, seed=0, samplers=samplers)
         for step in range(4)
@@ -299,7 +299,7 @@ def test_a_sample_that_is_skipped_may_lack_the_class(tmp_path, folder):
         seed=0,
         start_step=0,
         skipped=skipped,
-        samplers=pipeline.open_samplers(data.label_counts(skip_bad=True), 3, 1.0, 0),
+        samplers=pipeline.open_samplers(data.sample_pixels(skip_bad=True), 3, 1.0, 0),
     )
     assert {int(image[0, 0, 2]) for image, _ in stream.take(16)} == {5}
     assert list(skipped) == ["6"]
