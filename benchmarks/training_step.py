@@ -3,8 +3,8 @@
 About half an hour on two cores, most of it JAX's.
 
 ``python benchmarks/training_step.py [--models M ...] [--runtimes R ...] [--size H W]
-[--batch-size N] [--turns N]``, "torch" always among the runtimes. The same network, weights, images, loss (cross-entropy with class weights)
-and AdamW on
+[--batch-size N] [--turns N]``, "torch" always among the runtimes. The same network, weights,
+images, loss (cross-entropy with class weights) and AdamW on
 
     tensorflow_deterministic  as ``kseg train`` runs on a CPU, with its mean IoU
     tensorflow                without deterministic operators
