@@ -66,6 +66,10 @@ class TrainingConfig:
         bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
+        teacher: a .keras file or shipped WEIGHTS:MODEL with the data's classes, whose
+            probabilities the network learns beside the labels; None for labels alone.
+        distill_weight: of what the teacher says, added to the loss of the labels.
+        temperature: that the teacher's and the network's logits are divided by.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
             start from, and what of it: "all", "backbone" or "all-but-classifier". Where
             ``train`` was given a model, "initial.keras", its copy in the run's folder.
@@ -105,6 +109,9 @@ class TrainingConfig:
     bad_images: str = "stop"
     seed: int = 0
     validate_every: int = 1
+    teacher: str | None = None
+    distill_weight: float = 1.0
+    temperature: float = 1.0
     init: str | None = None
     init_part: str = "all"
     recipe: str | None = None
@@ -131,7 +138,7 @@ class TrainingConfig:
         for name in ("weight_decay", "warmup_steps", "final_epochs"):
             if getattr(self, name) < 0:
                 raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
-        for name in ("learning_rate", "clip_norm", "decay_factor"):
+        for name in ("learning_rate", "clip_norm", "decay_factor", "distill_weight", "temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise KsegError(f"{name} is {value}; it must be above 0")
@@ -145,6 +152,10 @@ class TrainingConfig:
                 f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "
                 "give both or none"
             )
+        if self.teacher is None:
+            for name in ("distill_weight", "temperature"):
+                if (value := getattr(self, name)) != 1:
+                    raise KsegError(f"{name} is {value}, and there is no teacher; give one")
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
 

@@ -30,6 +30,7 @@ from kseg.training.callbacks import (
 )
 from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
+from kseg.training.distillation import Teacher, open_teacher
 from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
@@ -184,7 +185,8 @@ class Run:
         if self.config.bad_images == "skip" and self.val_data is not None:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
-            self.model = self.devices.prepared(initial_model(self.config, self.data, source))
+            model = initial_model(self.config, self.data, source)
+            self.model = self.devices.prepared(model, self._teacher())
             self.momenta = shorten_momentum(self.model, self.steps)
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
@@ -222,6 +224,16 @@ class Run:
                 file=sys.stderr,
             )
         return kept
+
+    def _teacher(self) -> Teacher | None:
+        """The one that the configuration names, the same on every worker."""
+        teacher = open_teacher(self.config, self.data)
+        if teacher is not None:
+            self.devices.check_same(
+                _digest(teacher.model),
+                f"the teacher {self.config.teacher} has other weights on another worker",
+            )
+        return teacher
 
     def _compile(self) -> MeanIoU:
         """Compiles the model; the metric of its logits."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kseg.data import IGNORE, DataSet, label_doubts
+from kseg import shipped
+from kseg.data import IGNORE, DataSet, file_digests, label_doubts
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import make_folder, write_json
 from kseg.training.config import TrainingConfig
@@ -56,6 +57,11 @@ def check_folder(
             f"{run_dir}: holds a run of another configuration ({difference}); "
             "repeat its settings or choose another run_dir"
         )
+    if config.teacher and stored.get("teacher") != _teacher(config):
+        raise KsegError(
+            f"{run_dir}: the teacher {config.teacher} is missing or has changed since this run "
+            "began; restore it, or choose another run_dir"
+        )
     if stored_prints is None:
         warnings.warn(
             f"{path}: was written by an earlier kseg, which kept no fingerprint of the data; the "
@@ -89,6 +95,7 @@ def claim_folder(
         "config": dataclasses.asdict(config),
         "samples": _samples(data),
         "fingerprints": _fingerprints(data, val_data),
+        "teacher": _teacher(config),
         "versions": versions,
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
@@ -120,6 +127,14 @@ def _samples(data: DataSet | Records) -> str:
     """How many samples there are, and a digest of their names."""
     names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:16]
     return f"{len(data)} ({names})"
+
+
+def _teacher(config: TrainingConfig) -> str | None:
+    """SHA-256 of the teacher's file, "missing" where it cannot be read."""
+    if config.teacher is None:
+        return None
+    (digest,) = file_digests([shipped.file_of(Path(config.teacher))])
+    return digest
 
 
 def _fingerprints(data: DataSet | Records, val_data: DataSet | None) -> dict[str, str | None]:

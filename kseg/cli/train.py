@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_size(group, "--final-crop", "that of the last epochs")
     group.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
 
+    group = parser.add_argument_group("a teacher")
+    group.add_argument(
+        "--teacher", metavar="FILE", help=".keras or shipped weights with the data's classes"
+    )
+    group.add_argument("--distill-weight", type=float, metavar="W", help="beside the labels (1)")
+    group.add_argument("--temperature", type=float, metavar="T", help="of both networks (1)")
+
     group = parser.add_argument_group("how")
     group.add_argument("--optimizer", help="adamw, adam or sgd")
     group.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
