@@ -15,7 +15,7 @@ from kseg.errors import KsegError
 # What the fields that are words may be.
 CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
-    "schedule": ("poly", "step"),
+    "schedule": ("poly", "cosine", "step"),
     "decayed": ("kernels", "full-kernels", "all"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "batch_norm": ("train", "sync", "frozen"),
@@ -45,15 +45,22 @@ class TrainingConfig:
         optimizer: "adamw", with decoupled decay; "adam" or "sgd" (momentum 0.9), where
             decay is part of the gradient.
         learning_rate: at the start.
-        schedule: "poly" decays it as (1 - step / steps) ** 0.9 to zero, "step" by
-            ``decay_factor`` every ``decay_epochs``.
+        schedule: "poly" decays it as (1 - step / steps) ** 0.9 to zero, "cosine" on half a
+            cosine to zero (arXiv:1608.03983, without restarts), "step" by ``decay_factor``
+            every ``decay_epochs``.
         warmup_steps: batches over which the rate rises from nothing.
+        encoder_rate: factor on the rate of the encoder's variables; 1 for one rate.
+        freeze_encoder_epochs: first epochs in which the encoder stays as it is, its BatchNorm
+            too. After them the optimizer begins anew, the schedule goes on.
+        patience: the run ends after so many scores that are no better than the best; None
+            for never.
         weight_decay: of the variables that ``decayed`` names: "kernels", without
             BatchNorm, biases and slopes; "full-kernels", without depthwise kernels too;
             or "all".
         clip_norm: largest norm of all gradients together, None for any.
         ema: momentum of a moving average of the weights, which is what is scored and kept;
             None for none.
+        xla: compile the training steps, not the score, by XLA; for one device.
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights and logits are
             float32 in all of them, and so is the model that is kept.
         batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
@@ -94,10 +101,14 @@ class TrainingConfig:
     decay_epochs: int = 100
     decay_factor: float = 0.5
     warmup_steps: int = 0
+    encoder_rate: float = 1.0
+    freeze_encoder_epochs: int = 0
+    patience: int | None = None
     weight_decay: float = 1e-2
     decayed: str = "kernels"
     clip_norm: float | None = None
     ema: float | None = None
+    xla: bool = False
     precision: str = "float32"
     batch_norm: str = "train"
     loss: str = "cross_entropy"
@@ -130,15 +141,18 @@ class TrainingConfig:
             raise KsegError(f"options is {self.options}; JSON cannot hold it ({error})") from None
         for name in (
             *("epochs", "steps", "batch_size", "accumulate", "decay_epochs"),
-            "validate_every",
+            *("validate_every", "patience"),
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KsegError(f"{name} is {value}; it must be at least 1")
-        for name in ("weight_decay", "warmup_steps", "final_epochs"):
+        for name in ("weight_decay", "warmup_steps", "final_epochs", "freeze_encoder_epochs"):
             if getattr(self, name) < 0:
                 raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
-        for name in ("learning_rate", "clip_norm", "decay_factor", "distill_weight", "temperature"):
+        for name in (
+            *("learning_rate", "encoder_rate", "clip_norm", "decay_factor"),
+            *("distill_weight", "temperature"),
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise KsegError(f"{name} is {value}; it must be above 0")
@@ -156,6 +170,11 @@ class TrainingConfig:
             for name in ("distill_weight", "temperature"):
                 if (value := getattr(self, name)) != 1:
                     raise KsegError(f"{name} is {value}, and there is no teacher; give one")
+        if self.patience is not None and self.val_split is None:
+            raise KsegError(
+                f"patience is {self.patience}, and nothing is scored; give a val_split, or leave "
+                "patience out"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
 

@@ -99,6 +99,10 @@ class Distribution:
         recent = sorted([0, 0, *steps])[-2:]
         return max(set.intersection(*map(set, self._gathered(recent))), default=0)
 
+    def of_first(self, numbers: Sequence[int]) -> list[int]:
+        """The numbers, int64, of the first worker; the others' own do not count."""
+        return list(numbers) if self.workers == 1 else self._gathered(numbers)[0]
+
     def check_same(self, digest: bytes, message: str) -> None:
         """Raises KsegError where the workers have other digests of something.
 
