@@ -25,7 +25,9 @@ ARGUMENTS = (
     *("train", "--model", "small", "--dataset", "camvid"),
     *("--batch-size", "4", "--crop", "32", "40", "--batch-norm", "sync", "--epochs", "2"),
     # Adam divides by the gradient's size: where that is nothing but rounding, so is the step.
-    *("--optimizer", "sgd", "--learning-rate", "0.005", "--encoder-rate", "0.5"),
+    *("--optimizer", "sgd", "--learning-rate", "0.01", "--encoder-rate", "0.5"),
+    # A second optimizer after the first epoch; a history that the first worker alone has.
+    *("--freeze-encoder-epochs", "1", "--patience", "5"),
 )
 
 
