@@ -318,6 +318,8 @@ class Run:
                 first_step=0 if frozen else self.frozen_steps,
             )
             model.compile(optimizer, **options)
+        # Keras does not reset a metric that it has not built yet, and this one may have counts.
+        self.metric.reset_state()
         if config.xla and not on_jax:
             # The score's images may have a size each, which XLA would compile anew.
             model.make_train_function()
