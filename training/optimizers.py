@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from kseg.training.config import TrainingConfig
@@ -97,6 +96,8 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         finite = super().check_finite(grads)
         if keras.backend.backend() != "tensorflow":
             return finite
+        import tensorflow as tf  # which a machine with JAX alone has not
+
         context = tf.distribute.get_replica_context()
         overflown = tf.cast(tf.logical_not(finite), tf.int32)
         return context.all_reduce(tf.distribute.ReduceOp.SUM, overflown) == 0

@@ -36,6 +36,7 @@ from kseg.training.determinism import deterministic
 from kseg.training.distillation import Teacher, open_teacher
 from kseg.training.distribution import Distribution, open_distribution
 from kseg.training.encoder import encoder_layers
+from kseg.training.fused_batch_norm import fuse_batch_norm
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
 from kseg.training.labels import check_two_classes
@@ -218,6 +219,7 @@ class Run:
             model = initial_model(self.config, self.data, source)
             self.model = self.devices.prepared(model, self._teacher())
             self.momenta = shorten_momentum(self.model, self.steps)
+            fuse_batch_norm(self.model)
             self.metric = MeanIoU(self.data.classes.num_classes)
         self.loss = self._loss()
         self._check_heads()

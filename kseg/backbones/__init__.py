@@ -13,9 +13,11 @@ class Features(NamedTuple):
         low_level: early features for the decoder, at stride 4 where not said otherwise.
         mid_level: features at stride 8, for decoders of two steps.
         high_level: features at stride 16, or at the output stride where that is less.
+        stem: features at stride 2.
     """
 
     output: Any
     low_level: Any
     mid_level: Any = None
     high_level: Any = None
+    stem: Any = None

@@ -13,7 +13,7 @@ from typing import Any
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features, applications
+from kseg.backbones import Features, applications, efficientnet_lite
 from kseg.backbones.mobilenet_v2 import mobilenet_v2
 from kseg.backbones.resnet import resnet_v1_101_beta
 from kseg.backbones.xception import xception
@@ -27,10 +27,16 @@ BACKBONES: dict[str, Callable[..., Features]] = {
     "xception_71": functools.partial(xception, depth=71),
     "resnet_v1_101_beta": resnet_v1_101_beta,
     "mobilenet_v2": mobilenet_v2,
+    "EfficientNetLite0": efficientnet_lite.efficientnet_lite,
 }
 
 OUTPUT_STRIDES = (8, 16, 32)
-_LOW_LEVELS = ("conv2", "conv2+conv3")
+# The features that the decoder's steps join, in their order.
+_LOW_LEVELS = {
+    "conv2": ("low_level",),
+    "conv2+conv3": ("mid_level", "low_level"),
+    "conv1+conv2+conv3": ("mid_level", "low_level", "stem"),
+}
 
 _conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.9997)
 _separable_conv = functools.partial(slim_separable_conv, epsilon=1e-5, momentum=0.9997)
@@ -51,17 +57,17 @@ def deeplab(
     image_pooling_crop_size: int | tuple[int, int] | None = None,
     decoder: bool = True,
     low_level: str = "conv2",
-    low_level_channels: int = 48,
+    low_level_channels: int | Sequence[int] = 48,
     decoder_convs: int = 2,
-    decoder_filters: int = 256,
+    decoder_filters: int | Sequence[int] = 256,
     decoder_kernel: int = 3,
     decoder_separable: bool = True,
 ) -> KerasTensor:
     """DeepLabv3+, or DeepLabv3 where ``decoder`` is False.
 
-    (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), without the decoder at
-    the output stride. The published sizes are 16k+1. The weights have the same shapes at
-    every output stride.
+    (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), at the output stride without
+    the decoder and at stride 2 where ``low_level`` has "conv1". The published sizes are 16k+1.
+    The weights have the same shapes at every output stride.
 
     MobileNetV2 was published without decoder. With one, the low-level feature is what the
     TF-Slim code names for it, ``layer_4/depthwise_output``: the activated depthwise
@@ -86,20 +92,23 @@ def deeplab(
             for the mean over all. No larger than the input.
         decoder: the decoder of v3+ (Section 3.2).
         low_level: "conv2" for the features at stride 4; "conv2+conv3" for those at stride
-            8 first and then at stride 4, with a decoder each (v3+, Table 2).
-        low_level_channels: channels to which low-level features are projected (Table 1).
+            8 first and then at stride 4, with a decoder each (v3+, Table 2);
+            "conv1+conv2+conv3" for those at stride 2 besides, which is not in the paper.
+        low_level_channels: channels to which low-level features are projected (Table 1), one
+            number or one for each decoder.
         decoder_convs, decoder_filters, decoder_kernel: number, channels and kernel size
-            of the decoder's convolutions (Table 2).
+            of the decoder's convolutions (Table 2); channels as ``low_level_channels``.
         decoder_separable: separable convolutions in the decoder.
     """
     check_output_stride(output_stride)
     if low_level not in _LOW_LEVELS:
         raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
+    levels = _LOW_LEVELS[low_level]
+    projections = _for_each("low_level_channels", low_level_channels, levels)
+    filters = _for_each("decoder_filters", decoder_filters, levels)
     for option, value in {
         "aspp_filters": aspp_filters,
-        "low_level_channels": low_level_channels,
         "decoder_convs": decoder_convs,
-        "decoder_filters": decoder_filters,
         "decoder_kernel": decoder_kernel,
     }.items():
         if value < 1:
@@ -128,14 +137,15 @@ def deeplab(
         window=window,
     )
     if decoder:
-        steps = {"conv2": ["low_level"], "conv2+conv3": ["mid_level", "low_level"]}[low_level]
-        for i, level in enumerate(steps):
+        for i, level in enumerate(levels):
+            if getattr(features, level) is None:
+                raise ValueError(f"low_level is {low_level!r}; {backbone} has no {level}")
             x = _decoder_step(
                 x,
                 getattr(features, level),
-                low_level_channels,
+                projections[i],
                 convs=decoder_convs,
-                filters=decoder_filters,
+                filters=filters[i],
                 kernel_size=decoder_kernel,
                 separable=decoder_separable,
                 suffix=f"_{i}" if i else "",
@@ -147,6 +157,17 @@ def check_output_stride(output_stride: int) -> None:
     """Raises ValueError for a stride that no DeepLab has."""
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+
+
+def _for_each(option: str, value: int | Sequence[int], levels: Sequence[str]) -> list[int]:
+    """The value for each level."""
+    values = [value] * len(levels) if isinstance(value, int) else list(value)
+    if len(values) != len(levels) or min(values) < 1:
+        raise ValueError(
+            f"{option} is {value}; it must be at least 1, one number or one for each of the "
+            f"{len(levels)} decoders"
+        )
+    return values
 
 
 def _backbone(x: KerasTensor, name: str, output_stride: int, **options: Any) -> Features:
@@ -307,6 +328,24 @@ VARIANTS = {
         multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
         mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
         source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
+    ),
+    # Channels fall from step to step: what is at stride 2 is dear.
+    "deeplab_v3_plus_efficientnet_lite0": _DEEPLAB.replace(
+        options={
+            "backbone": "EfficientNetLite0",
+            "aspp_filters": 128,
+            "low_level": "conv1+conv2+conv3",
+            "low_level_channels": (48, 32, 16),
+            "decoder_filters": (128, 64, 32),
+        },
+        normalization=efficientnet_lite.LITE_RANGE,
+        tensors="pytorch",
+        backbone=efficientnet_lite.PREFIXES,
+        unused=efficientnet_lite.UNUSED,
+        features="_blocks.15._bn2",
+        parameters=3_326_195,
+        multiply_adds={(512, 1024): 9.27e9, (360, 480): 3.09e9},  # counted here
+        source="kseg; arXiv:1802.02611; EfficientNet-Lite, TensorFlow blog, 2020",
     ),
     "deeplab_v3_plus_mobilenet_v3_large": _DEEPLAB.on_application(
         "MobileNetV3Large",
