@@ -32,6 +32,10 @@ _NORMALIZATIONS = (
     (r"ResNet|VGG", RESNET_CAFFE),
 )
 
+# The height and width below which a layer without padding has no output, by the beginning of
+# the name.
+_LEAST_SIZES = ((r"DenseNet", 29), (r"VGG", 32), (r"Xception", 7))
+
 # Layers and operations that compute every pixel by itself, or several at the same place.
 _POINTWISE = frozenset(
     ["Activation", "Add", "BatchNormalization", "Concatenate", "Dropout", "Multiply", "ReLU"]
@@ -52,6 +56,11 @@ def names() -> list[str]:
 def normalization(name: str) -> Normalization:
     """What the ImageNet weights of that network expect; no layer of it is in the graph."""
     return next(value for pattern, value in _NORMALIZATIONS if re.match(pattern, name))
+
+
+def least_size(name: str) -> int:
+    """Of the input's height and width, for any output stride."""
+    return next((size for pattern, size in _LEAST_SIZES if re.match(pattern, name)), 1)
 
 
 class _Grid(NamedTuple):

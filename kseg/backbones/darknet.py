@@ -58,7 +58,7 @@ def darknet19(x: KerasTensor) -> Features:
     """DarkNet19's features of (N, H, W, 3).
 
     ``output`` is (N, h, w, 1024), h and w from pooling ``low_level``, which is (N,
-    ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 16x16 must come in.
+    ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 13x13 must come in.
     """
     levels = {}
     for number, layer in LAYERS.items():

@@ -83,6 +83,7 @@ class Variant:
             backbone=(applications.PREFIX,),
             unused=(),
             features=applications.FEATURES,
+            least_size=applications.least_size(application),
             application=application,
             **{**unpublished, **facts},
         )
