@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts

@@ -169,6 +169,7 @@ def test_void_channels_and_a_fixed_size(small_row):
         (("--teacher", "OTHER"), "class 1 is 'thing' here and 'building' there). Take a teacher"),
         (("--teacher", "camvid:cgnet_m3n15"), "camvid:cgnet_m3n15: no such weights"),
         (("--teacher", "SELF", "--temperature", 0), "temperature is 0.0; it must be above 0"),
+        (("--teacher", "OWN"), "model.keras: is what the run in"),
         (("--distill-weight", "nan"), "--distill-weight is nan; it must be a finite number"),
         (("--temperature", 2), "temperature is 2.0, and there is no teacher"),
     ],
@@ -179,7 +180,11 @@ def test_refusals(values, message, teacher, small_model, tiny_camvid, tmp_path, 
         model = kseg.create_model("small", num_classes=11)
         model.card = small_model.card.replace(class_names=names)
         model.save(tmp_path / "other.keras")
-    named = {"OTHER": tmp_path / "other.keras", "SELF": teacher}
+    named = {
+        "OTHER": tmp_path / "other.keras",
+        "SELF": teacher,
+        "OWN": tmp_path / "run/model.keras",
+    }
     arguments = [
         *("train", "--model", "small", "--dataset", "camvid", "--data-dir", tiny_camvid),
         *("--run-dir", tmp_path / "run", "--crop", 32, 40, "--batch-size", 2, "--epochs", 1),
