@@ -91,7 +91,7 @@ def open_teacher(config: TrainingConfig, data: DataSet | Records) -> Teacher | N
         source = load(config.teacher)
         check_classes(source.card, data, way_out="Take a teacher of the classes of the data")
         for crop in filter(None, (config.crop, config.final_crop)):
-            check_size(source.card.name, *crop)
+            check_size(source.card, *crop)
         with dtype_policy(config.precision):
             model = build(source.card.for_inference(), weights_of=source)
     except KsegError as error:
