@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -385,7 +386,8 @@ def _check_card(model: SegmentationModel, card: Card) -> None:
     own = [x for x in operations if isinstance(x, Normalize)]
     found = _AS_IT_IS
     if own:
-        found = Normalization(tuple(own[0].mean), tuple(own[0].std), own[0].channel_order)
+        names = [field.name for field in dataclasses.fields(Normalization)]
+        found = Normalization(**{name: getattr(own[0], name) for name in names})
     last = operations[-1]
     facts = {
         "normalization": (found, card.normalization),
