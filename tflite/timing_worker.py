@@ -146,12 +146,12 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         card, runtime = predictor.card, predictor.runtime
     elif options["runtime"] == "cpu":
         kind = OnnxPredictor if file.suffix == ".onnx" else TFLitePredictor
-        runner = in_steps = kind(file, options["threads"], stated_for(file, options["card"]))
+        runner = in_steps = kind(file, options["threads"], stated_for(file, options.get("card")))
         dtype, own = in_steps.io.input_type, in_steps.input_size
         card, runtime = in_steps.card, in_steps.runtime
     else:
         # Which knows what the tensors are.
-        reference = TFLitePredictor(file, stated=stated_for(file, options["card"]))
+        reference = TFLitePredictor(file, stated=stated_for(file, options.get("card")))
         runner = accelerated = AcceleratedModel(file)
         accelerated.io = reference.io
         dtype, own = accelerated.input_type, reference.input_size
