@@ -142,7 +142,7 @@ def test_an_accelerator_whose_second_logits_are_not_finite(write, monkeypatch):
 
 
 class CpuPredictor(TFLitePredictor):
-    def __init__(self, path, timeout):
+    def __init__(self, path, timeout, stated):
         super().__init__(path)
 
     def close(self):
