@@ -7,6 +7,7 @@ else is copied. Layers are called ``encoder.`` and Keras' name, and have Keras' 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import keras
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
 from kseg.card import IMAGENET, RESNET_CAFFE, SYMMETRIC_RANGE, Normalization
 from kseg.layers import DilatedPooling, subsample
 
@@ -40,18 +41,15 @@ _CONVOLUTIONS = (kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D)
 _POOLINGS = {kl.MaxPooling2D: "max", kl.AveragePooling2D: "average"}
 
 
-def names() -> list[str]:
-    """The functions of keras.applications, such as "ResNet50V2", that can be tried."""
-    return [
-        name
-        for name in dir(keras.applications)
-        if any(re.match(pattern, name) for pattern, _ in _NORMALIZATIONS)
-    ]
-
-
-def normalization(name: str) -> Normalization:
-    """What the ImageNet weights of that network expect; no layer of it is in the graph."""
-    return next(value for pattern, value in _NORMALIZATIONS if re.match(pattern, name))
+# Those that stay as they are, and why.
+NOT_DILATED = {
+    name: reason
+    for names, reason in (
+        (("InceptionV3", "InceptionResNetV2"), "?"),
+        (("NASNetLarge", "NASNetMobile"), "?"),
+    )
+    for name in names
+}
 
 
 class _Grid(NamedTuple):
@@ -71,14 +69,15 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
     taken over the pixels of the unchanged network, which its weights were trained on.
 
     A level is the last tensor of its stride that all later ones come from: behind an
-    expansion's activation in networks of inverted residuals, a unit's output in ResNets.
+    expansion's activation in networks of inverted residuals, a unit's output in ResNets. A
+    network has no level where it has no such tensor.
 
     Args:
         name: of a function in ``keras.applications``.
         output_stride: 8, 16 or 32.
 
     Raises:
-        ValueError: a layer that cannot be dilated, or no feature at stride 4.
+        ValueError: a layer that cannot be dilated.
     """
     network = _build(name, None)
     (source,) = network.inputs
@@ -124,9 +123,8 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
         for tensor in _bottlenecks(network)
         if (grid := grids[tensor]) is not None
     }
-    if 4 not in levels:
-        raise ValueError(f"{name} has no features at stride 4")
-    return Features(tensors[id(network.outputs[0])], *(levels.get(s) for s in (4, 8, 16)))
+    low, mid, high, stem = (levels.get(stride) for stride in (4, 8, 16, 2))
+    return Features(tensors[id(network.outputs[0])], low, mid, high, stem=stem)
 
 
 def load_weights(model: keras.Model, name: str, weights: str | Path) -> None:
@@ -243,3 +241,30 @@ def _bottlenecks(network: keras.Model) -> list[int]:
             found.append(output)
         needed_until = max(needed_until, last_use.get(output, i))
     return found
+
+
+# Parameters, and channels at strides 2 to 32.
+_FACTS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "DenseNet121": (6_953_856, (64, 128, 256, 512, 1024)),
+    "MobileNetV3Large": (0, (64, 128, 256, 512, 1024)),
+    "MobileNetV3Small": (0, (64, 128, 256, 512, 1024)),
+    "MobileNetV2": (0, (64, 128, 256, 512, 1024)),
+    "EfficientNetB0": (0, (64, 128, 256, 512, 1024)),
+    "ResNet50V2": (0, (64, 128, 256, 512, 1024)),
+    "ResNet50": (0, (64, 128, 256, 512, 1024)),
+}
+
+ENCODERS = {
+    name: Encoder(
+        functools.partial(application, name=name),
+        next(value for pattern, value in _NORMALIZATIONS if re.match(pattern, name)),
+        prefixes=(PREFIX,),
+        parameters=parameters,
+        channels=dict(zip((2, 4, 8, 16, 32), channels, strict=True)),
+        tensors="tf_slim",
+        imagenet="Keras downloads them",
+        application=name,
+        source=f"keras.applications.{name}",
+    )
+    for name, (parameters, channels) in _FACTS.items()
+}

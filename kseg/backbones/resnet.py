@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features, grid_of_three
+from kseg.card import IMAGENET, SYMMETRIC_RANGE
 from kseg.layers import atrous_units, batch_norm, conv, max_pool, slim_conv, subsample
 
 _conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.95)
@@ -26,19 +27,21 @@ _BLOCKS = ((64, 3), (128, 4), (256, 23), (512, 3))
 def resnet_v1_101_beta(
     x: KerasTensor,
     *,
-    output_stride: int = 16,
-    multi_grid: tuple[int, int, int] = (1, 2, 4),
+    output_stride: int = 32,
+    multi_grid: Sequence[int] | None = None,
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
-    The low and middle levels are the third convolution of ``block1.unit_2`` and
-    ``block2.unit_3``, after BatchNorm and before the sum.
+    The low, middle and high levels are the third convolution of ``block1.unit_2``,
+    ``block2.unit_3`` and ``block3.unit_22``, after BatchNorm and before the sum; ``stem`` is
+    the last of the three convolutions at stride 2, 128 channels.
 
     Args:
         output_stride: 8, 16 or 32.
         multi_grid: dilations of block 4's three units, times the block's own
-            (arXiv:1706.05587 Section 3.1.1; the published weights have 1, 2, 4).
+            (arXiv:1706.05587 Section 3.1.1); None for the published weights' 1, 2, 4.
     """
+    multi_grid = grid_of_three(multi_grid, (1, 2, 4))
     units = [
         (f"block{b}.unit_{u}", channels, 2 if u == count and b < 4 else 1)
         for b, (channels, count) in enumerate(_BLOCKS, 1)
@@ -49,6 +52,7 @@ def resnet_v1_101_beta(
     prefix = "resnet_v1_101"
     for i, filters in enumerate((64, 64, 128), 1):
         x = _conv(x, filters, 3, strides=2 if i == 1 else 1, name=f"{prefix}.conv1_{i}")
+    root = x
     x = kl.MaxPooling2D(3, strides=2, padding="same", name=f"{prefix}.pool1")(x)
     residuals = {}
     for (unit, channels, _), (stride, dilation) in zip(units, strides, strict=True):
@@ -60,7 +64,8 @@ def resnet_v1_101_beta(
             dilation=dilation * grid,
             name=f"{prefix}.{unit}.bottleneck_v1",
         )
-    return Features(x, low_level=residuals["block1.unit_2"], mid_level=residuals["block2.unit_3"])
+    levels = (residuals[f"block{b}.unit_{count - 1}"] for b, (_, count) in enumerate(_BLOCKS[:3], 1))
+    return Features(x, *levels, stem=root)
 
 
 def _bottleneck(
@@ -138,11 +143,12 @@ CAFFE = Style(_caffe_names, (64, 64, 128), stride_first=True, momentum=0.95)
 
 
 def resnet(
-    x: KerasTensor, units: tuple[int, int, int, int], *, style: Style, output_stride: int = 8
+    x: KerasTensor, units: tuple[int, int, int, int], *, style: Style, output_stride: int = 32
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
-    The levels are the outputs of the first three blocks, 256, 512 and 1024 channels.
+    The levels are the outputs of the first three blocks, 256, 512 and 1024 channels, and what
+    goes into the max pooling.
 
     Args:
         units: of the blocks, ``RESNET_50`` or ``RESNET_101``.
@@ -150,7 +156,8 @@ def resnet(
         output_stride: 8, 16 or 32. Where a block keeps its stride no more, the 3x3
             convolutions of all of its units are dilated, as published.
     """
-    x = stem(x, style)
+    root = stem_convolutions(x, style)
+    x = max_pool(root, "pool1")
     outputs = []
     strides = atrous_units([2, 2, 1, 2, 2, 2], output_stride)[2:]
     for block, (count, (stride, dilation)) in enumerate(zip(units, strides, strict=True), 1):
@@ -167,11 +174,11 @@ def resnet(
                 style=style,
             )
         outputs.append(x)
-    return Features(x, *outputs[:3])
+    return Features(x, *outputs[:3], stem=root)
 
 
-def stem(x: KerasTensor, style: Style) -> KerasTensor:
-    """The convolutions before the first block and the max pooling: stride 4."""
+def stem_convolutions(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the max pooling and the first block: stride 2."""
     for i, filters in enumerate(style.stem, 1):
         x = conv_bn_relu(
             x,
@@ -181,7 +188,7 @@ def stem(x: KerasTensor, style: Style) -> KerasTensor:
             names=style.names(0, i, "conv1"),
             style=style,
         )
-    return max_pool(x, "pool1")
+    return x
 
 
 def bottleneck(
@@ -252,3 +259,28 @@ def conv_bn_relu(
     x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=names[0])
     x = batch_norm(x, epsilon=1e-5, momentum=style.momentum, name=names[1])
     return kl.ReLU(name=f"{names[0]}.relu")(x) if activation else x
+
+
+ENCODERS = {
+    "ResNet101Beta": Encoder(
+        resnet_v1_101_beta,
+        SYMMETRIC_RANGE,
+        prefixes=("resnet_v1_101.",),
+        parameters=42_623_936,
+        channels={2: 128, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        tensors="tf_slim",
+        unused=("resnet_v1_101/logits/",),
+        imagenet="DeepLab's TF-Slim checkpoint, resnet_v1_101_beta",
+        source="arXiv:1512.03385, DeepLab's in TF-Slim",
+    ),
+    # After arXiv:1812.01187, Section 4.1: a deep stem, and strides in the 3x3 convolutions.
+    "ResNet50C": Encoder(
+        functools.partial(resnet, units=RESNET_50, style=DEEP_STEM),
+        IMAGENET,
+        prefixes=("layer",),
+        parameters=23_631_808,
+        channels={2: 128, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        imagenet="a file in PSPNet's names",
+        source="arXiv:1512.03385 with PSPNet's stem",
+    ),
+}

@@ -153,6 +153,17 @@ def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
     raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
 
 
+def is_encoder_alone(name: str, tensors: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has tensors of the backbone of the network ``name``, none of its head."""
+    variant = find_variant(name)
+    _, shapes, _ = _shapes(name)
+    tensors = _renamed(_unwrap(tensors, shapes), variant)
+    separator = _LAYOUTS[variant.tensors][1]
+    belongs = _membership(variant, "backbone")
+    found = {belongs(tensor.replace(separator, ".")) for tensor in shapes if tensor in tensors}
+    return found == {True}
+
+
 def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = "all") -> None:
     """Assigns published tensors by name; nothing is assigned unless all fit.
 
@@ -176,8 +187,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     belongs = _membership(variant, part)
     entries = {n: e for n, e in _entries(model, variant).items() if belongs(e.layer)}
     tensors = _unwrap(tensors, published_shapes(model))
+    tensors = _renamed(tensors, variant)
     if variant.tensors == "tf_slim":
-        tensors = in_tf_slim_names(tensors, variant.backbone)
         tensors = _unfolded(tensors, entries, model)
     given = {
         name: np.asarray(tensor)
@@ -258,10 +269,17 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
 
     def belongs(layer: str) -> bool:
         if part == "backbone":
-            return layer.startswith(variant.backbone)
+            return f"{layer}.".startswith(variant.backbone)
         return part == "all" or not layer.startswith(variant.classifier)
 
     return belongs
+
+
+def _renamed(tensors: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """Names that others gave to TF-Slim's networks, as they are here."""
+    if variant.tensors != "tf_slim":
+        return tensors
+    return in_tf_slim_names(tensors, variant.backbone)
 
 
 def _unfolded(
