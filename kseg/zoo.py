@@ -85,9 +85,7 @@ def _named(kind: str, part: str, table: Mapping[str, Any], name: str) -> Any:
         raise KsegError(f"{name}: {part} is no encoder: {NOT_DILATED[part]}")
     near = difflib.get_close_matches(part, table, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise KsegError(
-        f"unknown model {name!r}: no {kind} {part!r}; {hint}`kseg encoders` lists all"
-    )
+    raise KsegError(f"unknown model {name!r}: no {kind} {part!r}; {hint}`kseg encoders` lists all")
 
 
 def new_card(

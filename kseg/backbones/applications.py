@@ -41,14 +41,20 @@ _CONVOLUTIONS = (kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D)
 _POOLINGS = {kl.MaxPooling2D: "max", kl.AveragePooling2D: "average"}
 
 
-# Those that stay as they are, and why.
+# Those that are no encoders, and why.
 NOT_DILATED = {
-    name: reason
-    for names, reason in (
-        (("InceptionV3", "InceptionResNetV2"), "?"),
-        (("NASNetLarge", "NASNetMobile"), "?"),
-    )
-    for name in names
+    **dict.fromkeys(
+        ("InceptionV3", "InceptionResNetV2"),
+        "its average poolings leave out what lies beyond the border, which has no dilated form",
+    ),
+    **dict.fromkeys(
+        ("NASNetLarge", "NASNetMobile"),
+        "its cells join features of two strides, so that no stride can become a dilation",
+    ),
+    **dict.fromkeys(
+        (f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+        "its LayerNormalization and GELU have no operators on the GPU delegate",
+    ),
 }
 
 
@@ -246,12 +252,36 @@ def _bottlenecks(network: keras.Model) -> list[int]:
 # Parameters, and channels at strides 2 to 32.
 _FACTS: dict[str, tuple[int, tuple[int, ...]]] = {
     "DenseNet121": (6_953_856, (64, 128, 256, 512, 1024)),
-    "MobileNetV3Large": (0, (64, 128, 256, 512, 1024)),
-    "MobileNetV3Small": (0, (64, 128, 256, 512, 1024)),
-    "MobileNetV2": (0, (64, 128, 256, 512, 1024)),
-    "EfficientNetB0": (0, (64, 128, 256, 512, 1024)),
-    "ResNet50V2": (0, (64, 128, 256, 512, 1024)),
-    "ResNet50": (0, (64, 128, 256, 512, 1024)),
+    "DenseNet169": (12_484_480, (64, 128, 256, 640, 1664)),
+    "DenseNet201": (18_092_928, (64, 128, 256, 896, 1920)),
+    "EfficientNetB0": (4_007_548, (96, 144, 240, 672, 1280)),
+    "EfficientNetB1": (6_513_184, (96, 144, 240, 672, 1280)),
+    "EfficientNetB2": (7_700_994, (96, 144, 288, 720, 1408)),
+    "EfficientNetB3": (10_696_232, (144, 192, 288, 816, 1536)),
+    "EfficientNetB4": (17_548_616, (144, 192, 336, 960, 1792)),
+    "EfficientNetB5": (28_340_784, (144, 240, 384, 1056, 2048)),
+    "EfficientNetB6": (40_735_704, (192, 240, 432, 1200, 2304)),
+    "EfficientNetB7": (63_786_960, (192, 288, 480, 1344, 2560)),
+    "EfficientNetV2B0": (5_858_704, (16, 32, 192, 672, 1280)),
+    "EfficientNetV2B1": (6_860_052, (16, 32, 192, 672, 1280)),
+    "EfficientNetV2B2": (8_687_086, (16, 32, 224, 720, 1408)),
+    "EfficientNetV2B3": (12_821_406, (16, 40, 224, 816, 1536)),
+    "EfficientNetV2L": (117_234_272, (32, 64, 384, 1344, 1280)),
+    "EfficientNetV2M": (52_858_356, (24, 48, 320, 1056, 1280)),
+    "EfficientNetV2S": (20_177_488, (24, 48, 256, 960, 1280)),
+    "MobileNet": (3_206_976, (64, 128, 256, 512, 1024)),
+    "MobileNetV2": (2_223_872, (96, 144, 192, 576, 1280)),
+    "MobileNetV3Large": (2_971_952, (64, 72, 240, 672, 960)),
+    "MobileNetV3Small": (927_008, (16, 72, 96, 288, 576)),
+    "ResNet101": (42_552_832, (64, 256, 512, 1024, 2048)),
+    "ResNet101V2": (42_528_896, (64, 256, 512, 1024, 2048)),
+    "ResNet152": (58_219_520, (64, 256, 512, 1024, 2048)),
+    "ResNet152V2": (58_187_904, (64, 256, 512, 1024, 2048)),
+    "ResNet50": (23_534_592, (64, 256, 512, 1024, 2048)),
+    "ResNet50V2": (23_519_360, (64, 256, 512, 1024, 2048)),
+    "VGG16": (14_714_688, (128, 256, 512, 512, 512)),
+    "VGG19": (20_024_384, (128, 256, 512, 512, 512)),
+    "Xception": (20_806_952, (64, 128, 256, 728, 2048)),
 }
 
 ENCODERS = {

@@ -83,9 +83,7 @@ def darknet19(x: KerasTensor) -> Features:
         x = batch_norm(x, epsilon=1e-5, name=f"{name}.1")
         x = kl.LeakyReLU(0.1, name=f"{name}.2")(x)
         levels[number] = x
-    return Features(
-        x, levels[LOW_LEVEL_LAYER], levels[MID_LEVEL_LAYER], stem=levels[STEM_LAYER]
-    )
+    return Features(x, levels[LOW_LEVEL_LAYER], levels[MID_LEVEL_LAYER], stem=levels[STEM_LAYER])
 
 
 ENCODERS = {

@@ -64,7 +64,9 @@ def resnet_v1_101_beta(
             dilation=dilation * grid,
             name=f"{prefix}.{unit}.bottleneck_v1",
         )
-    levels = (residuals[f"block{b}.unit_{count - 1}"] for b, (_, count) in enumerate(_BLOCKS[:3], 1))
+    levels = (
+        residuals[f"block{b}.unit_{count - 1}"] for b, (_, count) in enumerate(_BLOCKS[:3], 1)
+    )
     return Features(x, *levels, stem=root)
 
 

@@ -154,7 +154,7 @@ def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
 
 
 def is_encoder_alone(name: str, tensors: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has tensors of the backbone of the network ``name``, none of its head."""
+    """Whether a checkpoint has the backbone of the network ``name``, and nothing of its head."""
     variant = find_variant(name)
     _, shapes, _ = _shapes(name)
     tensors = _renamed(_unwrap(tensors, shapes), variant)

@@ -13,11 +13,7 @@ from kseg.backbones.encoders import ENCODERS
 from kseg.model import normalize
 from kseg.zoo import VARIANTS, find_variant
 
-ADAPTED = [
-    name
-    for name in (v.encoder.application for v in VARIANTS.values() if v.encoder)
-    if name
-]
+ADAPTED = [name for name in (v.encoder.application for v in VARIANTS.values() if v.encoder) if name]
 SMALL = "MobileNetV3Small"
 
 

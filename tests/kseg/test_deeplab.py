@@ -18,11 +18,10 @@ from kseg.backbones.xception import xception
 from kseg.cost import multiply_adds
 from kseg.errors import KsegError
 from kseg.layers import atrous_units
-from kseg.zoo import VARIANTS, find_variant
+from kseg.zoo import find_variant
 from support import outputs_of
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
-ROWS = [name for name in VARIANTS if name.startswith("deeplab_v3")]
 # The lightest row that has every part.
 SMALL = "deeplab_v3_plus_mobilenet_v2"
 OS8 = {"output_stride": 8}
