@@ -56,7 +56,7 @@ COLUMNS = (
 )
 
 
-def whole_image_way(data: DataSet) -> tf.data.Dataset:
+def whole_image_way(data: DataSet, crop: tuple[int, int], batch_size: int) -> tf.data.Dataset:
     """What a pipeline in plain tf.data does: everything on the whole image, then a crop."""
     files = tf.data.Dataset.from_tensor_slices(
         ([str(s.image) for s in data.samples], [str(s.label) for s in data.samples])
@@ -70,15 +70,15 @@ def whole_image_way(data: DataSet) -> tf.data.Dataset:
         size = tf.cast(tf.round(factor * tf.cast(tf.shape(image)[:2], tf.float32)), tf.int32)
         image = tf.image.resize(image, size)
         label = tf.image.resize(label, size, "nearest")
-        missing = tf.maximum(CROP - size, 0)
+        missing = tf.maximum(crop - size, 0)
         padding = [[0, missing[0]], [0, missing[1]], [0, 0]]
         image = tf.pad(image, padding, constant_values=127.5)
         label = tf.pad(label, padding, constant_values=IGNORE)
-        slack = tf.shape(image)[:2] - CROP
+        slack = tf.shape(image)[:2] - crop
         top = tf.random.uniform([], 0, slack[0] + 1, tf.int32)
         left = tf.random.uniform([], 0, slack[1] + 1, tf.int32)
-        image = tf.image.crop_to_bounding_box(image, top, left, *CROP)
-        label = tf.image.crop_to_bounding_box(label, top, left, *CROP)
+        image = tf.image.crop_to_bounding_box(image, top, left, *crop)
+        label = tf.image.crop_to_bounding_box(label, top, left, *crop)
         if tf.random.uniform([]) < 0.5:
             image, label = tf.image.flip_left_right(image), tf.image.flip_left_right(label)
         image = tf.image.random_brightness(image, 255 * JITTER)
@@ -87,17 +87,39 @@ def whole_image_way(data: DataSet) -> tf.data.Dataset:
         return tf.clip_by_value(image, 0.0, 255.0), label[..., 0]
 
     shuffled = files.repeat().shuffle(len(data))
-    return shuffled.map(example, tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(2)
+    return (
+        shuffled.map(example, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True).prefetch(2)
+    )
 
 
-def measure(folder: Path, threads: int) -> dict[str, list[float]]:
+def draw(folder: Path, size: tuple[int, int] = SIZE) -> None:
+    """The frames, ``folder/streets``, and what ``kseg prepare`` makes of them."""
+    write_streets(folder / "streets", FRAMES, size=size)
+    prepare(open_dataset("streets", folder / "streets", "train"), folder / "records", workers=1)
+
+
+def measure_apart(
+    folder: Path, threads: int, crop: tuple[int, int] = CROP, batch_size: int = BATCH
+) -> dict[str, list[float]]:
+    """``measure`` in a process of its own."""
+    command = [sys.executable, __file__, "--measure", folder, "--threads", threads]
+    command += ["--crop", *crop, "--batch-size", batch_size]
+    result = subprocess.run(map(str, command), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def measure(
+    folder: Path, threads: int, crop: tuple[int, int], batch_size: int
+) -> dict[str, list[float]]:
     """Seconds an image, one for every round, by way."""
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     where = dict(name="streets", dir=folder / "streets", split="train")
-    kseg_way = dict(crop=CROP, batch_size=BATCH, scale=SCALE, jitter=JITTER, start_step=0)
+    kseg_way = dict(crop=crop, batch_size=batch_size, scale=SCALE, jitter=JITTER, start_step=0)
     ways = {
-        "whole image": whole_image_way(open_dataset("streets", folder / "streets", "train")),
+        "whole image": whole_image_way(
+            open_dataset("streets", folder / "streets", "train"), crop, batch_size
+        ),
         "kseg, files": kseg.training.dataset(**where, **kseg_way),
         "kseg, records": kseg.training.dataset(**where, **kseg_way, records=folder / "records"),
     }
@@ -113,7 +135,7 @@ def measure(folder: Path, threads: int) -> dict[str, list[float]]:
             begin = time.perf_counter()
             for _ in range(BATCHES):
                 next(stream)
-            seconds[way].append((time.perf_counter() - begin) / (BATCH * BATCHES))
+            seconds[way].append((time.perf_counter() - begin) / (batch_size * BATCHES))
             del stream
     return seconds
 
@@ -123,19 +145,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--crop", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure, args.threads)))
+        print(json.dumps(measure(args.measure, args.threads, tuple(args.crop), args.batch_size)))
         return 0
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_streets(folder / "streets", FRAMES, size=SIZE)
-        prepare(open_dataset("streets", folder / "streets", "train"), folder / "records", workers=1)
+        draw(folder)
         for threads in THREADS:
-            command = [sys.executable, __file__, "--measure", folder, "--threads", str(threads)]
-            result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds = json.loads(result.stdout)
+            seconds = measure_apart(folder, threads)
             slowest_way = statistics.median(seconds["whole image"])
             for way, values in seconds.items():
                 median = statistics.median(values)

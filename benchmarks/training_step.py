@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import table
 from table import RESULTS
@@ -139,19 +140,39 @@ def _class_weights() -> list[float]:
 
 
 def keras_step(
-    name: str, batch_size: int, size: tuple[int, int]
+    name: str,
+    batch_size: int,
+    size: tuple[int, int],
+    *,
+    precision: str = "float32",
+    compiled: bool = False,
+    dropout: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Callable[[], float], int]:
-    """A step as ``kseg train`` takes it, which gives its loss; the trainable weights' number."""
+    """A step as ``kseg train`` takes it, which gives its loss; the trainable weights' number.
+
+    Args:
+        precision: of Keras' policy.
+        compiled: by XLA; JAX is in any case.
+        dropout: False switches it off: it draws other numbers in every runtime.
+        options: of the network.
+    """
+    from kseg.model import dtype_policy
     from kseg.training.config import TrainingConfig
     from kseg.training.losses import SegmentationLoss
     from kseg.training.metrics import MeanIoU
     from kseg.training.optimizers import make_optimizer
 
-    model = network(name)
-    config = TrainingConfig(name, "camvid", learning_rate=_LEARNING_RATE)
+    with dtype_policy(precision):
+        model = network(name, **(options or {}))
+    if not dropout:
+        without_dropout(model)
+    config = TrainingConfig(name, "camvid", learning_rate=_LEARNING_RATE, precision=precision)
     optimizer = make_optimizer(config, model, 10**6, 10**3)
     loss = SegmentationLoss(config.loss, _class_weights())
-    model.compile(optimizer, loss, metrics=[MeanIoU(CLASSES)])
+    # "auto" is Keras' own choice where JAX has no other.
+    jit_compile = "auto" if keras.backend.backend() == "jax" else compiled
+    model.compile(optimizer, loss, metrics=[MeanIoU(CLASSES)], jit_compile=jit_compile)
     images, labels = _batch(batch_size, size)
 
     def step() -> float:
@@ -161,14 +182,32 @@ def keras_step(
     return step, sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
+def without_dropout(model: Any) -> None:
+    """Dropout layers that leave everything as it is."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+
+
 def torch_step(
-    name: str, batch_size: int, size: tuple[int, int]
+    name: str,
+    batch_size: int,
+    size: tuple[int, int],
+    *,
+    precision: str = "float32",
+    compiled: bool = False,
+    dropout: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Callable[[], float], int]:
-    """The same step in PyTorch."""
+    """The same step in PyTorch, on a GPU if there is one; 16 bits by autocast."""
     import torch
     from torch_twin import twin
 
-    module = twin(network(name)).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = network(name, **(options or {}))
+    if not dropout:
+        without_dropout(model)
+    module = twin(model).train().to(device)
     parameters = list(module.parameters())
     kernels = [p for p in parameters if p.dim() == 4]
     others = [p for p in parameters if p.dim() != 4]
@@ -181,19 +220,26 @@ def torch_step(
         eps=1e-7,
         fused=True,
     )
+    # Loss scaling is for float16 alone, and for GPUs.
+    half = {"mixed_float16": torch.float16, "mixed_bfloat16": torch.bfloat16}.get(precision)
+    scaler = torch.amp.GradScaler(device, enabled=half is torch.float16 and device == "cuda")
+    forward = torch.compile(module) if compiled else module
     images, labels = _batch(batch_size, size)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(labels).long()
-    weights = torch.tensor(_class_weights())
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+    labels = torch.from_numpy(labels).long().to(device)
+    weights = torch.tensor(_class_weights(), device=device)
 
     def step() -> float:
         optimizer.zero_grad()
+        with torch.autocast(device, half, enabled=half is not None):
+            logits = forward(images)
         total = torch.nn.functional.cross_entropy(
-            module(images), labels, weights, ignore_index=255, reduction="sum"
+            logits.float(), labels, weights, ignore_index=255, reduction="sum"
         )
         loss = total / labels.numel()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss.item()
 
     return step, sum(p.numel() for p in parameters)
@@ -206,7 +252,6 @@ def _set_up(runtime: str) -> None:
 
         torch.set_num_threads(THREADS)
     elif runtime != "jax":
-        import keras
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(THREADS)

@@ -1,6 +1,5 @@
 """The PyTorch twin is the same function with the same gradients."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +10,7 @@ from support import randomize_statistics
 torch = pytest.importorskip("torch", reason="torch is not installed; .ci/run installs it")
 
 from torch_twin import twin  # noqa: E402  (it needs torch)
-from training_step import CLASSES, network  # noqa: E402
+from training_step import CLASSES, network, without_dropout  # noqa: E402
 
 NETWORKS = {
     "cgnet_m3n21": {"m": 2, "n": 2},
@@ -25,9 +24,7 @@ def make(name: str) -> kseg.SegmentationModel:
     # He's scale, so that logits differ by pixel and class, as Keras' default does not here.
     model = network(name, **NETWORKS[name])
     randomize_statistics(model)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0  # the two draw other numbers
+    without_dropout(model)
     return model
 
 

@@ -158,6 +158,17 @@ class ReplicatedModel(SegmentationModel):
         return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
 
 
+def share_gpus() -> None:
+    """Lets TensorFlow take GPU memory as it needs it, where the user has not decided otherwise.
+
+    Its default takes nearly all memory of every GPU, so that a second process finds none. Without
+    an effect once TensorFlow has used a GPU.
+    """
+    with contextlib.suppress(RuntimeError):
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def open_distribution(kind: str = "auto") -> Distribution:
     """The devices of a run; call it before anything is computed.
 
@@ -174,6 +185,7 @@ def open_distribution(kind: str = "auto") -> Distribution:
         raise KsegError(f"distribution is {kind!r}; it must be one of {', '.join(KINDS)}")
     if keras.backend.backend() != "tensorflow":
         return _data_parallel(kind)
+    share_gpus()
     workers, rank = _workers()
     if kind == "multiworker" or (kind == "auto" and workers > 1):
         if workers < 2:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from kseg.training.config import TrainingConfig
@@ -43,6 +42,8 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         finite = super().check_finite(grads)
         if keras.backend.backend() != "tensorflow":
             return finite
+        import tensorflow as tf  # which a machine with JAX alone has not
+
         context = tf.distribute.get_replica_context()
         overflown = tf.cast(tf.logical_not(finite), tf.int32)
         return context.all_reduce(tf.distribute.ReduceOp.SUM, overflown) == 0

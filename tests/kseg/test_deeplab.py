@@ -322,6 +322,25 @@ def test_two_low_levels_refine_at_stride_8_and_then_4(size):
     assert logits.shape == (1, 97, 129, 19)
 
 
+@pytest.mark.parametrize("size", [(97, 129), (None, None)])
+def test_three_low_levels_refine_down_to_stride_2(size):
+    """Channels of each decoder are options of the row."""
+    model = kseg.create_model("deeplab_v3_plus_efficientnet_lite0", input_shape=(*size, 3))
+    steps = [f"decoder.decoder_conv1{suffix}_pointwise" for suffix in ("", "_1", "_2")]
+    outputs = [model.get_layer(name).output for name in [*steps, "logits.semantic", "logits"]]
+    shapes = [x.shape for x in outputs_of(keras.Model(model.inputs, outputs), noise(97, 129))]
+    assert shapes == [
+        (1, 13, 17, 128),
+        (1, 25, 33, 64),
+        (1, 49, 65, 32),
+        (1, 49, 65, 19),
+        (1, 97, 129, 19),
+    ]
+    published = kseg.checkpoints.published_shapes(model)
+    for suffix, shape in {"": (48, 40), "_1": (32, 24), "_2": (16, 16)}.items():
+        assert published[f"decoder.feature_projection0{suffix}.weight"] == (*shape, 1, 1)
+
+
 # --- whole networks -----------------------------------------------------------------
 
 
@@ -411,6 +430,8 @@ def test_classes_are_counted_in_the_checkpoint():
         (SMALL, {"depth_multiplier": 0}, "depth_multiplier is 0"),
         (SMALL, {"low_level": "conv1"}, "low_level is 'conv1'"),
         (SMALL, {"low_level_channels": 0}, "low_level_channels is 0"),
+        (SMALL, {"decoder_filters": (64, 32)}, "decoder_filters is (64, 32)"),
+        ("deeplab_v3.ShuffleNet", {"decoder": True}, "needs features at stride 4, and"),
         (SMALL, {"decoder_convs": 0}, "decoder_convs is 0"),
         (SMALL, {"image_pooling_crop_size": 0}, "image_pooling_crop_size is 0"),
         (

@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kseg
 from kseg.cli import main
@@ -265,3 +266,19 @@ def test_a_damaged_tf_config(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(kseg.KsegError, match="it must name cluster"):
         open_distribution()
+
+
+def test_gpu_memory_is_taken_as_needed(monkeypatch):
+    """TensorFlow's default would take nearly all memory of every GPU."""
+    grown = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown.__setitem__)
+    open_distribution("one")
+    assert grown == {"GPU:0": True, "GPU:1": True}
+
+    def late(*_):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", late)
+    assert open_distribution("one").replicas == 1
