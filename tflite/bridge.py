@@ -209,13 +209,13 @@ def has_dense_kernel(layer: tf_keras.layers.Layer) -> bool:
 
 
 def _built(layer: tf_keras.layers.Layer, x: Any, weights: list[np.ndarray]) -> list[tf.Variable]:
-    """The variables of a layer that is built for ``x``, with these values.
+    """The variables of a layer that is built for ``x``, a tensor or a list, with these values.
 
     Before a wrapper has the layer: some put tensors where the variables were.
     """
     if weights:
         with tf.name_scope(layer.name):
-            layer.build(x.shape)
+            layer.build([t.shape for t in x] if isinstance(x, list) else x.shape)
         layer.set_weights(weights)
     return list(layer.weights)
 

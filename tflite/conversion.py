@@ -7,6 +7,7 @@ metadata (``metadata``), the file.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 
 from kseg.card import Card
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write
 from kseg.loading import load
 from kseg.model import SegmentationModel, check_backend, dtype_policy
@@ -111,7 +112,8 @@ def convert(
             path that cannot be written.
 
     Warns:
-        KsegWarning: a layer whose weights are too small for half precision, of fp16 only.
+        KsegWarning: a layer whose weights are too small for half precision, of fp16 only; a
+            layer that no GPU delegate runs, such as ``DeformableConv2D``, of .tflite only.
     """
     options = ExportOptions(
         precision=precision,
@@ -168,6 +170,7 @@ def _convert_files(
         raise KsegError(f"precision {need} calibration images")
     images = () if calibration is None else calibration_images(calibration)
     exporter = _Exporter(_checked_model(model))
+    exporter.warn_of_cpu_layers([path for path, _ in files])
     for path, options in files:
         if path.suffix == ".onnx":
             content = to_onnx_file(*exporter.graph(options))
@@ -242,7 +245,20 @@ class _Exporter:
             model = to_int8(model, graph, calibration, options)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
-        return finished(model, card, beside={"DENSIFY"} if options.sparse else ())
+        beside = {operator for layer in cpu_layers(graph) for operator in layer.cpu_operators}
+        return finished(model, card, beside | ({"DENSIFY"} if options.sparse else set()))
+
+    def warn_of_cpu_layers(self, paths: Sequence[Path]) -> None:
+        """Warns once, where one of the files is for a GPU delegate, which cannot run it."""
+        path = next((path for path in paths if path.suffix == ".tflite"), None)
+        if path is not None and (layers := cpu_layers(self._model)):
+            names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)
+            warnings.warn(
+                f"{path}: no GPU delegate runs {names}; the file is for the CPU, and an .onnx "
+                "file is for ONNX Runtime",
+                KsegWarning,
+                stacklevel=2,
+            )
 
     def _float_model(self, options: ExportOptions, *, half: bool) -> Flatbuffer:
         """The graph's model in float32, or with weights in half precision."""
@@ -251,6 +267,11 @@ class _Exporter:
             graph, _ = self.graph(options)
             self._floats[key] = to_flatbuffer(graph, half=half, sparse=options.sparse)
         return self._floats[key]
+
+
+def cpu_layers(model: keras.Model) -> list[Any]:
+    """The layers with operators that no GPU delegate runs (``cpu_operators``)."""
+    return [layer for layer in model.layers if getattr(layer, "cpu_operators", ())]
 
 
 def _graph_dtype(options: ExportOptions) -> str:
@@ -275,12 +296,14 @@ def to_int8(
     Raises:
         KsegError: a layer without an operator, or activations that are not finite.
     """
+    # Places in a picture are not for 256 steps.
+    keep_float = {*options.keep_float, *(layer.name for layer in cpu_layers(graph))}
     content = quantise_int8(
         model.content,
         calibration,
         graph.input_shape[1:3],
         calibration=options.calibration_method,
-        keep_float=tensors_of(options.keep_float, model.content, graph),
+        keep_float=tensors_of(sorted(keep_float), model.content, graph),
     )
     return Flatbuffer(content).with_input_type(options.dtype)
 

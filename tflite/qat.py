@@ -23,7 +23,7 @@ from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
 from kseg.model import SegmentationModel, copy_weights, dtype_policy
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
-from kseg.tflite.conversion import finished
+from kseg.tflite.conversion import cpu_layers, finished
 from kseg.tflite.export import ArgMax, export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
@@ -95,6 +95,11 @@ def train_quantised(
         raise KsegError("quantisation-aware training needs batches of one static size; set a crop")
     # First, since it may refuse the form.
     result, card = _split_graph(model, options.output, options.input_size, batch_size=1)
+    if layers := cpu_layers(result):
+        raise KsegError(
+            f"{layers[0].name}: a {type(layers[0]).__name__} has no int8 form to train; "
+            "convert to int8 keeps it in float32"
+        )
     graph, _ = _split_graph(model, "logits", (height, width), batch_size=None)
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))

@@ -16,7 +16,16 @@ from keras import layers as kl
 
 from kseg.backbones import Encoder, Features, grid_of_three
 from kseg.card import IMAGENET, SYMMETRIC_RANGE
-from kseg.layers import atrous_units, batch_norm, conv, max_pool, slim_conv, subsample
+from kseg.layers import (
+    DeformableConv2D,
+    atrous_units,
+    batch_norm,
+    ceil_max_pool,
+    conv,
+    max_pool,
+    slim_conv,
+    subsample,
+)
 
 _conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.95)
 
@@ -119,6 +128,16 @@ def _caffe_names(block: int, unit: int, part: str) -> tuple[str, str]:
     return name, f"{name}.bn"
 
 
+def _mxnet_names(block: int, unit: int, part: str) -> tuple[str, str]:
+    if block == 0:
+        return "conv1", "bn_conv1"
+    # Units of short blocks have letters, those of long ones numbers behind the first.
+    letter = "abc"[unit - 1] if block in (1, 4) or unit == 1 else f"b{unit - 1}"
+    parts = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
+    scope = f"{block + 1}{letter}_branch{parts[part]}"
+    return f"res{scope}", f"bn{scope}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Style:
     """In what the published forms differ.
@@ -130,22 +149,37 @@ class Style:
         stride_first: whether the first convolution of a unit has its stride, as in the
             paper, or the second, as in torchvision.
         momentum: of BatchNorm.
+        pool: the max pooling behind the stem, from its input and name.
+        gate: what is done to a unit's residual before the sum, from the block and the unit.
     """
 
     names: Callable[[int, int, str], tuple[str, str]]
     stem: tuple[int, ...]
     stride_first: bool
     momentum: float
+    pool: Callable[[KerasTensor, str], KerasTensor] = max_pool
+    gate: Callable[[KerasTensor, int, int], KerasTensor] | None = None
 
 
-# PSPNet in PyTorch, DeepLab v2, and ICNet in Caffe.
+def caffe_pool(x: KerasTensor, name: str) -> KerasTensor:
+    """3x3 max pooling of stride 2 as in the authors' ResNets: (floor(H/2), floor(W/2))."""
+    return ceil_max_pool(x, 3, name=name)
+
+
+# PSPNet in PyTorch, DeepLab v2, ICNet in Caffe, and deformable DeepLab in MXNet.
 DEEP_STEM = Style(_pytorch_names, (64, 64, 128), stride_first=False, momentum=0.9)
 STRIDE_FIRST = Style(_deeplab_v2_names, (64,), stride_first=True, momentum=0.999)
 CAFFE = Style(_caffe_names, (64, 64, 128), stride_first=True, momentum=0.95)
+MXNET = Style(_mxnet_names, (64,), stride_first=True, momentum=0.9, pool=caffe_pool)
 
 
 def resnet(
-    x: KerasTensor, units: tuple[int, int, int, int], *, style: Style, output_stride: int = 32
+    x: KerasTensor,
+    units: tuple[int, int, int, int],
+    *,
+    style: Style,
+    output_stride: int = 32,
+    deformable_units: int = 0,
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
@@ -157,10 +191,13 @@ def resnet(
         style: names and details of a published form.
         output_stride: 8, 16 or 32. Where a block keeps its stride no more, the 3x3
             convolutions of all of its units are dilated, as published.
+        deformable_units: how many units, from the last one on, have deformable 3x3
+            convolutions (arXiv:1703.06211, Section 2.1).
     """
-    root = stem_convolutions(x, style)
-    x = max_pool(root, "pool1")
+    stem_features = convolve_stem(x, style)
+    x = style.pool(stem_features, "pool1")
     outputs = []
+    deformable_from = sum(units) - deformable_units
     strides = atrous_units([2, 2, 1, 2, 2, 2], output_stride)[2:]
     for block, (count, (stride, dilation)) in enumerate(zip(units, strides, strict=True), 1):
         if block > 1 and stride == 1:
@@ -173,14 +210,20 @@ def resnet(
                 unit=i,
                 stride=stride if i == 1 else 1,
                 dilation=dilation,
+                deformable=sum(units[: block - 1]) + i > deformable_from,
                 style=style,
             )
         outputs.append(x)
-    return Features(x, *outputs[:3], stem=root)
+    return Features(x, *outputs[:3], stem=stem_features)
 
 
-def stem_convolutions(x: KerasTensor, style: Style) -> KerasTensor:
-    """The convolutions before the max pooling and the first block: stride 2."""
+def stem(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the first block and the max pooling: stride 4."""
+    return style.pool(convolve_stem(x, style), "pool1")
+
+
+def convolve_stem(x: KerasTensor, style: Style) -> KerasTensor:
+    """The convolutions before the first block: stride 2."""
     for i, filters in enumerate(style.stem, 1):
         x = conv_bn_relu(
             x,
@@ -201,6 +244,7 @@ def bottleneck(
     unit: int,
     stride: int = 1,
     dilation: int = 1,
+    deformable: bool = False,
     style: Style,
 ) -> KerasTensor:
     """A unit (Figure 5) of four times ``channels``."""
@@ -221,6 +265,7 @@ def bottleneck(
             strides=strides,
             dilation=dilation,
             activation=activation,
+            deformable=deformable and part == "conv2",
             names=style.names(block, unit, part),
             style=style,
         )
@@ -242,6 +287,8 @@ def bottleneck(
         dilation=dilation,
     )
     x = layer(x, 4 * channels, "conv3", activation=False)
+    if style.gate is not None:
+        x = style.gate(x, block, unit)
     x = kl.Add(name=f"{name}.sum")([shortcut, x])
     return kl.ReLU(name=f"{name}.relu")(x)
 
@@ -254,13 +301,39 @@ def conv_bn_relu(
     strides: int = 1,
     dilation: int = 1,
     activation: bool = True,
+    deformable: bool = False,
     names: tuple[str, str],
     style: Style,
 ) -> KerasTensor:
     """A convolution and its BatchNorm by these names, and ReLU where ``activation``."""
-    x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=names[0])
+    if deformable:
+        x = _deformable_conv(x, filters, kernel_size, strides, dilation, names[0])
+    else:
+        x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=names[0])
     x = batch_norm(x, epsilon=1e-5, momentum=style.momentum, name=names[1])
     return kl.ReLU(name=f"{names[0]}.relu")(x) if activation else x
+
+
+def _deformable_conv(
+    x: KerasTensor, filters: int, kernel_size: int, strides: int, dilation: int, name: str
+) -> KerasTensor:
+    """A deformable convolution whose offsets ``name_offset`` gives, zero at the start.
+
+    The convolution of the offsets has no dilation, as in the authors' code; the paper gives it
+    the layer's.
+    """
+    offsets = kl.Conv2D(
+        2 * kernel_size**2,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        kernel_initializer="zeros",
+        name=f"{name}_offset",
+    )(x)
+    layer = DeformableConv2D(
+        filters, kernel_size, strides=strides, dilation_rate=dilation, use_bias=False, name=name
+    )
+    return layer(x, offsets)
 
 
 ENCODERS = {
@@ -277,7 +350,7 @@ ENCODERS = {
     ),
     # After arXiv:1812.01187, Section 4.1: a deep stem, and strides in the 3x3 convolutions.
     "ResNet50C": Encoder(
-        functools.partial(resnet, units=RESNET_50, style=DEEP_STEM),
+        functools.partial(resnet, units=RESNET_50, style=DEEP_STEM, deformable_units=0),
         IMAGENET,
         prefixes=("layer",),
         parameters=23_631_808,

@@ -2,7 +2,8 @@
 
 The helpers take and return NHWC tensors. Layer names are the published tensor names up
 to the last dot, so that a checkpoint can be assigned by name. Every operation here maps
-to TensorFlow Lite operators that the LiteRT GPU accelerator computes right.
+to TensorFlow Lite operators that the LiteRT GPU accelerator computes right, or says that it
+does not (``cpu_operators``).
 
 What a layer class of kseg says about itself, where it applies; checkpoints and export
 know Keras' own layers by tables, and a new one by this alone:
@@ -14,8 +15,11 @@ know Keras' own layers by tables, and a new one by this alone:
   their output. They move values, or mix them within their range.
 - ``as_convolutions(x)``: the same function of a tensor in Keras' own layers under this
   layer's name, as ``kseg.tflite`` quantises it.
-- ``call_with_weights(x, *weights)``, a static method of a layer with weights: its function
-  in keras.ops, so that tf_keras can train it. Without weights, ``call`` is enough.
+- ``call_with_weights(x, *weights)``, a method of a layer with weights: its function in
+  keras.ops, so that tf_keras can train it; ``x`` is a list where the layer has several inputs.
+  Without weights, ``call`` is enough.
+- ``cpu_operators``: its TensorFlow Lite operators that no GPU delegate runs. Conversion warns
+  of the layer and writes a file for the CPU; int8 files compute the layer in float32.
 - ``split_weights()``, of a 1x1 convolution in ``groups``, instead of that: each group's
   weights, so that every group can be quantised and pruned as the convolution that it is.
 """
@@ -38,11 +42,13 @@ from kseg.layers.convolution import (
     slim_separable_conv,
     transposed_conv,
 )
+from kseg.layers.deformable import DeformableConv2D
 from kseg.layers.pooling import (
     AdaptiveAveragePooling,
     DilatedPooling,
     MaxUnpooling,
     PaddedAveragePooling,
+    ceil_max_pool,
     max_pool,
     subsample,
 )
@@ -57,6 +63,7 @@ from kseg.layers.resize import (
 __all__ = [
     "AdaptiveAveragePooling",
     "ChannelShuffle",
+    "DeformableConv2D",
     "DilatedPooling",
     "GroupedPointwiseConv",
     "MatchSize",
@@ -71,6 +78,7 @@ __all__ = [
     "atrous_units",
     "batch_norm",
     "bn_prelu",
+    "ceil_max_pool",
     "concat_bn_prelu",
     "conv",
     "conv_bn_prelu",

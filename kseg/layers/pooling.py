@@ -201,6 +201,31 @@ def max_pool(x: KerasTensor, name: str) -> KerasTensor:
     return keras.layers.MaxPooling2D(1, strides=2, name=name)(x)
 
 
+def ceil_max_pool(
+    x: KerasTensor, size: int, *, strides: int = 2, dilation: int = 1, name: str
+) -> KerasTensor:
+    """Caffe's max pooling of stride 2 without padding, of features that are not negative.
+
+    PyTorch's ``MaxPool2d(size, stride=2, ceil_mode=True)``: the last window is cut off where
+    it reaches beyond the map, (N, H, W, C) to (N, floor(H/2), floor(W/2), C) with a size of 3,
+    rounded up with one of 2. A window begins at its pixel; it is not centred on it.
+
+    Args:
+        size: of the square window, 2 or 3.
+        strides: 2, or 1 for the dilated form, whose even rows and columns are those of stride 2.
+        dilation: pixels from one of the window to the next, with a stride of 1.
+    """
+    # At stride 2 a size of 2 needs a row beyond an odd height only: that is Keras' "same".
+    if size == 2 and strides == 2:
+        return keras.layers.MaxPooling2D(2, strides=2, padding="same", name=name)(x)
+    # A row of zeros, which win over no value. An odd height leaves it out at stride 2.
+    rows = (0, dilation)
+    x = keras.layers.ZeroPadding2D((rows, rows), name=f"{name}.pad")(x)
+    if strides == 2:
+        return keras.layers.MaxPooling2D(size, strides=2, name=name)(x)
+    return DilatedPooling("max", size, dilation, name=name)(x)
+
+
 def subsample(x: KerasTensor, name: str) -> KerasTensor:
     """Every second row and column from the first on, (N, ceil(H/2), ceil(W/2), C).
 

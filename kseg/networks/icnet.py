@@ -11,9 +11,9 @@ from typing import Any
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones.resnet import CAFFE, RESNET_50, bottleneck, conv_bn_relu, stem_convolutions
+from kseg.backbones.resnet import CAFFE, RESNET_50, bottleneck, conv_bn_relu, stem
 from kseg.card import RESNET_CAFFE
-from kseg.layers import AdaptiveAveragePooling, Resize, conv, max_pool, subsample
+from kseg.layers import AdaptiveAveragePooling, Resize, conv, subsample
 from kseg.networks import Variant
 
 BINS = (1, 2, 3, 6)
@@ -68,7 +68,7 @@ def icnet(
 def _low_branch(x: KerasTensor, width: int) -> dict[str, KerasTensor]:
     """``conv3_1`` at stride 8 of the halved image, ``conv5_4_k1`` at 16."""
     style = dataclasses.replace(CAFFE, stem=(width, width, 2 * width))
-    x = max_pool(stem_convolutions(x, style), "pool1")
+    x = stem(x, style)
     features = {}
     for block, count in enumerate(RESNET_50, 1):
         for unit in range(1, count + 1):

@@ -8,8 +8,10 @@ import make_weights
 import numpy as np
 import pytest
 
+from kseg.backbones.googlenet import googlenet
 from kseg.backbones.mobilenet_v2 import PYTORCH, TF_SLIM, mobilenet_v2
-from support import outputs_of
+from kseg.backbones.se_resnet import se_resnet50
+from support import outputs_of, varied
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 NOISE_FACTOR = 10
@@ -124,3 +126,115 @@ def test_mobilenet_v2_shapes(size: tuple[int, int], style, channels: int, low_le
 def test_mobilenet_v2_refuses_bad_options(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         backbone((None, None), **options)
+
+
+# By tap of a fixture, the field of Features or the layer; those of all fixtures.
+LEVELS = {
+    "stride4": "low_level",
+    "stride8": "mid_level",
+    "stride16": "high_level",
+    "stride32": "output",
+    "output": "output",
+}
+PYTORCH_BACKBONES = {
+    "se_resnet50": (
+        se_resnet50,
+        {
+            "stem": "stem",
+            "pool": "pool1",
+            "layer1_0": "block1.unit_1.relu",
+            "layer2_0": "block2.unit_1.relu",
+        },
+    ),
+    "googlenet": (
+        googlenet,
+        {
+            "conv1": "stem",
+            **{f"maxpool{i}": f"maxpool{i}" for i in (1, 2, 3, 4)},
+            "inception3a": "inception3a",
+        },
+    ),
+}
+
+
+def assign_pytorch(model: keras.Model, tensors: dict[str, np.ndarray]) -> set[str]:
+    """Assigns PyTorch's tensors by layer name; the names of those that are left over."""
+    left = set(tensors)
+    weights = {"kernel": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
+    weights |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}.{weights[variable.name]}"
+            value = tensors[name]
+            variable.assign(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
+            left.remove(name)
+    return left
+
+
+@pytest.mark.parametrize("size", ["", "_odd"])
+@pytest.mark.parametrize("name", PYTORCH_BACKBONES)
+def test_pytorch_backbone_equals_its_reference(name: str, size: str):
+    """All taps, of a model for any image size."""
+    fixture = f"{name}{size}_a"
+    manifest = json.loads((FIXTURES / f"{fixture}.json").read_text())
+    want = np.load(FIXTURES / f"{fixture}.npz")
+    tensors = make_weights.make_weights(manifest)
+    image = make_weights.make_input(manifest)
+    make_weights.check(manifest, tensors, image)
+    function, layers = PYTORCH_BACKBONES[name]
+
+    inputs = keras.Input((None, None, 3))
+    features = function(inputs)
+    model = keras.Model(inputs, features.output)
+    left = assign_pytorch(model, tensors)
+    classifiers = ("last_linear.", "fc.")
+    assert all(n.startswith(classifiers) or n.endswith("num_batches_tracked") for n in left)
+    fields = features._asdict()
+    outputs = {
+        tap: fields[source] if source in fields else model.get_layer(source).output
+        for tap, source in {**LEVELS, **layers}.items()
+        if tap in manifest["arrays"]
+    }
+    got = outputs_of(keras.Model(inputs, outputs), image)
+
+    # GoogLeNet's classifier is left out.
+    assert manifest["arrays"].keys() - got.keys() <= {"logits"}
+    for tap, sample in got.items():
+        facts = manifest["arrays"][tap]
+        assert list(sample.shape) == facts["shape"], tap
+        if f"{tap}__rows" in want:
+            sample = sample[:, want[f"{tap}__rows"]][:, :, want[f"{tap}__cols"]]
+            sample = sample[..., want[f"{tap}__chs"]]
+        error = np.abs(sample - want[tap]).max()
+        assert error <= NOISE_FACTOR * facts["fp32_noise"], f"{tap}: {error:.3g}"
+
+
+@pytest.mark.parametrize("name", PYTORCH_BACKBONES)
+def test_pytorch_backbone_strides_agree_on_the_shared_grid(name: str):
+    function, _ = PYTORCH_BACKBONES[name]
+    # Each of the poolings meets an even number of rows or columns, and an odd one.
+    image = np.random.default_rng(0).normal(size=(1, 121, 167, 3)).astype("float32")
+    weights, want = None, None
+    for output_stride in (32, 16, 8):
+        inputs = keras.Input((None, None, 3))
+        features = function(inputs, output_stride=output_stride)
+        model = keras.Model(inputs, [features.output, features.mid_level])
+        if weights is None:
+            for layer in varied(model).layers:
+                # Squeeze-and-excitation is a mean over all pixels, of which there are more now.
+                if layer.name.endswith("se_module.fc1"):
+                    layer.set_weights([0 * weight for weight in layer.get_weights()])
+            weights = model.get_weights()
+        model.set_weights(weights)
+        got = outputs_of(model, image)
+        if want is not None:
+            atol = 1e-5 * np.abs(want[0]).max()
+            np.testing.assert_allclose(got[0][:, ::2, ::2], want[0], rtol=0, atol=atol)
+            np.testing.assert_array_equal(got[1], want[1])
+        want = got
+
+
+@pytest.mark.parametrize("function", [se_resnet50, googlenet])
+def test_pytorch_backbone_refuses_an_output_stride(function):
+    with pytest.raises(ValueError, match="output_stride is 12"):
+        function(keras.Input((64, 64, 3)), output_stride=12)
