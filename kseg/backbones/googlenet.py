@@ -111,7 +111,7 @@ ENCODERS = {
             *(f"conv{i}.{part}." for i in (1, 2, 3) for part in ("conv", "bn")),
             "inception",
         ),
-        parameters=0,
+        parameters=5_599_904,
         channels={2: 64, 4: 192, 8: 480, 16: 832, 32: 1024},
         unused=("fc.", "aux1.", "aux2."),
         imagenet="the file googlenet-1378be20.pth",

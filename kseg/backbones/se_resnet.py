@@ -62,7 +62,7 @@ ENCODERS = {
         se_resnet50,
         IMAGENET,
         prefixes=("layer0.", "layer1.", "layer2.", "layer3.", "layer4."),
-        parameters=0,
+        parameters=26_039_024,
         channels={2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048},
         unused=("last_linear.",),
         imagenet="the file se_resnet50-ce0d4300.pth",

@@ -274,6 +274,16 @@ VARIANTS = {
         parameters=8_790_787,
         multiply_adds={(513, 513): 20.40e9},
     ),
+    "deeplab_v3_plus_se_resnet50": _DEEPLAB.on(
+        ENCODERS["SEResNet50"],
+        parameters=29_226_611,  # counted here, as in the rows below
+        multiply_adds={(513, 513): 36.88e9},
+    ),
+    "deeplab_v3_plus_googlenet": _DEEPLAB.on(
+        ENCODERS["GoogLeNet"],
+        parameters=7_439_907,
+        multiply_adds={(513, 513): 13.71e9},
+    ),
     # Channels fall from step to step: what is at stride 2 is dear.
     "deeplab_v3_plus_efficientnet_lite0": _DEEPLAB.on(
         ENCODERS["EfficientNetLite0"],

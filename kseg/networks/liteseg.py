@@ -130,7 +130,11 @@ VARIANTS = {
         mean_iou="70.75 Cityscapes test",
         source=_LITESEG.source,
     ),
-    "liteseg_efficientnet_lite0": _LITESEG.on(ENCODERS["EfficientNetLite0"]),
+    "liteseg_efficientnet_lite0": _LITESEG.on(
+        ENCODERS["EfficientNetLite0"],
+        parameters=3_259_675,  # counted here
+        multiply_adds={(512, 1024): 4.85e9},
+    ),
 }
 
 HEADS = {"liteseg": _LITESEG}
