@@ -69,7 +69,8 @@ def googlenet(x: KerasTensor, *, output_stride: int = 32) -> Features:
         for module, filters in modules.items():
             x = _inception(x, filters, dilation * 2 // stride, f"inception{module}")
         levels.append(x)
-    return Features(x, *levels[:3], stem=stem)
+    low, mid, high, _ = levels
+    return Features(x, low, mid, high, stem=stem)
 
 
 def _inception(x: KerasTensor, filters: _Filters, dilation: int, name: str) -> KerasTensor:

@@ -46,7 +46,8 @@ def mobilenet(x: KerasTensor) -> Features:
             levels.append(x)
         elif stem is None:
             stem = x
-    return Features(x, *levels[:3], stem=stem)
+    low, mid, high, _ = levels
+    return Features(x, low, mid, high, stem=stem)
 
 
 ENCODERS = {

@@ -179,8 +179,8 @@ def mobilenet_v2(
         # Multipliers below 1 leave the last layer as it is (Section 6.1).
         head = _divisible(HEAD_CHANNELS * max(1.0, depth_multiplier), divisor)
         x = unit(x, head, None, "head", 0, kernel_size=1)
-    stem, *levels = levels
-    return Features(x, *levels, stem=stem)
+    stem, low, mid, high = levels
+    return Features(x, low, mid, high, stem=stem)
 
 
 def _divisible(value: float, divisor: int) -> int:

@@ -73,10 +73,10 @@ def resnet_v1_101_beta(
             dilation=dilation * grid,
             name=f"{prefix}.{unit}.bottleneck_v1",
         )
-    levels = (
+    low, mid, high = (
         residuals[f"block{b}.unit_{count - 1}"] for b, (_, count) in enumerate(_BLOCKS[:3], 1)
     )
-    return Features(x, *levels, stem=root)
+    return Features(x, low, mid, high, stem=root)
 
 
 def _bottleneck(
@@ -214,7 +214,8 @@ def resnet(
                 style=style,
             )
         outputs.append(x)
-    return Features(x, *outputs[:3], stem=stem_features)
+    low, mid, high, _ = outputs
+    return Features(x, low, mid, high, stem=stem_features)
 
 
 def stem(x: KerasTensor, style: Style) -> KerasTensor:

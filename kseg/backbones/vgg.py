@@ -40,7 +40,8 @@ def vgg16(x: KerasTensor, *, pool_size: int = 2, output_stride: int = 32) -> Fea
         x = _pool(x, pool_size, stride, f"pool{number}")
         pooled.append(x)
         dilation = pool_dilation * 2 // stride
-    return Features(x, *pooled[1:4], stem=pooled[0])
+    stem, low, mid, high, _ = pooled
+    return Features(x, low, mid, high, stem=stem)
 
 
 def conv_relu(

@@ -232,7 +232,7 @@ def test_another_file_in_a_package(monkeypatch, tmp_path):
     with pytest.raises(kseg.KsegError, match=r"lite2-9656183e\.pth: missing in the package"):
         installed_file(package)
     path.write_bytes(b"another")
-    with pytest.raises(kseg.KsegError, match="its SHA-256 is .*, not 9656183e.*; install"):
+    with pytest.raises(kseg.KsegError, match=r"its SHA-256 is .*, not 9656183e.*; install"):
         installed_file(package)
 
 
