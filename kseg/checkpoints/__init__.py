@@ -9,6 +9,7 @@ from kseg.checkpoints.assign import (
     published_shapes,
 )
 from kseg.checkpoints.read import read
+from kseg.checkpoints.unfold import unfold_batch_norm
 
 __all__ = [
     "assign",
@@ -18,4 +19,5 @@ __all__ = [
     "published",
     "published_shapes",
     "read",
+    "unfold_batch_norm",
 ]
