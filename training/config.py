@@ -67,8 +67,9 @@ class TrainingConfig:
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
-            start from, and what of it: "all", "backbone" or "all-but-classifier". Where
-            ``train`` was given a model, "initial.keras", its copy in the run's folder.
+            start from, and what of it: "all", "backbone" or "all-but-classifier"; or
+            "imagenet", of the encoder, as ``create_model`` takes it. Where ``train`` was given
+            a model, "initial.keras", its copy in the run's folder.
     """
 
     model: str

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import kseg
+import kseg.data
 from kseg.backbones.encoders import ENCODERS
 from kseg.checkpoints.packages import installed_file
 from kseg.cli import main
+from kseg.training.config import TrainingConfig
+from kseg.training.initial import initial_model
 from kseg.zoo import HEADS, VARIANTS
 from support import outputs_of
 
@@ -237,5 +240,18 @@ def test_another_file_in_a_package(monkeypatch, tmp_path):
 
 
 def test_no_source_of_imagenet_weights():
-    with pytest.raises(kseg.KsegError, match=r"give a file as weights: the file se_resnet50-"):
+    with pytest.raises(
+        kseg.KsegError, match=r"imagenet: .* give a file as weights: the file se_res"
+    ):
         kseg.create_model("deeplab_v3.SEResNet50", weights="imagenet")
+
+
+def test_training_begins_with_imagenet_weights(tiny_camvid):
+    config = TrainingConfig(
+        model="unet.EfficientNetLite0", dataset="camvid", epochs=1, init="imagenet"
+    )
+    model = initial_model(config, kseg.data.open_dataset("camvid", tiny_camvid, "train"))
+    tensors = kseg.checkpoints.read(installed_file(ENCODERS["EfficientNetLite0"].package))
+    mean = model.get_layer("_blocks.15._bn2").moving_mean
+    np.testing.assert_array_equal(mean, tensors["_blocks.15._bn2.running_mean"])
+    assert model.card.weights == "trained by kseg on camvid train"
