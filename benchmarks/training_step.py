@@ -159,6 +159,7 @@ def keras_step(
     """
     from kseg.model import dtype_policy
     from kseg.training.config import TrainingConfig
+    from kseg.training.fused_batch_norm import fuse_batch_norm
     from kseg.training.losses import SegmentationLoss
     from kseg.training.metrics import MeanIoU
     from kseg.training.optimizers import make_optimizer
@@ -167,6 +168,7 @@ def keras_step(
         model = network(name, **(options or {}))
     if not dropout:
         without_dropout(model)
+    fuse_batch_norm(model)
     config = TrainingConfig(name, "camvid", learning_rate=_LEARNING_RATE, precision=precision)
     optimizer = make_optimizer(config, model, 10**6, 10**3)
     loss = SegmentationLoss(config.loss, _class_weights())

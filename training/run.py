@@ -31,6 +31,7 @@ from kseg.training.callbacks import (
 from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
 from kseg.training.distribution import Distribution, open_distribution
+from kseg.training.fused_batch_norm import fuse_batch_norm
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
 from kseg.training.labels import check_two_classes
@@ -186,6 +187,7 @@ class Run:
         with self.devices.scope():
             self.model = self.devices.prepared(initial_model(self.config, self.data, source))
             self.momenta = shorten_momentum(self.model, self.steps)
+            fuse_batch_norm(self.model)
             self.metric = self._compile()
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
