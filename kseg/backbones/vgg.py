@@ -18,7 +18,9 @@ from kseg.layers import atrous_units, conv, max_pool
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
-def vgg16(x: KerasTensor, *, pool_size: int = 2, output_stride: int = 32) -> Features:
+def vgg16(
+    x: KerasTensor, *, pool_size: int = 2, output_stride: int = 32, keep_poolings: bool = True
+) -> Features:
     """(N, H, W, 3) to 512 channels at the output stride; sizes are rounded up.
 
     ``low_level``, ``mid_level`` and ``high_level`` are what the second, third and fourth
@@ -29,6 +31,8 @@ def vgg16(x: KerasTensor, *, pool_size: int = 2, output_stride: int = 32) -> Fea
         output_stride: 8, 16 or 32. A pooling beyond it has stride 1, and convolutions
             behind it are dilated; the poolings are not, as published (arXiv:1412.7062,
             Section 3.1).
+        keep_poolings: whether a pooling of stride 1 stays. Dilation8 has none
+            (arXiv:1511.07122, Section 4).
     """
     pooled = []
     units = atrous_units([2] * len(STAGES), output_stride)
@@ -37,7 +41,8 @@ def vgg16(x: KerasTensor, *, pool_size: int = 2, output_stride: int = 32) -> Fea
         for i in range(1, convs + 1):
             x = conv_relu(x, channels, 3, dilation=dilation, name=f"conv{number}_{i}")
         stride, pool_dilation = unit
-        x = _pool(x, pool_size, stride, f"pool{number}")
+        if stride > 1 or keep_poolings:
+            x = _pool(x, pool_size, stride, f"pool{number}")
         pooled.append(x)
         dilation = pool_dilation * 2 // stride
     stem, low, mid, high, _ = pooled

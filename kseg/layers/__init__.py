@@ -25,6 +25,7 @@ know Keras' own layers by tables, and a new one by this alone:
 """
 
 from kseg.layers.convolution import (
+    CenterIdentity,
     ChannelShuffle,
     GroupedPointwiseConv,
     PadChannels,
@@ -62,6 +63,7 @@ from kseg.layers.resize import (
 
 __all__ = [
     "AdaptiveAveragePooling",
+    "CenterIdentity",
     "ChannelShuffle",
     "DeformableConv2D",
     "DilatedPooling",

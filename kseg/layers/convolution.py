@@ -16,6 +16,20 @@ PublishedTensors = Mapping[str, Mapping[str, tuple[str, tuple[int, ...] | None]]
 
 
 @keras.saving.register_keras_serializable("kseg")
+class CenterIdentity(keras.initializers.Initializer):
+    """Kernels (kh, kw, C, C) of odd sizes with which a convolution returns its input.
+
+    The identity initialisation of arXiv:1511.07122, Section 3, equation 4.
+    """
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+        rows, columns, inputs, outputs = shape
+        kernel = np.zeros(shape)
+        kernel[rows // 2, columns // 2] = np.eye(inputs, outputs)
+        return ops.convert_to_tensor(kernel, dtype)
+
+
+@keras.saving.register_keras_serializable("kseg")
 class SharedPReLU(keras.layers.PReLU):
     """PReLU with one slope for all channels, 0.25 at the start as in PyTorch.
 

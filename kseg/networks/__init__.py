@@ -37,7 +37,8 @@ class Variant:
         unused: prefixes of published tensors that the reference itself does not run.
         encoder: what its head stands on, where the builder is a head on an encoder.
         num_classes, dataset, void_channels: of the published weights; a model without
-            weights has 19 classes in every row.
+            weights has 19 classes in every row. ``dataset`` is "" where the channels are in no
+            data set's order.
         parameters: trainable, at ``num_classes``.
         multiply_adds: by input size (H, W), of convolutions and linear layers.
         mean_iou: published score, "value in %, where" or "".

@@ -1,10 +1,12 @@
-"""FCN and DeepLab v1 on VGG16, against their papers."""
+"""FCN, DeepLab v1 and Dilation8 on VGG16, against their papers."""
 
 import keras
 import numpy as np
 import pytest
 
 import kseg
+from kseg.backbones import Features
+from kseg.networks.dilation8 import dilation8
 from kseg.zoo import find_variant
 from support import outputs_of
 
@@ -102,6 +104,52 @@ def test_deeplab_v1_features_agree_on_the_shared_grid():
         features.append(np.asarray(keras.Model(model.inputs[0], output)(image)))
     coarse, dense = features
     np.testing.assert_allclose(dense[:, ::2, ::2], coarse, atol=1e-5 * np.abs(coarse).max())
+
+
+def test_dilation8_front_end():
+    """Section 4: two poolings less, and what is behind them dilated.
+
+    An output sees its 8x8 pixels and 186 on each side, the reference's ``label_margin``.
+    """
+    model = kseg.create_model("dilation8_vgg16", num_classes=11, input_shape=(97, 161, 3))
+    assert model.get_layer("ctx_final").output.shape[1:] == (13, 21, 11)
+    assert receptive_field(model, "fc7") == 186 + 8 + 186
+    names = ("conv4_3", "conv5_1", "conv5_3", "fc6", "fc7")
+    assert [model.get_layer(name).dilation_rate[0] for name in names] == [1, 2, 2, 4, 1]
+    pools = [layer.name for layer in model.layers if layer.name.startswith("pool")]
+    assert pools == ["pool1", "pool2", "pool3"]
+    # 3x3 convolutions of as many channels as there are classes.
+    want = VGG16 + 4097 * 11 + 7 * (9 * 11 + 1) * 11 + 12 * 11
+    assert find_variant("dilation8_vgg16").parameters == want
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == want
+
+
+def test_dilation8_context_begins_as_the_identity():
+    """Section 3, equation 4, and the truncation of Table 1: bit for bit."""
+    features = keras.Input((None, None, 8))
+    model = keras.Model(features, dilation8(Features(features, None), 5))
+    scores = keras.Model(features, model.get_layer("final").output)
+    x = np.random.default_rng(0).normal(size=(2, 40, 30, 8)).astype("float32")
+    want = np.maximum(np.asarray(scores(x)), 0)
+    assert 0.1 < (want > 0).mean() < 0.9
+    np.testing.assert_array_equal(np.asarray(model(x)), want)
+
+
+def test_dilation8_context_sees_67_by_67():
+    """Table 1: what a single point reaches, layer by layer."""
+    features = keras.Input((80, 80, 2))
+    model = keras.Model(features, dilation8(Features(features, None), 2))
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            layer.set_weights([np.ones_like(kernel), bias])
+    x = np.zeros((1, 80, 80, 2), "float32")
+    x[0, 40, 40] = 1
+    convs = [layer for layer in model.layers if layer.name.startswith("ctx") and layer.weights]
+    outputs = outputs_of(keras.Model(features, [layer.output for layer in convs]), x)
+    seen = [int((y[0, 40, :, 0] > 0).sum()) for y in outputs]
+    # The dilated ones leave no gap: each 3x3 joins what is around.
+    assert seen == [3, 5, 9, 17, 33, 65, 67, 67]
 
 
 @pytest.mark.parametrize(
