@@ -65,7 +65,7 @@ def _pool(x: KerasTensor, pool_size: int, stride: int, name: str) -> KerasTensor
 
 ENCODERS = {
     "VGG16Caffe": Encoder(
-        functools.partial(vgg16, pool_size=2),
+        functools.partial(vgg16, pool_size=2, keep_poolings=True),
         VGG_CAFFE,
         prefixes=tuple(f"conv{number}_" for number in range(1, len(STAGES) + 1)),
         parameters=14_714_688,

@@ -15,6 +15,7 @@ from support import outputs_of, varied
 PAIRS = (
     "deeplab_v3_plus.Xception41",
     "deeplab_v3.GoogLeNet",
+    "dilation8.SEResNet50",
     "fcn.VGG16Caffe",
     "liteseg.GoogLeNet",
     "lraspp.MobileNetV3Small",
