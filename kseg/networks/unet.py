@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from keras import KerasTensor
@@ -16,7 +17,12 @@ FILTERS = (64, 128, 256, 512, 1024)
 
 
 def unet(
-    x: KerasTensor, num_classes: int, *, filters: int = FILTERS[0], dropout: float = 0.5
+    x: KerasTensor,
+    num_classes: int,
+    *,
+    filters: int = FILTERS[0],
+    dropout: float = 0.5,
+    upsampling: str = "transposed",
 ) -> KerasTensor:
     """U-Net (Figure 1): (N, H, W, 3) to logits (N, H, W, num_classes).
 
@@ -28,12 +34,15 @@ def unet(
     Args:
         filters: channels at full resolution, 64 in the paper; they double four times.
         dropout: at the end of the contracting path (Section 3.1), its last two levels.
+        upsampling: "transposed", the published transposed convolutions, or "resize", bilinear
+            resizing and a 3x3 convolution in their place.
     """
     if filters < 1:
         raise ValueError(f"filters is {filters}; it must be at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must be in 0..1, 1 excluded")
     widths = [filters * 2**i for i in range(len(FILTERS))]
+    up = functools.partial(transposed_conv, upsampling=upsampling)
     skips = []
     for i, width in enumerate(widths):
         if i:
@@ -43,7 +52,7 @@ def unet(
             x = kl.Dropout(dropout, name=f"down{i}.dropout")(x)
         skips.append(x)
     for i in (3, 2, 1, 0):
-        x = transposed_conv(x, widths[i], 2, skips[i], use_bias=True, name=f"up{i}.upconv")
+        x = up(x, widths[i], 2, skips[i], use_bias=True, name=f"up{i}.upconv")
         x = kl.Concatenate(name=f"up{i}.concat")([skips[i], x])
         x = _double_conv(x, widths[i], f"up{i}")
     return conv(x, num_classes, 1, use_bias=True, name="classifier")
