@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,7 +153,7 @@ def build(
     try:
         heads = variant.builder(x, card.num_classes, **{**variant.options, **card.options})
     except (ValueError, TypeError) as error:
-        raise KsegError(f"{card.name}: {error}") from error
+        raise KsegError(f"{card.name}: {_reason(error)}") from error
     if not isinstance(heads, dict):
         heads = {"logits": heads}
     resized = {
@@ -172,6 +173,12 @@ def build(
         )
         copy_weights(weights_of, model)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line: Keras adds the call's arguments, and colours."""
+    text = str(error).partition("Arguments received by")[0]
+    return " ".join(re.sub(r"\x1b\[\d*m", "", text).split())
 
 
 def check_size(name: str, height: int | None, width: int | None) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kseg import shipped
 from kseg.card import Card
 from kseg.errors import KsegError, KsegWarning
-from kseg.files import atomic_write
+from kseg.files import atomic_write, check_not_input
 from kseg.loading import load
 from kseg.model import SegmentationModel, check_backend, dtype_policy
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
@@ -109,7 +110,7 @@ def convert(
             that are not finite or, for fp16, beyond half precision; a model whose graph is
             not the network of its card; a network without low-resolution logits; an operator
             that the GPU delegate does not run or ONNX does not have; a missing extra; or a
-            path that cannot be written.
+            path that cannot be written or is the model's.
 
     Warns:
         KsegWarning: a layer whose weights are too small for half precision, of fp16 only; a
@@ -164,6 +165,8 @@ def _convert_files(
     """Writes each file in its form."""
     for path, options in files:
         options.check_path(path)
+    given = model if isinstance(model, str | Path) else None
+    check_not_input([path for path, _ in files], [given and shipped.file_of(Path(given))])
     precisions = [options.precision for _, options in files]
     if ("int8" in precisions) != (calibration is not None):
         need = "int8 needs" if "int8" in precisions else f"{', '.join(precisions)} takes no"

@@ -1,7 +1,7 @@
 """TensorFlow's fused batch normalisation in the place of Keras', for training.
 
-Keras 3 writes BatchNorm as a dozen operations that each read or write the whole tensor. Fused, its
-step takes a quarter to two fifths of that on a CPU; the layers, their weights and files stay Keras'.
+Keras 3 writes BatchNorm as a dozen operations that each read or write the whole tensor. Fused, it
+takes a quarter to two fifths of that on a CPU; the layers, their weights and files stay Keras'.
 """
 
 from __future__ import annotations

@@ -35,12 +35,14 @@ from kseg.data import (
     IGNORE,
     ClassTable,
     DataSet,
+    LabelCounts,
     Sample,
+    check_outputs,
     file_digests,
     joint_digest,
     open_dataset,
 )
-from kseg.data.reading import check_jpeg_end, orientation_of
+from kseg.data.reading import check_jpeg, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, make_folder
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
@@ -62,6 +64,7 @@ class Records:
         shards: files.
         places: (N, 4) int64 of every record: number of its shard, first byte, bytes and
             CRC-32.
+        masks: labels with 0 and 255 alone, and with 1 and 255, as in ``LabelCounts``.
         sources: by sample, a digest of the image and label that the record was made of;
             None where an earlier kseg kept none.
     """
@@ -75,6 +78,7 @@ class Records:
     sizes: np.ndarray
     shards: tuple[Path, ...]
     places: np.ndarray
+    masks: tuple[int, int]
     sources: tuple[str | None, ...]
 
     def __len__(self) -> int:
@@ -89,12 +93,12 @@ class Records:
         """(num_classes,) int64: pixels of every class; ``prepare`` refused bad labels."""
         return self.pixels
 
-    def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
-        counts = np.zeros(256, np.int64)
-        counts[: len(self.pixels)] = self.pixels
-        counts[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
-        return counts
+    def label_counts(self, *, skip_bad: bool = False) -> LabelCounts:
+        """As ``class_pixels``, with the ignored ones and what they stand beside."""
+        pixels = np.zeros(256, np.int64)
+        pixels[: len(self.pixels)] = self.pixels
+        pixels[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
+        return LabelCounts(pixels, *self.masks)
 
     def fingerprint(self) -> str:
         """As ``DataSet.fingerprint``, of what the records hold, however many shards they fill."""
@@ -177,6 +181,7 @@ def open_records(
         if have != shard["bytes"]:
             found = "is missing" if have is None else f"has {have} bytes, not {shard['bytes']}"
             raise KsegError(f"{path}: {found}; {_AGAIN}")
+    masks = np.sum([shard.get("masks", (0, 0)) for shard in index["shards"]], 0)
     records = [(n, r) for n, shard in enumerate(index["shards"]) for r in shard["records"]]
     return Records(
         name=index["dataset"],
@@ -188,6 +193,7 @@ def open_records(
         sizes=np.array([r["size"] for _, r in records], np.int32),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
+        masks=(int(masks[0]), int(masks[1])),
         sources=tuple(r.get("source") for _, r in records),
     )
 
@@ -242,7 +248,7 @@ def prepare(
 
     Raises:
         KsegError: bad values, an unreadable image or label, records of other data in the
-            folder, or what cannot be written.
+            folder, a folder among the files of the data set, or what cannot be written.
     """
     shards = shards if shards is not None else -(-len(data) // _SHARD_IMAGES)
     if not 1 <= shards <= len(data):
@@ -250,6 +256,7 @@ def prepare(
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
+    check_outputs([folder], data=[data])
     folder = make_folder(folder)
     plan = _plan(data, shards)
     slices = _slices(data, folder, shards)
@@ -263,6 +270,10 @@ def prepare(
         if there and [r.get("source") for r in there["records"]] != _sources(part.samples):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
+    for _, part in todo:
+        # Here, since a worker would take seconds to load TensorFlow.
+        for sample in part.samples:
+            check_jpeg(sample.image)
     done = len(data) - sum(len(part) for _, part in todo)
     if progress:
         progress(done, len(data))
@@ -403,7 +414,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
     """One shard and its part of the index."""
     # Digests first: a file that changes after this is another one next time.
     sources = _sources(data.samples)
-    records, counts, offset = [], np.zeros(256, np.int64), 0
+    records, counts, offset = [], LabelCounts(), 0
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             for sample, source in zip(data.samples, sources, strict=True):
@@ -423,12 +434,13 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                     }
                 )
                 offset += HEADER + len(content) + FOOTER
-                counts += np.bincount(label.ravel(), minlength=256)
+                counts += LabelCounts.of(np.bincount(label.ravel(), minlength=256))
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,
             "crc32": _checksum(temporary),
-            "class_pixels": counts[: data.classes.num_classes].tolist(),
+            "class_pixels": counts.pixels[: data.classes.num_classes].tolist(),
+            "masks": [counts.masks, counts.edged],
             "records": records,
         }
     with atomic_write(path.with_suffix(".json")) as temporary:
@@ -445,7 +457,6 @@ def _jpeg(path: Path, image: np.ndarray) -> bytes:
     with Image.open(path) as file:
         taken = file.format == "JPEG" and file.mode == "RGB" and not file.info.get("progressive")
     if taken and orientation_of(path)[0] == 1:
-        check_jpeg_end(path)
         return path.read_bytes()
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kseg.data import DataSet
+from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
 from kseg.loading import load
@@ -46,7 +45,13 @@ from kseg.training.pipeline import (
     steps_per_epoch,
     whole_images,
 )
-from kseg.training.run_folder import check_folder, claim_folder, is_claimed, warn_of_labels
+from kseg.training.run_folder import (
+    check_folder,
+    check_run_dir,
+    claim_folder,
+    is_claimed,
+    warn_of_labels,
+)
 from kseg.training.schedule import Stretch, stretches
 from kseg.training.statistics import shorten_momentum
 from kseg.zoo import build, check_size
@@ -143,7 +148,7 @@ class Run:
         pending: the state at hand ends an epoch whose score and row are missing.
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
-        counts: ``label_pixels`` of the data, where the class weights needed them.
+        counts: ``label_counts`` of the data, where the class weights needed them.
     """
 
     def __init__(
@@ -166,7 +171,7 @@ class Run:
                 "no update"
             )
         self.skipped: dict[str, str] = {}
-        self.counts: np.ndarray | None = None
+        self.counts: LabelCounts | None = None
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
         """The trained model.
@@ -174,6 +179,7 @@ class Run:
         Args:
             source: whose weights the run begins with; None for what the configuration says.
         """
+        check_run_dir(self.folder, self.config, self.data, self.val_data)
         if self._is_first_worker:
             check_folder(self.folder, self.config, self.data, self.val_data)
         if (finished := self.folder / "model.keras").exists():
@@ -230,8 +236,8 @@ class Run:
         config, model = self.config, self.model
         weights = None
         if config.class_weights is not None:
-            self.counts = self.data.label_pixels(skip_bad=config.bad_images == "skip")
-            pixels = self.counts[: self.data.classes.num_classes]
+            self.counts = self.data.label_counts(skip_bad=config.bad_images == "skip")
+            pixels = self.counts.pixels[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
         loss = SegmentationLoss(config.loss, weights)
         metric = MeanIoU(self.data.classes.num_classes)

@@ -12,12 +12,13 @@ import warnings
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from kseg.data import IGNORE, DataSet, label_doubts
+from kseg.data import DataSet, LabelCounts, check_outputs, label_doubts
 from kseg.errors import KsegError, KsegWarning
-from kseg.files import make_folder, write_json
+from kseg.files import check_not_input, make_folder, write_json
+from kseg.shipped import is_name
 from kseg.training.config import TrainingConfig
+from kseg.training.inputs import INITIAL
 from kseg.training.records import Records
 
 _FILE = "config.json"
@@ -71,6 +72,24 @@ def check_folder(
         )
 
 
+def check_run_dir(
+    run_dir: Path, config: TrainingConfig, data: DataSet | Records, val_data: DataSet | None
+) -> None:
+    """Raises KsegError where the run would write among what it reads."""
+    check_outputs([run_dir], data=[d for d in (data, val_data) if isinstance(d, DataSet)])
+    if isinstance(data, Records):
+        check_not_input([run_dir], [], [data.folder])
+    # A model that the run was given itself is kept as INITIAL.
+    if config.init and config.init != INITIAL and not is_name(config.init):
+        parents = {path.resolve() for path in (Path(config.init), *Path(config.init).parents)}
+        if parents & {
+            (run_dir / name).resolve() for name in ("model.keras", INITIAL, "checkpoints")
+        }:
+            raise KsegError(
+                f"{config.init}: is what the run in {run_dir} writes; choose another run_dir"
+            )
+
+
 def claim_folder(
     run_dir: Path, config: TrainingConfig, data: DataSet | Records, val_data: DataSet | None
 ) -> None:
@@ -99,20 +118,19 @@ def claim_folder(
 
 
 def warn_of_labels(
-    data: DataSet | Records, val_data: DataSet | None, counts: np.ndarray | None = None
+    data: DataSet | Records, val_data: DataSet | None, counts: LabelCounts | None = None
 ) -> None:
     """Gives what ``label_doubts`` says of a run's labels as KsegWarning.
 
     Args:
         data, val_data: the run's; every label is read.
-        counts: ``label_pixels`` of ``data``, where they are known already.
+        counts: ``label_counts`` of ``data``, where they are known already.
     """
     for split, known in ((data, counts), (val_data, None)):
         if split is None:
             continue
-        found = split.label_pixels(skip_bad=True) if known is None else known
-        pixels, ignored = found[: split.classes.num_classes], int(found[IGNORE])
-        for doubt in label_doubts(split.classes, pixels, ignored):
+        found = split.label_counts(skip_bad=True) if known is None else known
+        for doubt in label_doubts(split.classes, found):
             warnings.warn(f"{split.name} {split.split}: {doubt}", KsegWarning, stacklevel=2)
 
 

@@ -83,6 +83,7 @@ class Encoder:
         channels: of its features by stride, the output's last, at output stride 32 or at
             the only one it has.
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
+        least_size: of the input's height and width, below which a layer has no output.
         unused: prefixes of published tensors that no head uses, such as a classifier's.
         imagenet: where its ImageNet weights come from, one line.
         package: the installed file that ``weights="imagenet"`` reads, if there is one.
@@ -97,6 +98,7 @@ class Encoder:
     parameters: int
     channels: Mapping[int, int]
     tensors: str = "pytorch"
+    least_size: int = 1
     unused: tuple[str, ...] = ()
     imagenet: str = "none published"
     package: Package | None = None

@@ -33,6 +33,10 @@ _NORMALIZATIONS = (
     (r"ResNet|VGG", RESNET_CAFFE),
 )
 
+# The height and width below which a layer without padding has no output, by the beginning of
+# the name.
+_LEAST_SIZES = ((r"DenseNet", 29), (r"VGG", 32), (r"Xception", 7))
+
 # Layers and operations that compute every pixel by itself, or several at the same place.
 _POINTWISE = frozenset(
     ["Activation", "Add", "BatchNormalization", "Concatenate", "Dropout", "Multiply", "ReLU"]
@@ -292,6 +296,7 @@ ENCODERS = {
         parameters=parameters,
         channels=dict(zip((2, 4, 8, 16, 32), channels, strict=True)),
         tensors="tf_slim",
+        least_size=next((size for start, size in _LEAST_SIZES if re.match(start, name)), 1),
         imagenet="Keras downloads them",
         application=name,
         source=f"keras.applications.{name}",

@@ -59,7 +59,7 @@ def darknet19(x: KerasTensor) -> Features:
     """DarkNet19's features of (N, H, W, 3).
 
     ``output`` is (N, h, w, 1024), h and w from pooling ``low_level``, which is (N,
-    ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 16x16 must come in.
+    ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 13x13 must come in.
     ``mid_level`` has 256 channels and the size after the first of these poolings; ``stem`` is
     (N, ceil(H/2), ceil(W/2), 64).
     """
@@ -93,6 +93,7 @@ ENCODERS = {
         prefixes=("resnet_features.",),
         parameters=19_817_376,
         channels={2: 64, 4: 128, 8: 256, 16: 1024},
+        least_size=13,  # two poolings that round up, then two that round down
         imagenet="a file in LiteSeg's names",
         source="arXiv:1612.08242, as in LiteSeg",
     )

@@ -114,6 +114,7 @@ ENCODERS = {
         ),
         parameters=5_599_904,
         channels={2: 64, 4: 192, 8: 480, 16: 832, 32: 1024},
+        least_size=15,  # a convolution that rounds up, then three poolings that round down
         unused=("fc.", "aux1.", "aux2."),
         imagenet="the file googlenet-1378be20.pth",
         source="arXiv:1409.4842, as in torchvision",

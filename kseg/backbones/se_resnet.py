@@ -64,6 +64,7 @@ ENCODERS = {
         prefixes=("layer0.", "layer1.", "layer2.", "layer3.", "layer4."),
         parameters=26_039_024,
         channels={2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        least_size=3,  # a pooling that rounds down
         unused=("last_linear.",),
         imagenet="the file se_resnet50-ce0d4300.pth",
         source="arXiv:1709.01507; github.com/Cadene/pretrained-models.pytorch",

@@ -48,6 +48,12 @@ _TF_SLIM: dict[str, _Tensors] = {
 }
 _LAYOUTS = {"pytorch": (_PYTORCH, "."), "tf_slim": (_TF_SLIM, "/")}
 
+# What programs for training put before the names, or around the tensors.
+_WRAPPERS = (
+    *("state_dict.", "model_state_dict.", "model_state.", "model.", "module.", "_orig_mod."),
+    *("network.", "net."),
+)
+
 # Counters and optimizer slots that published files carry besides the network.
 _COUNTERS = ("num_batches_tracked", "global_step", "mean_rgb")
 # Averages too: DeepLab's code starts from the weights themselves.
@@ -169,8 +175,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
 
     Args:
         model: a model of the zoo.
-        tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict``) are
-            taken off.
+        tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict`` and their
+            like) are taken off.
         part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim too, and for
             MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
             every tensor must be there and fit; outside it none is looked at.
@@ -180,7 +186,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     Training it further needs frozen statistics, or ``unfold_batch_norm`` first.
 
     Raises:
-        KsegError: one line with all missing, unexpected and misshapen tensors.
+        KsegError: one line with all missing, unexpected and misshapen tensors, and those that
+            are no finite floating-point numbers; or the weights are there twice.
     """
     variant = find_variant(model.card.name)
     separator = _LAYOUTS[variant.tensors][1]
@@ -204,12 +211,18 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         for name, entry in entries.items()
         if name in given and not entry.fits(given[name])
     ]
+    unusable = [
+        f"{name} is {kind}"
+        for name in entries
+        if name in given and (kind := _unusable_kind(given[name]))
+    ]
     problems = [
         f"{len(names)} {word} ({', '.join(names)})"
         for word, names in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("misshapen", misshapen),
+            ("damaged", unusable),
         )
         if names
     ]
@@ -323,12 +336,34 @@ def _is_unused(name: str, variant: Variant, separator: str) -> bool:
 def _unwrap(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
     """Takes off the wrappers that no expected name has."""
     tensors = _flat(tensors)
-    for _ in range(3):  # {"model": {"module.x": ...}} is the deepest seen
-        for prefix in ("state_dict.", "model.", "module."):
-            inside = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-            if inside and not any(name.startswith(prefix) for name in expected):
-                tensors = inside
+    wrappers = [p for p in _WRAPPERS if not any(name.startswith(p) for name in expected)]
+    for _ in range(len(wrappers)):  # each once at most
+        inside = {
+            p: {name[len(p) :]: t for name, t in tensors.items() if name.startswith(p)}
+            for p in wrappers
+        }
+        found = [prefix for prefix in wrappers if inside[prefix]]
+        if not found:
+            break
+        for other in found[1:]:
+            # Which of the two is meant, the file does not say.
+            same = inside[found[0]].keys() & inside[other].keys() & expected.keys()
+            if any(not np.array_equal(inside[found[0]][k], inside[other][k]) for k in same):
+                raise KsegError(
+                    f"the checkpoint has other weights under {found[0]!r} than under {other!r}; "
+                    "save the one that you mean alone"
+                )
+        tensors = inside[found[0]]
     return tensors
+
+
+def _unusable_kind(tensor: np.ndarray) -> str | None:
+    """What a tensor is that is no weight; None where it can be one."""
+    if not (tensor.dtype.kind == "f" or tensor.dtype.name.startswith(("bfloat", "float"))):
+        return f"of type {tensor.dtype}"
+    if not np.isfinite(tensor.astype(np.float32)).all():
+        return "not finite"
+    return None
 
 
 def _flat(tensors: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

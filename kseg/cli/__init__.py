@@ -39,7 +39,7 @@ SUBCOMMANDS = {
     "demo": "train, convert, score and compare once, on streets that it draws",
 }
 
-# These read and draw pictures only; the others start by loading Keras, which takes seconds.
+# These read and draw pictures; the others start by loading Keras, which takes seconds.
 _WITHOUT_KERAS = ("streets", "check-data", "prepare")
 
 
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args = parser(argv).parse_args(argv)
     try:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if args.subcommand not in _WITHOUT_KERAS:
             _load_keras()
         with _plain_warnings(args):
@@ -119,7 +120,6 @@ def _load_keras() -> None:
 
     TensorFlow's C++ side writes to standard error before any log level is in force.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
         importlib.import_module("keras")
 

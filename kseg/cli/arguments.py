@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kseg.data import DataSet, list_datasets, open_dataset
+from kseg.data import check_outputs, list_datasets, open_dataset
 from kseg.errors import KsegError
-from kseg.files import atomic_write, check_not_input, check_output
+from kseg.files import atomic_write, check_output
 from kseg.progress import Countdown
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ def refuse_calibration(args: argparse.Namespace) -> None:
         )
 
 
-def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[np.ndarray]:
-    """The images that ``add_calibration`` names."""
+def calibration(
+    args: argparse.Namespace, model: SegmentationModel, output: Path | None
+) -> Iterator[np.ndarray]:
+    """The images that ``add_calibration`` names, among which the output must not be."""
     name = args.calibration_dataset or model.card.dataset or ""
     try:
         data = open_dataset(name, args.calibration_dir, "train")
@@ -125,6 +127,7 @@ def calibration(args: argparse.Namespace, model: SegmentationModel) -> Iterator[
         raise KsegError(
             f"int8 needs calibration images (--calibration-dataset, --calibration-dir): {error}"
         ) from None
+    check_outputs([output], data=[data])
     count = args.calibration_count
     return data.some(100 if count is None else count).images()
 
@@ -203,33 +206,6 @@ def save_smaller(
     with atomic_write(args.out) as path:
         result.save(path)
     print(f"{args.out}: {result.card.weights}")
-
-
-def check_outputs(
-    outputs: Iterable[Path | None],
-    inputs: Iterable[str | Path | None] = (),
-    data: Iterable[DataSet] = (),
-) -> None:
-    """Before any work: outputs must not be inputs, nor lie among the files of a data set.
-
-    Raises:
-        KsegError: as of ``kseg.files.check_not_input``.
-    """
-    files: set[Path] = set()
-    folders: set[Path] = set()
-    for split in data:
-        for sample in split.samples:
-            read = [path for path in (sample.image, sample.label, sample.instances) if path]
-            files.update(read)
-            folders.update(path.parent for path in read)
-        if split.root:
-            # The folders with images and labels in or below them, and lists beside them.
-            below = [
-                path.relative_to(split.root) for path in files if path.is_relative_to(split.root)
-            ]
-            folders.update(split.root / path.parts[0] for path in below if len(path.parts) > 1)
-            files.update([split.root, *split.root.glob("*.txt")])
-    check_not_input(outputs, [*inputs, *files], folders)
 
 
 def data_outputs(

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data import open_dataset
+from kseg.data import check_outputs, open_dataset
 from kseg.files import atomic_write, check_output, make_folder, write_json
 from kseg.progress import Countdown
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from kseg.opening import open_predictor
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    arguments.check_outputs([args.json, args.out], [args.first, args.second], [data])
+    check_outputs([args.json, args.out], [args.first, args.second], [data])
     out = args.out and make_folder(args.out)
     if args.json:
         check_output(args.json)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.file)
     calibration = None
     if args.precision == "int8":
-        calibration = arguments.calibration(args, model)
+        calibration = arguments.calibration(args, model, args.out)
     else:
         arguments.refuse_calibration(args)
     convert(

@@ -46,6 +46,9 @@ def run(args: argparse.Namespace) -> None:
     from kseg.tflite import TFLitePredictor, benchmark
 
     stages = Stages(_PLAN)
+    if cityscapes := os.environ.get("CITYSCAPES_DATASET"):
+        read = argparse.Namespace(dataset="cityscapes", data_dir=cityscapes)
+        arguments.data_outputs(read, ["train", "val"], [args.out])
     out = make_folder(args.out)
     name, folder = _find_data(args.scenes, out, stages)
     train_data = open_dataset(name, folder, "train")

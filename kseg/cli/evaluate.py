@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data import open_dataset
+from kseg.data import check_outputs, open_dataset
 from kseg.files import check_not_input, check_output, make_folder, write_json
 from kseg.progress import Countdown
 
@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> None:
     from kseg.opening import open_source
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    arguments.check_outputs(
+    check_outputs(
         [args.json, args.resume, args.report and args.report / "report.html"], [args.file], [data]
     )
-    arguments.check_outputs([args.report], [args.file], [data])
+    check_outputs([args.report], [args.file], [data])
     if args.file.is_dir():
         check_not_input([args.json, args.resume, args.report], [], [args.file])
     source = open_source(args.file, runtime=args.runtime, output_stride=args.output_stride)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kseg import shipped
 from kseg.cli import arguments
-from kseg.data import open_dataset
+from kseg.data import check_outputs, open_dataset
 from kseg.errors import KsegError
 from kseg.progress import Countdown
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     # The data set first: it is found missing in no time, while the network takes seconds.
     data = args.submission and open_dataset(args.dataset, args.data_dir, args.split)
     if data:
-        arguments.check_outputs([args.submission], [args.file], [data])
+        check_outputs([args.submission], [args.file], [data])
     else:
         check_overlays(args.images, args.out, [args.file])
     predictor = open_predictor(args.file, runtime=args.runtime, output_stride=args.output_stride)

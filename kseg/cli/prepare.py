@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> None:
     from kseg.training import prepare
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    arguments.check_outputs([args.out], data=[data])
     records = prepare(
         data,
         args.out,

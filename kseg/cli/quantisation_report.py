@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     model = load(args.file)
     rows = quantisation_noise(
         model,
-        arguments.calibration(args, model),
+        arguments.calibration(args, model, args.json),
         input_size=arguments.size(args.input_size),
         calibration_method=args.calibration or "percentile",
         keep_float=args.keep_float,

@@ -6,11 +6,12 @@ from kseg.data.classes import (
     IGNORE,
     VOC,
     ClassTable,
+    LabelCounts,
     first_difference,
     label_doubts,
     never_occurring,
 )
-from kseg.data.datasets import DataSet, list_datasets, open_dataset
+from kseg.data.datasets import DataSet, check_outputs, list_datasets, open_dataset
 from kseg.data.finding import Sample
 from kseg.data.fingerprint import file_digests, joint_digest
 from kseg.data.reading import read_image
@@ -22,7 +23,9 @@ __all__ = [
     "VOC",
     "ClassTable",
     "DataSet",
+    "LabelCounts",
     "Sample",
+    "check_outputs",
     "file_digests",
     "first_difference",
     "joint_digest",

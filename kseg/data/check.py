@@ -9,9 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kseg.data.classes import BAD, IGNORE, ONE_CLASS, PUBLISHED, ClassTable, never_occurring
+from kseg.data.classes import (
+    BAD,
+    IGNORE,
+    ONE_CLASS,
+    PUBLISHED,
+    ClassTable,
+    LabelCounts,
+    never_occurring,
+)
+from kseg.data.datasets import DataSet, check_outputs
 from kseg.data.finding import Sample, find_pairs
-from kseg.data.reading import Tell, check_jpeg_end, read_image, read_pair, read_palette
+from kseg.data.reading import Tell, check_jpeg, read_image, read_pair, read_palette
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
 from kseg.pictures import Color, overlay
@@ -89,9 +98,13 @@ def check_data(
         progress: called with (images done, images in all).
 
     Raises:
-        KsegError: an unknown name, a missing folder, no images.
+        KsegError: an unknown name, a missing folder, no images, or ``out`` among them.
     """
     pairs = find_pairs(name, folder, split)
+    read = DataSet(
+        name, split, pairs.classes, (*pairs.samples, *pairs.unlabelled), None, pairs.root
+    )
+    check_outputs([out], data=[read])
     # A test split's labels may be the server's; any other split without labels is faulty.
     labelled = bool(pairs.samples) or not split.startswith("test")
     samples = pairs.samples if labelled else pairs.unlabelled
@@ -150,21 +163,19 @@ class _Findings:
         self.doubts: dict[str, list[str]] = {}
         self.sizes: Counter[tuple[int, int]] = Counter()
         self._classes = classes
-        self._counts = np.zeros(256, np.int64)
+        self._counts = LabelCounts()
         self._palettes: dict[Path, tuple[Color, ...]] = {}
-        # Labels of 0 and 255 alone, and whether another has 1 and 255.
-        self._masks: list[Path] = []
-        self._is_ignored_beside_one = False
+        self._first_mask: Path | None = None
 
     @property
     def pixels(self) -> np.ndarray:
         """(num_classes,) int64 by train id."""
-        return self._counts[: self._classes.num_classes]
+        return self._counts.pixels[: self._classes.num_classes]
 
     @property
     def ignored(self) -> int:
         """Pixels of no class."""
-        return int(self._counts[IGNORE])
+        return int(self._counts.pixels[IGNORE])
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
         """The image, and its labels where it has some of its size.
@@ -172,12 +183,13 @@ class _Findings:
         Raises:
             KsegError: a file that cannot be read.
         """
-        check_jpeg_end(sample.image)
         if sample.label is None:
             image = read_image(sample.image, self._tell)
+            check_jpeg(sample.image)
             self.sizes[image.shape[:2]] += 1
             return image, None
         image, labels, unknown = read_pair(sample.image, sample.label, self._classes, self._tell)
+        check_jpeg(sample.image)
         size = image.shape[:2]
         self.sizes[size] += 1
         if size != labels.shape:
@@ -187,11 +199,10 @@ class _Findings:
             self.problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
         if not any(self._classes.chosen_colors):
             _compare_palettes(sample.label, self._palettes, self._classes, self._tell)
-        count = np.bincount(labels.ravel(), minlength=256)
-        self._counts += count
-        self._is_ignored_beside_one |= bool(count[1] and count[IGNORE])
-        if count[0] and count[IGNORE] and count[0] + count[IGNORE] == labels.size:
-            self._masks.append(sample.label)
+        counts = LabelCounts.of(np.bincount(labels.ravel(), minlength=256))
+        self._counts += counts
+        if counts.masks and self._first_mask is None:
+            self._first_mask = sample.label
         return image, labels if size == labels.shape else None
 
     def _tell(self, kind: str, path: Path, text: str) -> None:
@@ -199,7 +210,7 @@ class _Findings:
 
     def doubt_classes(self, warnings: list[str], notes: list[str], *, is_test: bool) -> None:
         """Adds what the classes' pixels say of labels that may mean something else."""
-        classes, pixels, masks = self._classes, self.pixels, self._masks
+        classes, pixels, counts = self._classes, self.pixels, self._counts
         absences = self.sizes and never_occurring(classes, pixels, self.ignored)
         if absences:
             if pixels.any():
@@ -209,10 +220,9 @@ class _Findings:
                 (warnings if is_test else self.problems).append(absences)
         if classes.num_classes == 1:
             warnings.append(ONE_CLASS)
-        if classes.num_classes == 2 and masks and pixels[1] and not self._is_ignored_beside_one:
+        if doubt := counts.mask_doubt(classes):
             warnings.append(
-                f"{masks[0]}: has 0 and 255 alone ({len(masks)} such labels), and 255 is ignored; "
-                f"if it means {classes.names[1]!r}, save it as {classes.file_ids[1]}"
+                f"{self._first_mask}: has 0 and 255 alone ({counts.masks} such labels), {doubt}"
             )
 
 

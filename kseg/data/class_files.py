@@ -153,6 +153,11 @@ def _text(path: Path) -> str:
 def _row(where: str, line: str, columns: Sequence[str] | None) -> _Row:
     """A line; ``columns`` are those of the header, if there is one."""
     line = line.strip()
+    if line.startswith("//") or line == "__ignore__":
+        raise KsegError(
+            f"{where}: {line!r} is no class; every line is an id, so remove this one"
+            + (" (labelme writes 255 for it, which is ignored)" if "_" in line[:1] else "")
+        )
     if found := re.fullmatch(r"(?i)ignore\s*(?:[:=]\s*)?(\d+(?:[\s,;]+\d+)*)", line):
         ids = tuple(map(int, re.findall(r"\d+", found[1])))
         if len(set(ids)) == len(ids) and ("=" in line or ":" in line or len(ids) == 1):

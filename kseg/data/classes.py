@@ -89,6 +89,46 @@ def color_of(text: str) -> Color:
     return red, green, blue
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """What label maps have.
+
+    Attributes:
+        pixels: (256,) int64 by train id, those that are ignored at 255.
+        masks: maps of 0 and 255 alone.
+        edged: maps with 1 and 255.
+    """
+
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    masks: int = 0
+    edged: int = 0
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> LabelCounts:
+        """Of one map, by the pixels (256,) of its train ids."""
+        first, second, ignored = (int(pixels[i]) for i in (0, 1, IGNORE))
+        alone = bool(first and ignored and first + ignored == pixels.sum())
+        return cls(pixels, int(alone), int(bool(second and ignored)))
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(
+            self.pixels + other.pixels, self.masks + other.masks, self.edged + other.edged
+        )
+
+    def mask_doubt(self, classes: ClassTable) -> str | None:
+        """Says so where 255 may be a class in some maps; None where it seems to be ignored.
+
+        Of two classes, some maps have 0 and 255 alone, and others the second class without
+        any 255: around objects it would be beside them.
+        """
+        if classes.num_classes != 2 or not self.masks or self.edged or not self.pixels[1]:
+            return None
+        return (
+            f"and 255 is ignored; if it means {classes.names[1]!r}, "
+            f"save it as {classes.file_ids[1]}"
+        )
+
+
 def never_occurring(classes: ClassTable, pixels: np.ndarray, ignored: int = 0) -> str | None:
     """One line on the classes that no label has, with what may be the cause; None if none.
 
@@ -120,18 +160,23 @@ ONE_CLASS = (
 )
 
 
-def label_doubts(classes: ClassTable, pixels: np.ndarray, ignored: int) -> list[str]:
+def label_doubts(classes: ClassTable, counts: LabelCounts) -> list[str]:
     """One line each on labels from which nothing can be learnt or scored as it seems.
 
     Of a published data set a part need not have all classes.
 
     Args:
-        classes, pixels, ignored: as for ``never_occurring``.
+        classes: names and ids.
+        counts: of all labels.
     """
-    absences = never_occurring(classes, pixels, ignored)
+    pixels = counts.pixels[: classes.num_classes]
+    absences = never_occurring(classes, pixels, int(counts.pixels[IGNORE]))
     if absences and np.any(pixels) and classes in PUBLISHED:
         absences = None
-    return [line for line in (absences, ONE_CLASS if classes.num_classes == 1 else None) if line]
+    masks = counts.mask_doubt(classes)
+    masks = masks and f"{counts.masks} labels have 0 and 255 alone, {masks}"
+    one_class = ONE_CLASS if classes.num_classes == 1 else None
+    return [line for line in (absences, masks, one_class) if line]
 
 
 def _table(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kseg.data.classes import ClassTable
+from kseg.data.classes import ClassTable, LabelCounts
 from kseg.data.finding import LAYOUTS, Pairs, Sample, find_pairs, joined_names
 from kseg.data.fingerprint import file_digests, joint_digest
 from kseg.data.reading import (
@@ -24,6 +24,7 @@ from kseg.data.reading import (
     warn_once,
 )
 from kseg.errors import KsegError
+from kseg.files import check_not_input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +149,11 @@ class DataSet:
         Args:
             skip_bad: leaves labels out that ``read_label`` refuses.
         """
-        return self.label_pixels(skip_bad=skip_bad)[: self.classes.num_classes]
+        return self.label_counts(skip_bad=skip_bad).pixels[: self.classes.num_classes]
 
-    def label_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
-        """(256,) int64: as ``class_pixels``, with the ignored ones at 255."""
-        counts = np.zeros(256, np.int64)
+    def label_counts(self, *, skip_bad: bool = False) -> LabelCounts:
+        """As ``class_pixels``, with the ignored ones and what they stand beside."""
+        counts = LabelCounts()
         for sample in self.samples:
             if sample.label is None:
                 continue
@@ -162,7 +163,7 @@ class DataSet:
                 if skip_bad:
                     continue
                 raise
-            counts += np.bincount(label.ravel(), minlength=256)
+            counts += LabelCounts.of(np.bincount(label.ravel(), minlength=256))
         return counts
 
 
@@ -205,6 +206,37 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
         _warn_of_unused(f"{name} {part} {pairs.root}", pairs)
     size = LAYOUTS[name].size or _common_size(samples)
     return DataSet(name, split, found[0].classes, samples, size, found[0].root)
+
+
+def check_outputs(
+    outputs: Iterable[str | Path | None],
+    inputs: Iterable[str | Path | None] = (),
+    data: Iterable[DataSet] = (),
+) -> None:
+    """Before any work: outputs must not be inputs, nor lie among the files of a data set.
+
+    Args:
+        outputs, inputs: files and folders, None is left out.
+        data: what is read of data sets.
+
+    Raises:
+        KsegError: as of ``kseg.files.check_not_input``.
+    """
+    files: set[Path] = set()
+    folders: set[Path] = set()
+    for split in data:
+        for sample in split.samples:
+            read = [path for path in (sample.image, sample.label, sample.instances) if path]
+            files.update(read)
+            folders.update(path.parent for path in read)
+        if split.root:
+            # The folders with images and labels in or below them, and lists beside them.
+            below = [
+                path.relative_to(split.root) for path in files if path.is_relative_to(split.root)
+            ]
+            folders.update(split.root / path.parts[0] for path in below if len(path.parts) > 1)
+            files.update([split.root, *split.root.glob("*.txt")])
+    check_not_input(outputs, [*inputs, *files], folders)
 
 
 def _all(pairs: Pairs) -> list[Sample]:

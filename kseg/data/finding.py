@@ -13,13 +13,13 @@ from kseg.data.classes import CAMVID, CITYSCAPES, VOC, ClassTable
 from kseg.errors import KsegError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-LABEL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff", ".webp")
 """Of what can be lossless; a label's content is looked at when it is read."""
 
 # Found where there is no other label, to be refused by name when they are read.
 _LOSSY_SUFFIXES = (".jpeg", ".jpg")
 # What systems put beside users' files.
-_SYSTEM_NAMES = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+_SYSTEM_NAMES = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +247,9 @@ class _Folder:
             raise KsegError(f"{folder}: cannot be listed ({error.strerror})") from error
         for entry in entries:
             path = folder / entry.name
-            if entry.name.startswith(".") or entry.name in _SYSTEM_NAMES:
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
                 self.hidden += 1
-            elif not entry.is_dir() or (entry.is_symlink() and _is_loop(path, above)):
+            elif not _is_folder(entry) or (entry.is_symlink() and _is_loop(path, above)):
                 yield path
             else:
                 yield from self._walk(path, above)
@@ -275,9 +275,26 @@ class _Folder:
             if key is None or key in but or path.is_dir():
                 left.append(path)
             else:
+                _check_name(path)
                 found.setdefault(key, []).append(path)
         self.left = left
         return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise KsegError(
+            f"{str(path)!a}: the name is not UTF-8, so no index or score can hold it; rename it"
+        ) from None
 
 
 def _is_loop(link: Path, above: tuple[Path, ...]) -> bool:
@@ -292,10 +309,11 @@ def _read_listing(
     """The keys in ``files`` of the images that a list names, sorted.
 
     A line is an image's name as it is, with dots and spaces, or its file with folder and
-    suffix, behind which its label's file may stand, as in the lists of trainaug.
+    suffix, behind which its label's file may stand, as in the lists of trainaug. Folders may
+    be separated as on Windows.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise KsegError(
             f"{path}: no such file; {name} lists the images of split {split!r} there"
@@ -316,6 +334,8 @@ def _read_listing(
         raise KsegError(
             f"{path}: lists {absent[0]!r}, which {images} does not have ({len(absent)} such names)"
         )
+    if not keys:
+        raise KsegError(f"{path}: lists no image; write a name a line")
     return sorted(keys)
 
 
@@ -324,6 +344,8 @@ _FILE = rf"\S.*?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
 
 def _listed(where: str, line: str, folder: str, files: Mapping[str, object]) -> str | None:
     """The key of one line; None where no image has the name."""
+    if "\\" in line and line not in files:
+        line = line.replace("\\", "/")
     key = _stem(line, folder)
     for whole in (line, key):
         if whole in files:

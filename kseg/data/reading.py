@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.pictures import Color
+from kseg.quiet import quiet_stderr
 
 Tell = Callable[[str, Path, str], None]
 """Takes what is doubtful: its kind, the file, and a text without the file's name."""
@@ -77,22 +78,35 @@ def read_image(path: str | Path, tell: Tell | None = None) -> np.ndarray:
     return _read_upright(Path(path), tell)[0]
 
 
-def check_jpeg_end(path: Path) -> None:
-    """Looks whether a file that is a JPEG is all there.
+def check_jpeg(path: Path) -> None:
+    """Decodes a file that is a JPEG as training from records does.
 
-    Pillow fills up what is cut off where something else stands behind; TensorFlow, which
-    decodes the windows of records, refuses the file.
+    Pillow fills up what is missing behind a cut or a broken marker; TensorFlow, which decodes
+    the windows of records, refuses such a file. Other files are fine.
 
     Raises:
-        KsegError: missing, or a JPEG without the end-of-image marker behind its last scan.
+        KsegError: missing, or a JPEG that TensorFlow refuses.
     """
     content = _content(path)
-    last_scan = content.rfind(b"\xff\xda")
-    if content.startswith(b"\xff\xd8") and content.find(b"\xff\xd9", last_scan) < 0:
-        raise KsegError(
-            f"{path}: is a JPEG that is cut short (no end-of-image marker); replace it, or save "
-            "it again if it looks right"
-        )
+    if not content.startswith(b"\xff\xd8"):
+        return
+    again = "replace it, or save it again if it looks right"
+    if content.find(b"\xff\xd9", content.rfind(b"\xff\xda")) < 0:
+        raise KsegError(f"{path}: is a JPEG that is cut short (no end-of-image marker); {again}")
+    # libjpeg writes to standard error of what it can repair.
+    with quiet_stderr():
+        import tensorflow as tf
+
+        try:
+            with tf.device("CPU"):
+                tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+            return
+        except tf.errors.InvalidArgumentError:
+            pass
+    raise KsegError(
+        f"{path}: is a JPEG that TensorFlow refuses, which decodes the images of records, "
+        f"whatever viewers show; {again}"
+    )
 
 
 def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
@@ -501,6 +515,10 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
             f"{path}: has more than {guard} pixels, Pillow's guard against files that fill the "
             f"memory; set the environment variable {MAX_PIXELS} to the number that you allow, "
             "or cut the image into tiles"
+        ) from None
+    except UnidentifiedImageError:
+        raise KsegError(
+            f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
         raise KsegError(f"{path}: not a readable image ({error}); replace it") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kseg.data import IGNORE, ClassTable, label_doubts
+from kseg.data import IGNORE, ClassTable, LabelCounts, label_doubts
 from kseg.evaluation.boundaries import BoundaryScores, boundary_figures
 from kseg.evaluation.categories import InstanceScores, category_iou
 from kseg.evaluation.confusion import ConfusionMatrix, mean
@@ -30,7 +30,7 @@ class Counts:
         self._instances = InstanceScores(classes) if instances else None
         self._boundaries = BoundaryScores(classes.num_classes) if boundaries else None
         self._image_iou: dict[str, float | None] = {}
-        self.ignored = 0
+        self._labels = LabelCounts()
 
     @property
     def images(self) -> int:
@@ -56,7 +56,10 @@ class Counts:
         image.update(label, prediction)
         self._matrix.counts += image.counts
         self._image_iou[name] = image.mean_iou()
-        self.ignored += int((label == IGNORE).sum())
+        pixels = np.zeros(256, np.int64)
+        pixels[: self._classes.num_classes] = image.counts.sum(1)
+        pixels[IGNORE] = label.size - pixels.sum()
+        self._labels += LabelCounts.of(pixels)
         if self._boundaries:
             self._boundaries.update(label, prediction)
         if self._instances and instances is not None:
@@ -66,7 +69,7 @@ class Counts:
         """Adds the counts of another with the same classes and the same kinds of scores."""
         self._matrix.counts += other._matrix.counts
         self._image_iou |= other._image_iou
-        self.ignored += other.ignored
+        self._labels += other._labels
         if self._boundaries and other._boundaries:
             self._boundaries.merge(other._boundaries)
         if self._instances and other._instances:
@@ -80,7 +83,8 @@ class Counts:
             "bands": self._boundaries and self._boundaries.bands.tolist(),
             "f_scores": self._boundaries and self._boundaries.f_scores,
             "image_iou": self._image_iou,
-            "ignored": self.ignored,
+            "ignored": int(self._labels.pixels[IGNORE]),
+            "masks": [self._labels.masks, self._labels.edged],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -91,7 +95,10 @@ class Counts:
         """
         self._matrix.counts[:] = state["confusion_matrix"]
         self._image_iou = dict(state["image_iou"])
-        self.ignored = int(state.get("ignored", 0))
+        pixels = np.zeros(256, np.int64)
+        pixels[: self._classes.num_classes] = self._matrix.counts.sum(1)
+        pixels[IGNORE] = state.get("ignored", 0)
+        self._labels = LabelCounts(pixels, *map(int, state.get("masks", (0, 0))))
         if self._boundaries:
             self._boundaries.bands[:] = state["bands"]
             self._boundaries.f_scores = state["f_scores"]
@@ -100,7 +107,7 @@ class Counts:
 
     def doubts(self) -> list[str]:
         """What ``label_doubts`` says of the labels."""
-        return label_doubts(self._classes, self._matrix.counts.sum(1), self.ignored)
+        return label_doubts(self._classes, self._labels)
 
     def figures(self) -> dict[str, Any]:
         """The measured fields of ``kseg.evaluation.Scores``, in its order."""

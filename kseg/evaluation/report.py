@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kseg.data import DataSet, Sample, read_image
+from kseg.data import DataSet, Sample, check_outputs, read_image
 from kseg.evaluation.confusion import ByName
 from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
 from kseg.evaluation.scores import Scores, describe
+from kseg.files import check_not_input
 from kseg.pictures import cover, side_by_side
 from kseg.predictor import InferenceSettings, Predictor
 from kseg.report import Report, confusion_matrix, trimap_curve
@@ -36,8 +37,12 @@ def write_report(
         pictures: how many of the best and of the worst, by their own mean IoU.
 
     Raises:
-        KsegError: what cannot be written, or an image or network that fails.
+        KsegError: what cannot be written or is among the files that are read, or an image or
+            network that fails.
     """
+    check_outputs([path], data=[data])
+    if isinstance(source, LabelMaps):
+        check_not_input([path], [], [source.folder])
     page = Report(f"{scores.model} on {scores.dataset} {scores.split}")
     page.line(describe(scores))
     page.line(f"weights: {scores.weights}; kseg {scores.kseg}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kseg import shipped
-from kseg.data import DataSet, file_digests, joint_digest
+from kseg.data import DataSet, check_outputs, file_digests, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
 from kseg.files import atomic_write
@@ -32,7 +32,8 @@ class SavedScores:
 
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
         self._path = Path(path)
-        self._content = scored and _content(scored)
+        self._file = scored and shipped.file_of(scored)
+        self._content = self._file and _content(self._file)
         self._run: dict[str, Any] = {}
         self._digests: list[str] = []
         self._written = time.monotonic()
@@ -55,6 +56,7 @@ class SavedScores:
             KsegError: the file is of another run or cannot be read, or a file cannot be
                 written there.
         """
+        check_outputs([self._path], [self._file, *maps], [data])
         # The number of threads, which follows the comma, does not change a score.
         run = {
             **run,
@@ -137,8 +139,7 @@ class SavedScores:
 
 
 def _content(path: Path) -> str | None:
-    """A digest of a file or shipped weights; None for a folder of label maps."""
-    path = shipped.file_of(path)
+    """A digest of a file; None for a folder of label maps."""
     if path.is_dir():
         return None
     with path.open("rb") as file:

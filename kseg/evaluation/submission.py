@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from kseg.data import DataSet, read_image
+from kseg.data import DataSet, check_outputs, read_image
 from kseg.errors import KsegError
 from kseg.evaluation.predictions import check_classes
 from kseg.files import atomic_write, make_folder
@@ -42,9 +42,10 @@ def write_submission(
 
     Raises:
         KsegError: classes that do not match, an image or network that fails, or a folder
-            that cannot be written.
+            that cannot be written or is among the files of the data set.
     """
     settings = inference_settings(settings, keywords)
+    check_outputs([folder], data=[data])
     check_classes(predictor.card, data)
     file_ids = data.classes.file_table()[predictor.card.train_ids()]
     folder = make_folder(folder)

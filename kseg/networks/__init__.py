@@ -114,6 +114,7 @@ class Head:
             tensors=encoder.tensors,
             backbone=encoder.prefixes,
             classifier=self.classifier,
+            least_size=encoder.least_size,
             unused=(*self.unused, *encoder.unused),
             encoder=encoder,
             source="; ".join(filter(None, (self.source, encoder.source))),

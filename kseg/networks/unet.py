@@ -106,6 +106,7 @@ VARIANTS = {
         normalization=UNIT_RANGE,
         backbone=("down",),
         classifier=("classifier",),
+        least_size=16,  # four poolings, rounded down
         num_classes=2,
         dataset="isbi",
         parameters=31_031_810,

@@ -53,7 +53,14 @@ def test_missing_file(tmp_path):
 # --- assignment ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", ["{}", "module.{}", "model.module.{}", "state_dict.{}"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        *("{}", "module.{}", "model.module.{}", "state_dict.{}", "net.{}", "network.{}"),
+        *("_orig_mod.{}", "module._orig_mod.{}", "model_state_dict._orig_mod.module.{}"),
+        *("model_state.{}", "state_dict.model.{}"),
+    ],
+)
 def test_assign_unwraps(wrap, model):
     tensors = random_tensors(model)
     checkpoints.assign(model, {wrap.format(k): v for k, v in tensors.items()})
@@ -67,6 +74,35 @@ def test_assign_takes_nested_dicts(model):
     checkpoints.assign(model, {"epoch": 3, "model": tensors, "optimizer": {"lr": np.zeros(1)}})
     slopes = np.asarray(model.get_layer("b1.act").alpha).ravel()
     np.testing.assert_array_equal(slopes, tensors["b1.act.weight"])
+
+
+def test_weights_that_are_there_twice(model):
+    """A trainer's average beside the weights: the file does not say which are meant."""
+    tensors = random_tensors(model)
+    others = {name: 2 * tensor for name, tensor in tensors.items()}
+    checkpoints.assign(model, {"model": tensors, "state_dict": tensors})
+    with pytest.raises(kseg.KsegError, match=r"weights under 'state_dict\.' than under 'model\."):
+        checkpoints.assign(model, {"model": tensors, "state_dict": others})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "b1.act.weight is not finite"),
+        (np.inf, "b1.act.weight is not finite"),
+        (np.int8(3), "b1.act.weight is of type int8"),  # quantised, without its scale
+        (1j, "b1.act.weight is of type complex"),
+    ],
+)
+def test_tensors_that_are_no_weights(value, message, model):
+    tensors = random_tensors(model)
+    before = [np.asarray(v) for v in model.variables]
+    slopes = tensors["b1.act.weight"]
+    tensors["b1.act.weight"] = np.full_like(slopes, value, dtype=np.result_type(value))
+    with pytest.raises(kseg.KsegError, match=f"1 damaged .{message}"):
+        checkpoints.assign(model, tensors)
+    for old, now in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, np.asarray(now))
 
 
 def test_assign_lists_every_problem_and_assigns_nothing(model):

@@ -122,6 +122,12 @@ def test_colour_of_what_is_ignored(read):
         ("ignore\n", "has no class, only ids to ignore"),
         ("\ufeffroad\nroad", "line 2: 'road' is in line 1 already"),
         ("road\ncar\n".encode("utf-16-le"), "has NUL characters; save it as UTF-8"),
+        ("// my classes\nroad", "line 1: '// my classes' is no class"),
+        (
+            "__ignore__\n_background_\nroad",
+            "line 1: '__ignore__' is no class; every line is",
+        ),
+        ("# my classes\nroad", "line 1: has no name; every line is a class"),
         ("Straße".encode("cp1252"), "cannot be read as UTF-8 text"),
     ],
 )

@@ -135,6 +135,10 @@ def bad_id(folder):
     Image.new("L", (64, 48), 77).save(folder / "trainannot/000.png")
 
 
+def empty(folder):
+    (folder / "trainannot/000.png").write_bytes(b"")
+
+
 def sixteen_bits(folder):
     Image.fromarray(np.full((48, 64), 4000, np.uint16)).save(folder / "train/000.png")
 
@@ -146,6 +150,7 @@ def colours(folder):
 DAMAGES = [
     (other_size, r"trainannot/000\.png: is 10x10 but its image is 48x64"),
     (truncate, r"train/000\.png: not a readable image"),
+    (empty, r"trainannot/000\.png: not a readable image \(empty, or of no format"),
     (bad_id, r"trainannot/000\.png: has ids \[77\]"),
     (sixteen_bits, r"train/000\.png: is an image of mode I;16; images are 8-bit"),
     (colours, r"trainannot/000\.png: has the colours #000000 that no class has"),

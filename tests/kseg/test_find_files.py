@@ -1,5 +1,6 @@
 """Which files belong to a data set: suffixes, links, dot-names, lists, names in subfolders."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def own(tmp_path) -> Path:
 def test_suffixes(own):
     pairs = [
         (".JPG", ".PNG"), (".jpeg", ".Bmp"), (".BMP", ".tif"), (".tif", ".TIFF"), (".Tiff", ".bmp"),
-        (".PNG", ".png"), (".WebP", ".png"),
+        (".PNG", ".png"), (".WebP", ".Gif"),
     ]  # fmt: skip
     for number, (image, label) in enumerate(pairs):
         write_pair(own, f"b{number}", 20 + number, image=image, label=label)
@@ -111,6 +112,21 @@ def test_dot_names(own):
         "  no problems",
         "  note: 10 names with a dot in front or of the system are passed over",
     ]
+
+
+def test_names_that_cannot_be_used(own):
+    """A link to itself is no folder; the index of records and scores are UTF-8."""
+    images = own / "images/train"
+    (images / "round").symlink_to("round")
+    (images / "Thumbs.DB").write_bytes(b"Windows")
+    report = check_data("folder", own, "train")
+    assert (report.images, report.problems) == (1, [])
+    assert report.warnings == [f"{images}: 1 files of suffix (none) are not used: round"]
+    for kind in ("images", "labels"):
+        path = os.fsencode(own / kind / "train") + b"/Stra\xdfe.png"  # Latin-1
+        shutil.copy(own / kind / "train/a.png", path)
+    with pytest.raises(kseg.KsegError, match=r"Stra.udcdfe\.png': the name is not UTF-8.*rename"):
+        open_dataset("folder", own, "train")
 
 
 def test_root_in_a_dot_folder(tmp_path):
@@ -200,6 +216,10 @@ def voc(tmp_path):
         (["a b", "a"], "/JPEGImages/a b.jpg /SegmentationClass/a b.png", [0]),
         (["a", "b"], "/data/VOC2012/JPEGImages/b.JPG\n\n b \n", [1]),
         (["a", "b"], "other/folder/b.jpg\n", [1]),
+        (["a", "b"], "JPEGImages\\a.jpg SegmentationClass\\a.png\r\n\r\n", [0]),
+        (["a", "b"], "D:\\VOC 2012\\JPEGImages\\b.JPG\r\n", [1]),
+        (["a\\b", "b"], "a\\b\n", [0]),
+        (["a\u2028b", "b"], "a\u2028b\rb\r", [0, 1]),
     ],
 )
 def test_listed_names(voc, names, text, found):
@@ -216,6 +236,9 @@ def test_listed_images_of_other_kinds(voc):
         ("weed (271)\n", r"lists 'weed \(271\)', which .* does not have \(1 such names\)"),
         ("clip.7\nclip.8\n", r"lists 'clip.7', which .* does not have \(2 such names\)"),
         ("clip 1\n", "lists 'clip 1', which"),
+        ("clip\t-1\n", r"lists 'clip\\t-1', which"),
+        ("Clip\n", "lists 'Clip', which"),
+        ("\ufeff\r\n", "val.txt: lists no image; write a name a line"),
         ("JPEGImages/weed.jpg SegmentationClass/clip.png", "line 1: pairs JPEGImages/weed.jpg w"),
     ],
 )

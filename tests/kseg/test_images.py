@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageOps
 
 import kseg
@@ -188,7 +189,7 @@ def test_large_images(tmp_path, monkeypatch):
         read_image(path)
 
 
-def test_a_jpeg_without_its_end(tmp_path):
+def test_a_jpeg_that_one_decoder_refuses(tmp_path):
     """Pillow shows it whole, TensorFlow refuses it: check-data and prepare name it."""
     images, labels = tmp_path / "images/train", tmp_path / "labels/train"
     for folder in (images, labels):
@@ -200,9 +201,21 @@ def test_a_jpeg_without_its_end(tmp_path):
     assert check_data("folder", tmp_path, "train").problems == []
 
     whole = (images / "a.jpg").read_bytes()
-    (images / "a.jpg").write_bytes(whole[:-2] + b"\0" * 10)
-    assert read_image(images / "a.jpg").shape == (32, 48, 3)
-    (problem,) = check_data("folder", tmp_path, "train").problems
-    assert "a.jpg: is a JPEG that is cut short" in problem
-    with pytest.raises(kseg.KsegError, match=r"a\.jpg: is a JPEG that is cut short"):
-        prepare(open_dataset("folder", tmp_path, "train"), tmp_path / "records", workers=1)
+    middle = whole.index(b"\xff\xda") + len(whole) // 2
+    damages = {
+        "is a JPEG that is cut short": whole[:-2] + b"\0" * 10,
+        # The segment of a comment begins among the pixels and goes beyond the file.
+        "is a JPEG that TensorFlow refuses": whole[:middle]
+        + b"\xff\xfe\xff\xff"
+        + whole[middle + 4 :],
+    }
+    for message, content in damages.items():
+        (images / "a.jpg").write_bytes(content)
+        assert read_image(images / "a.jpg").shape == (32, 48, 3)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tf.io.decode_and_crop_jpeg(content, [0, 0, 32, 48], channels=3)
+        (problem,) = check_data("folder", tmp_path, "train").problems
+        assert f"a.jpg: {message}" in problem
+        with pytest.raises(kseg.KsegError, match=rf"a\.jpg: {message}"):
+            prepare(open_dataset("folder", tmp_path, "train"), tmp_path / "records", workers=1)
+        assert not [*(tmp_path / "records").glob("shard*")]

@@ -1,5 +1,6 @@
 """No command writes over what it reads."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -8,7 +9,11 @@ from PIL import Image
 
 import kseg
 from kseg.cli import main
+from kseg.data.check import check_data
+from kseg.evaluation import LabelMaps, SavedScores, write_submission
+from kseg.evaluation.report import write_report
 from kseg.files import check_not_input
+from kseg.training import TrainingConfig
 from support import write_camvid
 
 
@@ -62,6 +67,8 @@ def root(tmp_path):
         "predict {model} {root}/val/000.png --out {root}/val",
         "predict {model} {data} --split val --submission {root}/valannot",
         "convert {model} {link}",
+        "convert {model} {calibrated} --precision int8 --calibration-dir {root}",
+        "quantisation-report {model} --json {root}/train/000.png --calibration-dir {root}",
         "train {data} --model small --crop 32 40 --run-dir {root}/train",
         "import small {model} {model}",
         "benchmark {model} --json {model}",
@@ -72,13 +79,61 @@ def test_commands(command, root, tmp_path, tiny_keras, capsys):
     model = tmp_path / "model.keras"
     model.write_bytes(tiny_keras.read_bytes())
     (tmp_path / "link.tflite").symlink_to(model)
+    (tmp_path / "calibrated.tflite").symlink_to(root / "train/000.png")
     before = contents(tmp_path)
-    names = {"root": root, "model": model, "link": tmp_path / "link.tflite"}
+    links = {name: tmp_path / f"{name}.tflite" for name in ("link", "calibrated")}
+    names = {"root": root, "model": model, **links}
     command = command.format(data=f"--dataset camvid --data-dir {root}", **names)
     assert main(command.split()) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "written over" in line or "lies in" in line or "written twice" in line
     assert contents(tmp_path) == before
+
+
+def test_library_calls(root, tmp_path, tiny_keras):
+    """What a script calls is held as the command is."""
+    model = tmp_path / "model.tflite"
+    model.write_bytes(tiny_keras.read_bytes())
+    data = {split: kseg.data.open_dataset("camvid", root, split) for split in ("train", "val")}
+    predictor = kseg.open_predictor(tiny_keras)
+    scores = kseg.evaluation.evaluate(predictor, data["val"])
+    maps = LabelMaps(root / "valannot")
+    config = TrainingConfig("small", "camvid", steps=1, batch_size=2, crop=(32, 40))
+    best = tmp_path / "run/checkpoints/best.keras"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(tiny_keras.read_bytes())
+    taught = dataclasses.replace(config, init=str(best))
+    records = kseg.training.prepare(data["train"], tmp_path / "records", workers=1)
+    before = contents(tmp_path)
+    calls = [
+        lambda: check_data("camvid", root, "val", out=root / "valannot"),
+        lambda: kseg.training.prepare(data["train"], root / "train/records"),
+        lambda: write_submission(predictor, data["val"], root / "valannot"),
+        lambda: write_report(root / "val/report.html", scores, predictor, data["val"]),
+        lambda: write_report(root / "valannot/a.html", scores, maps, data["train"]),
+        lambda: kseg.evaluation.evaluate(
+            predictor, data["val"], saved=SavedScores(tiny_keras, tiny_keras)
+        ),
+        lambda: kseg.evaluation.evaluate(
+            maps, data["val"], saved=SavedScores(root / "val/000.png")
+        ),
+        lambda: kseg.tflite.convert(model, model),
+        lambda: kseg.training.train(config, root, root / "val"),
+        lambda: kseg.training.train(taught, root, tmp_path / "run"),
+        lambda: kseg.training.train(
+            kseg.load(tiny_keras), records, records.folder, steps=1, batch_size=2
+        ),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(kseg.KsegError, match=r"written over|lies in|is what the run"):
+            call()
+        assert contents(tmp_path) == before, number
+
+
+def test_the_demo_writes_beside_cityscapes(cityscapes_mini, monkeypatch, capsys):
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(cityscapes_mini))
+    assert main(["demo", "--out", str(cityscapes_mini / "gtFine")]) == 1
+    assert "gtFine: lies in" in capsys.readouterr().err
 
 
 def test_a_label_beside_its_photograph_stays(tmp_path, tiny_keras, capsys):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import kseg
-from kseg.data import label_doubts, open_dataset
+from kseg.data import LabelCounts, label_doubts, open_dataset
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.pictures import overlay
 from kseg.report import class_bars, rendered
@@ -34,6 +34,7 @@ CASES = {
     "third": (["a", "b", "c"], HALF & 1, "1 of 3 classes never occur: c"),
     "one class": (["thing"], HALF, "one class alone has loss 0 and IoU 1"),
     "void": (["a", "b"], HALF | 255, "all pixels of the labels are ignored"),
+    "some masks": (["a", "b"], HALF, "1 labels have 0 and 255 alone, and 255 is ignored; if it"),
     "fine": (["a", "b"], HALF & 1, None),
 }
 
@@ -41,16 +42,19 @@ CASES = {
 @pytest.mark.parametrize("kind", CASES)
 def test_doubtful_labels(kind, tmp_path):
     names, label, message = CASES[kind]
-    data = write_labels(tmp_path / "data", names, [label, label])
-    counts = data.label_pixels()
+    first = HALF & 1 if kind == "some masks" else label
+    data = write_labels(tmp_path / "data", names, [first, label])
+    counts = data.label_counts().pixels
     assert counts.sum() == 128
-    assert counts[255] == (label == 255).sum() * 2
+    assert counts[255] == (first == 255).sum() + (label == 255).sum()
+    records = kseg.training.prepare(data, tmp_path / "records", workers=1)
     (tmp_path / "maps").mkdir()
     for i in range(2):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"maps/{i}.png")
     for work in (
         lambda: evaluate(LabelMaps(tmp_path / "maps"), data),
         lambda: warn_of_labels(data, None),
+        lambda: warn_of_labels(records, None),
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -61,8 +65,10 @@ def test_doubtful_labels(kind, tmp_path):
 
 
 def test_a_part_of_a_published_set_may_lack_classes():
-    assert label_doubts(kseg.data.CAMVID, np.arange(11), 3) == []
-    assert len(label_doubts(kseg.data.CAMVID, np.zeros(11), 3)) == 1
+    some, none = np.zeros((2, 256), np.int64)
+    some[:10], some[255], none[255] = 1, 3, 3
+    assert label_doubts(kseg.data.CAMVID, LabelCounts(some)) == []
+    assert len(label_doubts(kseg.data.CAMVID, LabelCounts(none))) == 1
 
 
 def test_names_that_a_terminal_lacks(tmp_path):

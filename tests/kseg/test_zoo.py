@@ -50,6 +50,30 @@ def test_refusals(arguments, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("unet", 16),
+        ("liteseg_darknet19", 13),
+        ("liteseg.VGG16", 32),
+    ],
+)
+def test_least_sizes(name, least, monkeypatch):
+    """The least size has a graph and is computed; below, one line names it, not Keras."""
+    model = kseg.create_model(name, num_classes=2)
+    predictor = kseg.open_predictor(model)
+    for size in ((least, least), (least + 1, 40), (41, least)):
+        assert predictor(np.zeros((*size, 3), np.uint8)).shape == (*size, 2)
+    small = (least - 1, 40)
+    message = rf"{name}: an input of {least - 1}x40 \(HxW\) is too small; it takes {least}x{least}"
+    with pytest.raises(kseg.KsegError, match=message):
+        predictor(np.zeros((*small, 3), np.uint8))
+    monkeypatch.setattr(kseg.zoo, "check_size", lambda *size: None)
+    with pytest.raises(kseg.KsegError, match=f"{name}: .*negative") as error:
+        kseg.create_model(name, num_classes=2, input_shape=(*small, 3))
+    assert "\n" not in str(error.value)
+
+
 def test_a_backend_that_kseg_does_not_run_on(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(kseg.KsegError, match="set KERAS_BACKEND to tensorflow or jax"):
