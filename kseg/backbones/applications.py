@@ -57,7 +57,7 @@ NOT_DILATED = {
     ),
     **dict.fromkeys(
         (f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
-        "its LayerNormalization and GELU have no operators on the GPU delegate",
+        "its LayerNormalization and GELU need operators that the GPU delegate does not have",
     ),
 }
 
