@@ -17,6 +17,7 @@ PAIRS = (
     "deeplab_v3.MobileNetV2PyTorch",
     "dilation8.SEResNet50",
     "fcn.VGG16Caffe",
+    "hypercolumns.EfficientNetLite0",
     "liteseg.GoogLeNet",
     "lraspp.MobileNetV3Small",
     "pspnet.DarkNet19",
@@ -67,3 +68,17 @@ def test_pair(pair: str, tmp_path):
     backbone = {name for name in every if f"{name}.".startswith(encoder.prefixes)}
     assert backbone
     assert backbone == own & every
+
+
+def test_hypercolumns_are_one_classifier_of_all_levels():
+    """Resized levels one above the other, and one kernel: resizing and sums may change places."""
+    model = kseg.create_model("hypercolumns.EfficientNetLite0", num_classes=5)
+    levels = [model.get_layer(f"score_{stride}").input for stride in (2, 4, 8, 16, 32)]
+    tap = model.get_layer("score_sum").output
+    *columns, got = outputs_of(keras.Model(model.inputs, [*levels, tap]), IMAGE.astype("float32"))
+    size = columns[0].shape[1:3]
+    resized = [keras.ops.image.resize(x, size, "bilinear", antialias=False) for x in columns]
+    parts = [model.get_layer(f"score_{stride}").get_weights() for stride in (2, 4, 8, 16, 32)]
+    kernel = np.concatenate([kernel[0, 0] for kernel, _ in parts])
+    want = np.concatenate(resized, axis=-1) @ kernel + sum(bias for _, bias in parts)
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
