@@ -41,7 +41,7 @@ def liteseg(
     """
     if aspp not in ("deep", "plain"):
         raise ValueError(f"aspp is {aspp!r}, not deep or plain")
-    if min(filters, low_level_channels or 1) < 1:
+    if min(filters, 1 if low_level_channels is None else low_level_channels) < 1:
         raise ValueError(
             f"filters is {filters}, low_level_channels {low_level_channels}; "
             "they must be at least 1"
