@@ -2,9 +2,9 @@
 
 About half an hour on two cores, most of it JAX's.
 
-``python benchmarks/training_step.py [--models M ...] [--size H W] [--batch-size N]
-[--turns N]``. The same network, weights, images, loss (cross-entropy with class weights)
-and AdamW on
+``python benchmarks/training_step.py [--models M ...] [--runtimes R ...] [--size H W]
+[--batch-size N] [--turns N]``, "torch" always among the runtimes. The same network, weights,
+images, loss (cross-entropy with class weights) and AdamW on
 
     tensorflow_deterministic  as ``kseg train`` runs on a CPU, with its mean IoU
     tensorflow                without deterministic operators
@@ -105,9 +105,16 @@ def measure(
 
 
 def write(rows: list[dict[str, Any]], results: Path) -> None:
-    """Puts rows into the table, where other models' stay, and what they were measured with."""
+    """Puts a model's rows into the table, where others stay, and what they were measured with."""
     facts = {**environment("jax", "torch"), "threads": THREADS}
-    table.replace(results / "training_step.csv", COLUMNS, rows, facts)
+    path = results / "training_step.csv"
+    runtimes = {row["runtime"] for row in rows}
+    others = [
+        row
+        for row in table.read_current(path, facts)
+        if row["model"] == rows[0]["model"] and row["runtime"] not in runtimes
+    ]
+    table.replace(path, COLUMNS, [*rows, *others], facts)
 
 
 def network(name: str, **options: Any) -> Any:
@@ -279,18 +286,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and shows the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--runtimes", nargs="+", default=RUNTIMES, choices=RUNTIMES)
     parser.add_argument("--size", nargs=2, type=int, default=(360, 480), metavar=("H", "W"))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--step", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if "torch" not in args.runtimes:
+        parser.error("--runtimes needs torch, which the ratios are of")
     if args.step:
         runtime, name, *numbers = args.step
         batch_size, *size = map(int, numbers)
         _serve(runtime, name, batch_size, tuple(size))
         return
     for model in args.models:
-        rows = measure(model, batch_size=args.batch_size, size=tuple(args.size), turns=args.turns)
+        rows = measure(
+            model,
+            batch_size=args.batch_size,
+            size=tuple(args.size),
+            turns=args.turns,
+            runtimes=args.runtimes,
+        )
         write(rows, RESULTS)
         for row in rows:
             print(f"{model:<30} {row['runtime']:<26} {row['seconds']:>6} s, {row['ratio']} x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,23 @@ class KerasPredictor:
                 f"any, not {image.shape[:2]}; state an input_size that fits"
             )
         check_size(self.card.name, *image.shape[:2])
-        return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
+        with _without_xla(self._model):
+            return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
+
+
+@contextlib.contextmanager
+def _without_xla(model: keras.Model) -> Iterator[None]:
+    """Within it ``predict`` is not compiled by XLA, which Keras chooses on one GPU.
+
+    XLA compiles anew for each image size, which takes minutes. JAX has nothing else.
+    """
+    chosen = model.jit_compile
+    if keras.backend.backend() == "tensorflow":
+        model.jit_compile = False
+    try:
+        yield
+    finally:
+        model.jit_compile = chosen
 
 
 @dataclasses.dataclass(frozen=True)

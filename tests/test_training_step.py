@@ -61,6 +61,13 @@ def test_table(tmp_path, monkeypatch):
         (runtime, str(i), str(i)) for i, runtime in enumerate(training_step.RUNTIMES, 1)
     }
     assert "torch" in json.loads((tmp_path / "training_step.json").read_text())["versions"]
+    # Some runtimes alone: the model's others stay.
+    few = training_step.measure(training_step.MODELS[0], turns=3, runtimes=("torch", "jax"))
+    training_step.write([{**row, "seconds": "9"} for row in few], tmp_path)
+    with (tmp_path / "training_step.csv").open() as file:
+        again = list(csv.DictReader(file))
+    assert len(again) == len(rows)
+    assert {row["runtime"] for row in again if row["seconds"] == "9"} == {"torch", "jax"}
 
 
 def test_other_losses_are_an_error(monkeypatch):

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -47,6 +47,64 @@ class Steps(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.done += 1
         self.logs = logs or {}
+
+
+class EarlyStop(keras.callbacks.Callback):
+    """Ends the run after ``patience`` scores that are no better than the best.
+
+    Args:
+        patience: at least 1.
+        best: score so far, minus infinity where there is none.
+        waited: scores since the best one.
+    """
+
+    def __init__(self, patience: int, best: float, waited: int) -> None:
+        super().__init__()
+        self.patience, self.best, self.waited = patience, best, waited
+
+    @property
+    def is_over(self) -> bool:
+        return self.waited >= self.patience
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if (score := (logs or {}).get("val_mean_iou")) is None:
+            return
+        self.waited = 0 if score > self.best else self.waited + 1
+        self.best = max(score, self.best)
+        if self.is_over:
+            self.model.stop_training = True
+
+
+class UserCallbacks(keras.callbacks.CallbackList):
+    """The user's callbacks, to which a run is one training, of however many calls of ``fit``.
+
+    Args:
+        callbacks: the user's.
+        epochs, steps: of the run, and batches of an epoch.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[keras.callbacks.Callback], *, epochs: int, steps: int
+    ) -> None:
+        super().__init__(list(callbacks))
+        super().set_params({"epochs": epochs, "steps": steps, "verbose": 0})
+        self.begun = False
+
+    def set_params(self, params: dict) -> None:
+        """Nothing: ``fit`` gives those of its own call."""
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not self.begun:
+            self.begun = True
+            super().on_train_begin(logs)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.logs = logs
+
+    def finish(self) -> None:
+        """The end of the training."""
+        if self.begun:
+            super().on_train_end(self.logs)
 
 
 class Progress(keras.callbacks.Callback):
@@ -126,6 +184,11 @@ class History(keras.callbacks.Callback):
     def best(self, field: str) -> float:
         """The largest value so far, minus infinity where there is none."""
         return max((float(r[field]) for r in self.rows if r[field]), default=float("-inf"))
+
+    def waited(self, field: str) -> int:
+        """How many values there are since the largest one."""
+        values = [float(r[field]) for r in self.rows if r[field]]
+        return len(values) - 1 - values.index(max(values)) if values else 0
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         optimizer = self.model.optimizer

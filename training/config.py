@@ -15,7 +15,7 @@ from kseg.errors import KsegError
 # What the fields that are words may be.
 CHOICES = {
     "optimizer": ("adamw", "adam", "sgd"),
-    "schedule": ("poly", "step"),
+    "schedule": ("poly", "cosine", "step"),
     "decayed": ("kernels", "full-kernels", "all"),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "batch_norm": ("train", "sync", "frozen"),
@@ -45,15 +45,22 @@ class TrainingConfig:
         optimizer: "adamw", with decoupled decay; "adam" or "sgd" (momentum 0.9), where
             decay is part of the gradient.
         learning_rate: at the start.
-        schedule: "poly" decays it as (1 - step / steps) ** 0.9 to zero, "step" by
-            ``decay_factor`` every ``decay_epochs``.
+        schedule: "poly" decays it as (1 - step / steps) ** 0.9 to zero, "cosine" on half a
+            cosine to zero (arXiv:1608.03983, without restarts), "step" by ``decay_factor``
+            every ``decay_epochs``.
         warmup_steps: batches over which the rate rises from nothing.
+        encoder_rate: factor on the rate of the encoder's variables; 1 for one rate.
+        freeze_encoder_epochs: first epochs in which the encoder stays as it is, its BatchNorm
+            too. After them the optimizer begins anew, the schedule goes on.
+        patience: the run ends after so many scores that are no better than the best; None
+            for never.
         weight_decay: of the variables that ``decayed`` names: "kernels", without
             BatchNorm, biases and slopes; "full-kernels", without depthwise kernels too;
             or "all".
         clip_norm: largest norm of all gradients together, None for any.
         ema: momentum of a moving average of the weights, which is what is scored and kept;
             None for none.
+        xla: compile the training steps, not the score, by XLA; for one device.
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights and logits are
             float32 in all of them, and so is the model that is kept.
         batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
@@ -63,9 +70,18 @@ class TrainingConfig:
         auxiliary: training heads and the weights of their losses, in the order in which
             the network has them; empty for none.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
+        rotate, randaugment, blur, noise, jpeg: augmentation, as for
+            ``kseg.training.augment.Augmentation``.
+        class_uniform: share of the images whose crop is centred on a pixel of a class, each
+            class as likely, as for ``kseg.training.dataset``.
+        class_mix: share of the images that get the rare classes of another image, as there.
         bad_images: "stop" at a file that cannot be read, or "skip" it for the next.
         seed: of initialisation, order and augmentation.
         validate_every: epochs between two scores.
+        teacher: a .keras file or shipped WEIGHTS:MODEL with the data's classes, whose
+            probabilities the network learns beside the labels; None for labels alone.
+        distill_weight: of what the teacher says, added to the loss of the labels.
+        temperature: that the teacher's and the network's logits are divided by.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
             start from, and what of it: "all", "backbone" or "all-but-classifier"; or
             "imagenet", of the encoder, as ``create_model`` takes it. Where ``train`` was given
@@ -91,10 +107,14 @@ class TrainingConfig:
     decay_epochs: int = 100
     decay_factor: float = 0.5
     warmup_steps: int = 0
+    encoder_rate: float = 1.0
+    freeze_encoder_epochs: int = 0
+    patience: int | None = None
     weight_decay: float = 1e-2
     decayed: str = "kernels"
     clip_norm: float | None = None
     ema: float | None = None
+    xla: bool = False
     precision: str = "float32"
     batch_norm: str = "train"
     loss: str = "cross_entropy"
@@ -103,9 +123,19 @@ class TrainingConfig:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.2
+    rotate: float = 0.0
+    randaugment: tuple[int, int] | None = None
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: int | None = None
+    class_uniform: float = 0.0
+    class_mix: float = 0.0
     bad_images: str = "stop"
     seed: int = 0
     validate_every: int = 1
+    teacher: str | None = None
+    distill_weight: float = 1.0
+    temperature: float = 1.0
     init: str | None = None
     init_part: str = "all"
     recipe: str | None = None
@@ -124,15 +154,18 @@ class TrainingConfig:
             raise KsegError(f"options is {self.options}; JSON cannot hold it ({error})") from None
         for name in (
             *("epochs", "steps", "batch_size", "accumulate", "decay_epochs"),
-            "validate_every",
+            *("validate_every", "patience"),
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KsegError(f"{name} is {value}; it must be at least 1")
-        for name in ("weight_decay", "warmup_steps", "final_epochs"):
+        for name in ("weight_decay", "warmup_steps", "final_epochs", "freeze_encoder_epochs"):
             if getattr(self, name) < 0:
                 raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
-        for name in ("learning_rate", "clip_norm", "decay_factor"):
+        for name in (
+            *("learning_rate", "encoder_rate", "clip_norm", "decay_factor"),
+            *("distill_weight", "temperature"),
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise KsegError(f"{name} is {value}; it must be above 0")
@@ -141,10 +174,21 @@ class TrainingConfig:
             if value not in known:
                 raise KsegError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         check_seed(self.seed)
+        for name in ("class_uniform", "class_mix"):
+            check_share(name, getattr(self, name))
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "
                 "give both or none"
+            )
+        if self.teacher is None:
+            for name in ("distill_weight", "temperature"):
+                if (value := getattr(self, name)) != 1:
+                    raise KsegError(f"{name} is {value}, and there is no teacher; give one")
+        if self.patience is not None and self.val_split is None:
+            raise KsegError(
+                f"patience is {self.patience}, and nothing is scored; give a val_split, or leave "
+                "patience out"
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
@@ -166,6 +210,12 @@ def check_seed(seed: int) -> None:
     """Raises KsegError where NumPy takes no such seed."""
     if not 0 <= seed < 2**32:
         raise KsegError(f"seed is {seed}; it must be 0 to {2**32 - 1}")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises KsegError where a setting that is a part of the whole is none."""
+    if not 0 <= share <= 1:
+        raise KsegError(f"{name} is {share}; it must be 0 to 1")
 
 
 def _fits(value: Any, hint: Any) -> bool:

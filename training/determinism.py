@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 @contextlib.contextmanager
-def deterministic(seed: int) -> Iterator[None]:
+def deterministic(seed: int, *, operators: bool = True) -> Iterator[None]:
     """Within it everything random follows from ``seed``, and CPU operators are deterministic.
 
     Afterwards Python's and NumPy's generators are where they were. Keras and TensorFlow do
@@ -26,11 +26,14 @@ def deterministic(seed: int) -> Iterator[None]:
 
     Args:
         seed: 0 to 2 ** 32 - 1.
+        operators: False leaves TensorFlow's operators as they are; Keras uses no XLA where
+            they must be deterministic.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     keras.utils.set_random_seed(seed)
     try:
-        if keras.backend.backend() == "tensorflow" and not tf.config.list_physical_devices("GPU"):
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if operators and on_tensorflow and not tf.config.list_physical_devices("GPU"):
             with _deterministic_operators():
                 yield
         else:

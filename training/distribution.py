@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
+from kseg.training.distillation import Student, Teacher
 
 KINDS = ("auto", "one", "mirrored", "multiworker")
 
@@ -41,11 +42,20 @@ class Distribution:
         """Models, optimizers and metrics must be made within it."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
-    def prepared(self, model: SegmentationModel) -> SegmentationModel:
-        """The model as ``fit`` can take it here, sharing its weights."""
-        if self.strategy is None or self.replicas == 1:
+    def prepared(
+        self, model: SegmentationModel, teacher: Teacher | None = None
+    ) -> SegmentationModel:
+        """The model as ``fit`` can take it here, sharing its weights.
+
+        Args:
+            teacher: what it learns from beside the labels.
+        """
+        kind = Student if self.strategy is None or self.replicas == 1 else ReplicatedModel
+        if kind is Student and teacher is None:
             return model
-        return ReplicatedModel(model.input, model.output, name=model.name, card=model.card)
+        prepared = kind(model.input, model.output, name=model.name, card=model.card)
+        prepared.teacher = teacher
+        return prepared
 
     def check(self, batch_size: int) -> None:
         """Raises KsegError for a batch that the replicas cannot share evenly."""
@@ -89,6 +99,10 @@ class Distribution:
         recent = sorted([0, 0, *steps])[-2:]
         return max(set.intersection(*map(set, self._gathered(recent))), default=0)
 
+    def of_first(self, numbers: Sequence[int]) -> list[int]:
+        """The numbers, int64, of the first worker; the others' own do not count."""
+        return list(numbers) if self.workers == 1 else self._gathered(numbers)[0]
+
     def check_same(self, digest: bytes, message: str) -> None:
         """Raises KsegError where the workers have other digests of something.
 
@@ -114,7 +128,7 @@ def _without_examples(*batch: Any) -> Any:
     return tf.nest.map_structure(lambda x: x[:0], batch)
 
 
-class ReplicatedModel(SegmentationModel):
+class ReplicatedModel(Student):
     """A model that Keras 3.15 can train on several replicas; it works around three faults.
 
     - Keras builds a model from the mean of all replicas' batches, which fails where the last

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from keras import ops
 
 from kseg.data import open_dataset
 from kseg.errors import KsegError
 from kseg.evaluation.predictions import check_classes
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
-from kseg.training.losses import class_weights, cross_entropy
+from kseg.training.losses import class_weights, cross_entropy, distillation
 from kseg.training.pipeline import augmented, steps_per_epoch
 from kseg.training.run import default_crop
 from kseg.zoo import build
@@ -44,9 +43,9 @@ def fine_tuning(
         crop: (H, W), None as for `kseg train`.
         batch_size: images at once.
         seed: of order and augmentation.
-        learn_from: of ``TEACHERS``. "model": the batches have its probabilities in place of
-            labels, so that what is trained keeps to what it does (arXiv:1503.02531, Section
-            2, at temperature 1); "labels": cross-entropy with CGNet's class weights.
+        learn_from: of ``TEACHERS``. "model": the batches have its logits in place of labels,
+            so that what is trained keeps to what it does (``losses.distillation``);
+            "labels": cross-entropy with CGNet's class weights.
 
     Raises:
         KsegError: what ``open_dataset`` raises, a value out of range, or classes that are
@@ -68,10 +67,8 @@ def fine_tuning(
     batches = examples.batch(batch_size, drop_remainder=True)
     if learn_from == "model":
         teacher = build(card.for_inference(), weights_of=model)
-        batches = batches.map(
-            lambda images, _: (images, ops.softmax(teacher(images, training=False)))
-        )
-        loss = functools.partial(ops.categorical_crossentropy, from_logits=True)
+        batches = batches.map(lambda images, _: (images, teacher(images, training=False)))
+        loss = distillation
     else:
         weights = class_weights(data.class_pixels()) + [1.0] * len(card.void_channels)
         loss = functools.partial(cross_entropy, class_weights=weights)

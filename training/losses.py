@@ -148,6 +148,24 @@ def lovasz(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
     return _nan_of_bad(bad, _mean_present(losses, truth))
 
 
+def distillation(targets: Any, logits: Any, *, temperature: float = 1.0) -> Any:
+    """(N, H, W): how far the logits' probabilities are from a teacher's.
+
+    T^2 KL(softmax(targets / T) || softmax(logits / T)), T the temperature. By the logits it has
+    the gradient of the cross-entropy with soft targets of arXiv:1503.02531, Section 2, whose
+    factor T^2 keeps that gradient's size; unlike it, it is zero where both agree.
+
+    Args:
+        targets: the teacher's logits, (N, H, W, C).
+        logits: the student's, (N, H, W, C).
+        temperature: above 0; higher ones show more of what the teacher thinks of the other
+            classes.
+    """
+    teacher = ops.log_softmax(targets / temperature, axis=-1)
+    student = ops.log_softmax(logits / temperature, axis=-1)
+    return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,
     "focal": focal,
@@ -238,6 +256,41 @@ class SegmentationLoss(keras.losses.Loss):
             **super().get_config(),
             "kind": self.kind,
             "class_weights": self.class_weights,
+            "ignore_id": self.ignore_id,
+        }
+
+
+@keras.saving.register_keras_serializable("kseg")
+class DistillationLoss(keras.losses.Loss):
+    """The mean of ``distillation`` over the batch, of ((labels, targets), logits).
+
+    A pixel whose label is ignored adds nothing, as in ``SegmentationLoss``: the border around
+    an image that is smaller than the crop is none of the teacher's subjects.
+
+    Args:
+        temperature: of ``distillation``.
+        ignore_id: labels that do not count.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        ignore_id: int = IGNORE,
+        name: str = "distillation",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.temperature, self.ignore_id = temperature, ignore_id
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        labels, targets = y_true
+        values = distillation(targets, y_pred, temperature=self.temperature)
+        return ops.where(ops.equal(labels, self.ignore_id), 0.0, values)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
             "ignore_id": self.ignore_id,
         }
 

@@ -96,6 +96,8 @@ _ESPNET_NOTES = {
     "flip": "upside down there; left and right here",
 }
 
+_TEN_TIMES = "the encoder's is a tenth, "
+
 RECIPES: dict[str, Recipe] = {
     "deeplab_v3_plus_cityscapes": Recipe(
         "DeepLabv3+, arXiv:1802.02611, and DeepLabv3, arXiv:1706.05587, Appendix C",
@@ -120,6 +122,68 @@ RECIPES: dict[str, Recipe] = {
         },
         {**_DEEPLAB_NOTES, "steps": "then 30,000 on trainval at 1e-3, stride 8, frozen BatchNorm"},
     ),
+    "deeplab_v2_voc": Recipe(
+        "DeepLab v2, arXiv:1606.00915, Section 4.1, and kazuto1011/deeplab-pytorch, voc12.yaml",
+        {
+            "model": "deeplab_v2_resnet101",
+            "dataset": "voc",
+            "split": "trainaug",
+            "optimizer": "sgd",
+            "learning_rate": 2.5e-3,
+            "encoder_rate": 0.1,
+            "weight_decay": 5e-4,
+            "batch_size": 5,
+            "accumulate": 2,
+            "steps": 40_000,
+            "crop": (321, 321),
+            "scale": (0.5, 1.5),
+            "batch_norm": "frozen",
+            "class_weights": None,
+            "jitter": 0.0,
+            "init_part": "all-but-classifier",
+        },
+        {
+            "learning_rate": f"of the classifier; {_TEN_TIMES}2.5e-4; the classifier's biases "
+            "twice as fast there, as fast as its kernels here",
+            "schedule": "poly 0.9, there in steps of 10 updates",
+            "steps": "20,000 updates of two batches",
+            "scale": "0.5 to 1.5 in steps of 0.25; uniform here",
+            "batch_norm": "of the weights that init must give: COCO's there",
+            "init_part": "the classifier starts anew",
+            "loss": "of the logits at 1, 0.75 and 0.5 times the size and of their maximum there; "
+            "at the size alone here",
+        },
+    ),
+    "pspnet_cityscapes": Recipe(
+        "PSPNet, arXiv:1612.01105, Section 5.1, and hszhao/semseg, cityscapes_pspnet50.yaml",
+        {
+            "model": "pspnet_resnet50",
+            "dataset": "cityscapes",
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "encoder_rate": 0.1,
+            "weight_decay": 1e-4,
+            "decayed": "all",
+            "batch_size": 16,
+            "epochs": 200,
+            "crop": (713, 713),
+            "auxiliary": (0.4,),
+            "batch_norm": "sync",
+            "class_weights": None,
+            "jitter": 0.0,
+            "rotate": 10.0,
+            "init_part": "backbone",
+        },
+        {
+            "learning_rate": f"of the heads, tool/train.py; {_TEN_TIMES}0.01",
+            "schedule": "poly 0.9 by step",
+            "decayed": "all weights",
+            "auxiliary": "Section 3.3",
+            "rotate": "tool/train.py",
+            "crop": "half of them blurred besides; not done here",
+            "init_part": "ImageNet's, which init must give",
+        },
+    ),
     "liteseg_cityscapes": Recipe(
         "LiteSeg, arXiv:1912.06683, and the authors' train.py",
         {
@@ -132,6 +196,7 @@ RECIPES: dict[str, Recipe] = {
             "epochs": 100,
             "crop": (512, 1024),
             "scale": (0.2, 0.8),
+            "rotate": 5.0,
             "class_weights": None,
             "jitter": 0.0,
         },
@@ -140,7 +205,9 @@ RECIPES: dict[str, Recipe] = {
             "weight_decay": "5e-4 on the sum is 1e-9 on the mean",
             "schedule": "poly 0.9, there in steps of five epochs",
             "scale": "uniform",
-            "crop": "the first of four passes, which rotates by 5 degrees too; not done here",
+            "rotate": "up to 5 degrees, in the first of four passes; the corners show what the "
+            "image has there, and nothing there",
+            "crop": "the first of four passes",
         },
     ),
     "cgnet_cityscapes": Recipe(

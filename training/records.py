@@ -67,6 +67,7 @@ class Records:
         masks: labels with 0 and 255 alone, and with 1 and 255, as in ``LabelCounts``.
         sources: by sample, a digest of the image and label that the record was made of;
             None where an earlier kseg kept none.
+        counts: by sample, pixels of every class; None where an earlier kseg kept none.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Records:
     places: np.ndarray
     masks: tuple[int, int]
     sources: tuple[str | None, ...]
+    counts: tuple[list[int] | None, ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,6 +101,23 @@ class Records:
         pixels[: len(self.pixels)] = self.pixels
         pixels[IGNORE] = self.sizes.astype(np.int64).prod(1).sum() - self.pixels.sum()
         return LabelCounts(pixels, *self.masks)
+
+    def sample_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(N, 256) int64: by sample, as ``LabelCounts.pixels``.
+
+        Raises:
+            KsegError: an earlier kseg prepared the records.
+        """
+        known = [count for count in self.counts if count is not None]
+        if len(known) < len(self):
+            raise KsegError(
+                f"{self.folder}: an earlier kseg prepared these records, without the classes of "
+                "each image; run `kseg prepare` again, it makes them anew"
+            )
+        counts = np.zeros((len(self), 256), np.int64)
+        counts[:, : len(self.pixels)] = known
+        counts[:, IGNORE] = self.sizes.astype(np.int64).prod(1) - counts.sum(1)
+        return counts
 
     def fingerprint(self) -> str:
         """As ``DataSet.fingerprint``, of what the records hold, however many shards they fill."""
@@ -195,6 +214,7 @@ def open_records(
         places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
         masks=(int(masks[0]), int(masks[1])),
         sources=tuple(r.get("source") for _, r in records),
+        counts=tuple(r.get("class_pixels") for _, r in records),
     )
 
 
@@ -266,8 +286,13 @@ def prepare(
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
             raise KsegError(f"{path}: holds other images of the split; {_ELSEWHERE}")
     for path, part in slices.items():
-        there = parts.get(path.name)
-        if there and [r.get("source") for r in there["records"]] != _sources(part.samples):
+        if not (there := parts.get(path.name)):
+            continue
+        records = there["records"]
+        # An earlier kseg kept no classes of each image.
+        if any("class_pixels" not in record for record in records) or (
+            [record.get("source") for record in records] != _sources(part.samples)
+        ):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
     for _, part in todo:
@@ -423,6 +448,7 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                     image=_jpeg(sample.image, image), label=_png(label), name=sample.name.encode()
                 )
                 file.write(framed(content))
+                pixels = np.bincount(label.ravel(), minlength=256)
                 records.append(
                     {
                         "name": sample.name,
@@ -431,10 +457,11 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
                         "crc32": zlib.crc32(content),
                         "size": label.shape,
                         "source": source,
+                        "class_pixels": pixels[: data.classes.num_classes].tolist(),
                     }
                 )
                 offset += HEADER + len(content) + FOOTER
-                counts += LabelCounts.of(np.bincount(label.ravel(), minlength=256))
+                counts += LabelCounts.of(pixels)
         part = {
             "file": path.name,
             "bytes": temporary.stat().st_size,

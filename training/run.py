@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
@@ -19,17 +21,21 @@ from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
 from kseg.training.callbacks import (
     Checkpoint,
+    EarlyStop,
     Faults,
     History,
     OneScore,
     Pictures,
     Progress,
     ScoreAverage,
+    UserCallbacks,
     averaged,
 )
 from kseg.training.config import TrainingConfig
 from kseg.training.determinism import deterministic
+from kseg.training.distillation import Teacher, open_teacher
 from kseg.training.distribution import Distribution, open_distribution
+from kseg.training.encoder import encoder_layers
 from kseg.training.fused_batch_norm import fuse_batch_norm
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
@@ -38,8 +44,10 @@ from kseg.training.losses import SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import (
+    Samplers,
     augmented,
     names_at,
+    open_samplers,
     readable,
     reader_errors,
     steps_per_epoch,
@@ -66,6 +74,7 @@ def train(
     run_dir: str | Path,
     *,
     distribution: str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> SegmentationModel: ...
 
 
@@ -76,6 +85,7 @@ def train(
     run_dir: str | Path,
     *,
     distribution: str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> SegmentationModel: ...
 
@@ -86,6 +96,7 @@ def train(
     run_dir: str | Path,
     *,
     distribution: str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> SegmentationModel:
     """Trains, or resumes the run in ``run_dir`` where it was left.
@@ -110,6 +121,11 @@ def train(
             records, to train on; or a pair of that and a ``DataSet`` to score on.
         run_dir: made if absent; one with another run is refused.
         distribution: as for ``open_distribution``.
+        callbacks: of Keras, W&B or MLflow, say. They see one training, whose logs have
+            ``val_loss`` and ``val_mean_iou`` too; one that resumes sees the epochs that are
+            left, none twice. Every worker calls its own. They are no part of the
+            configuration, and the model is theirs to look at: what they change is not in the
+            states.
         **settings: with a model, fields of TrainingConfig such as ``epochs``, ``crop`` and
             ``loss``; all but those that model and data sets decide.
 
@@ -128,8 +144,8 @@ def train(
         train_data, val_data = from_configuration(config, data, settings)
     devices = open_distribution(distribution)
     devices.check(config.batch_size)
-    run = Run(config, train_data, val_data, Path(run_dir), devices)
-    with deterministic(config.seed):
+    run = Run(config, train_data, val_data, Path(run_dir), devices, callbacks)
+    with deterministic(config.seed, operators=not config.xla):
         return run.train(model)
 
 
@@ -143,12 +159,18 @@ class Run:
         own_folder: of this worker's states; of the first worker the run's.
         devices: that compute.
         epoch_steps, steps: batches of an epoch and of the run.
+        user_callbacks: those that ``train`` was given.
+        frozen_steps: batches of the run in which the encoder stays as it is.
         model, metric: as ``fit`` takes them; the metric counts the logits.
+        loss: of each output.
+        encoder: the layers with a rate or a beginning of their own.
+        frozen: whether the model is compiled for the frozen steps.
         checkpoint: the states.
         pending: the state at hand ends an epoch whose score and row are missing.
         momenta: of BatchNorm, as published and in a run of this length, where they differ.
         skipped: images that could not be read, with the reason.
-        counts: ``label_counts`` of the data, where the class weights needed them.
+        counts: ``label_counts`` of the data, where a setting needed them.
+        samplers: of examples that show a class on purpose.
     """
 
     def __init__(
@@ -158,6 +180,7 @@ class Run:
         val_data: DataSet | None,
         folder: Path,
         devices: Distribution,
+        user_callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         self.config = dataclasses.replace(config, crop=config.crop or default_crop(data))
         self.data, self.val_data = data, val_data
@@ -170,8 +193,21 @@ class Run:
                 f"accumulate is {config.accumulate}; a run of {self.steps} batches would make "
                 "no update"
             )
+        if config.xla and devices.replicas > 1 and devices.strategy is not None:
+            raise KsegError(
+                f"xla compiles for one device, and here are {devices.replicas} replicas; leave it "
+                "out, or take distribution 'one'"
+            )
+        for callback in user_callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise KsegError(f"callbacks has {callback!r}; each must be a Callback of Keras 3")
+        self.user_callbacks = UserCallbacks(
+            user_callbacks, epochs=-(-self.steps // self.epoch_steps), steps=self.epoch_steps
+        )
+        self.frozen_steps = min(config.freeze_encoder_epochs * self.epoch_steps, self.steps)
         self.skipped: dict[str, str] = {}
         self.counts: LabelCounts | None = None
+        self.samplers = Samplers()
 
     def train(self, source: SegmentationModel | None) -> SegmentationModel:
         """The trained model.
@@ -191,10 +227,18 @@ class Run:
         if self.config.bad_images == "skip" and self.val_data is not None:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
-            self.model = self.devices.prepared(initial_model(self.config, self.data, source))
+            model = initial_model(self.config, self.data, source)
+            self.model = self.devices.prepared(model, self._teacher())
             self.momenta = shorten_momentum(self.model, self.steps)
             fuse_batch_norm(self.model)
-            self.metric = self._compile()
+            self.metric = MeanIoU(self.data.classes.num_classes)
+        self._count()
+        self.loss = self._loss()
+        self._check_heads()
+        self.encoder: list[keras.Layer] = []
+        if self.config.encoder_rate != 1 or self.frozen_steps:
+            # BatchNorm may be frozen for the whole run.
+            self.encoder = [layer for layer in encoder_layers(self.model) if layer.trainable]
         for crop in filter(None, (self.config.crop, self.config.final_crop)):
             self._augmentation(crop)
             check_size(self.config.model, *crop)
@@ -231,33 +275,83 @@ class Run:
             )
         return kept
 
-    def _compile(self) -> MeanIoU:
-        """Compiles the model; the metric of its logits."""
-        config, model = self.config, self.model
+    def _teacher(self) -> Teacher | None:
+        """The one that the configuration names, the same on every worker."""
+        teacher = open_teacher(self.config, self.data)
+        if teacher is not None:
+            self.devices.check_same(
+                _digest(teacher.model),
+                f"the teacher {self.config.teacher} has other weights on another worker",
+            )
+        return teacher
+
+    def _loss(self) -> SegmentationLoss:
+        """The loss of an output, with the weights of the data's classes."""
+        config = self.config
         weights = None
-        if config.class_weights is not None:
-            self.counts = self.data.label_counts(skip_bad=config.bad_images == "skip")
+        if config.class_weights is not None and self.counts is not None:
             pixels = self.counts.pixels[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
-        loss = SegmentationLoss(config.loss, weights)
-        metric = MeanIoU(self.data.classes.num_classes)
-        optimizer = make_optimizer(config, model, self.steps, self.epoch_steps)
-        heads = self._heads
-        if not heads:
-            model.compile(optimizer, loss, metrics=[metric])
-            return metric
-        if len(config.auxiliary) != len(heads) - 1:
+        return SegmentationLoss(config.loss, weights)
+
+    def _check_heads(self) -> None:
+        heads, weights = self._heads, self.config.auxiliary
+        if heads and len(weights) != len(heads) - 1:
             raise KsegError(
-                f"auxiliary is {config.auxiliary}; {config.model} has the training heads "
+                f"auxiliary is {weights}; {self.config.model} has the training heads "
                 f"{', '.join(heads[1:])}, and each needs a weight"
             )
-        model.compile(
-            optimizer,
-            {head: loss for head in heads},
-            loss_weights=dict(zip(heads, (1.0, *config.auxiliary), strict=True)),
-            metrics={"logits": [metric]},
-        )
-        return metric
+
+    def _compile(self, *, frozen: bool) -> None:
+        """Compiles the model with a new optimizer.
+
+        Args:
+            frozen: for the first steps, in which the encoder stays as it is.
+        """
+        config, model = self.config, self.model
+        self.frozen = frozen
+        for layer in self.encoder:
+            layer.trainable = not frozen
+        # JAX compiles everything by XLA.
+        on_jax = keras.backend.backend() == "jax"
+        options: dict[str, Any] = {"jit_compile": config.xla or on_jax}
+        if heads := self._heads:
+            options["loss"] = {head: self.loss for head in heads}
+            options["loss_weights"] = dict(zip(heads, (1.0, *config.auxiliary), strict=True))
+            options["metrics"] = {"logits": [self.metric]}
+        else:
+            options.update(loss=self.loss, metrics=[self.metric])
+        with self.devices.scope():
+            optimizer = make_optimizer(
+                config,
+                model,
+                self.steps,
+                self.epoch_steps,
+                encoder=self.encoder,
+                first_step=0 if frozen else self.frozen_steps,
+            )
+            model.compile(optimizer, **options)
+        # Keras does not reset a metric that it has not built yet, and this one may have counts.
+        self.metric.reset_state()
+        if config.xla and not on_jax:
+            # The score's images may have a size each, which XLA would compile anew.
+            model.make_train_function()
+            model.jit_compile = False
+
+    def _count(self) -> None:
+        """Reads the labels once, for the settings that need their classes."""
+        config, skip_bad = self.config, self.config.bad_images == "skip"
+        if config.class_uniform or config.class_mix:
+            by_sample = self.data.sample_pixels(skip_bad=skip_bad)
+            self.counts = sum(map(LabelCounts.of, by_sample), LabelCounts())
+            self.samplers = open_samplers(
+                by_sample,
+                self.data.classes.num_classes,
+                config.class_uniform,
+                config.class_mix,
+            )
+        elif config.class_weights is not None:
+            self.counts = self.data.label_counts(skip_bad=skip_bad)
 
     @property
     def _heads(self) -> list[str]:
@@ -271,6 +365,11 @@ class Run:
             flip=self.config.flip,
             jitter=self.config.jitter,
             pad_value=self.model.card.normalization.rgb_mean,
+            rotate=self.config.rotate,
+            randaugment=self.config.randaugment,
+            blur=self.config.blur,
+            noise=self.config.noise,
+            jpeg=self.config.jpeg,
         )
 
     def _claim(self, source: SegmentationModel | None) -> None:
@@ -292,11 +391,13 @@ class Run:
             claim_folder(self.folder, self.config, self.data, self.val_data)
 
     def _resume(self) -> None:
-        """Loads the last state, if there is one."""
+        """Compiles the model and loads the last state, if there is one."""
         # Workers that were killed may be one state apart; both have the one before.
         keep = 1 if self.devices.workers == 1 else 2
         self.checkpoint = Checkpoint(self.own_folder / "checkpoints", keep=keep)
         step = self.devices.last_common(self.checkpoint.steps_saved())
+        # The last state of the frozen steps has their optimizer.
+        self._compile(frozen=self.frozen_steps > 0 and step <= self.frozen_steps)
         if step:
             with self.devices.scope():
                 self.checkpoint.restore(self.model, step)
@@ -331,16 +432,29 @@ class Run:
         faults = Faults(
             checkpoint.steps,
             checkpoint,
-            lambda step: names_at(self.data, step, batch_size=config.batch_size, seed=config.seed),
+            lambda step: names_at(
+                self.data,
+                step,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                samplers=self.samplers,
+            ),
         )
-        callbacks = self._callbacks(faults)
+        history = History(self.folder / "history.csv", checkpoint.steps, pending=self.pending)
+        early = self._early_stop(history)
+        callbacks = self._callbacks(faults, history, early)
         left = stretches(
             config, step=checkpoint.steps.done, steps=self.steps, epoch_steps=self.epoch_steps
         )
+        self.model.stop_training = early is not None and early.is_over
         with faults, reader_errors(self.data):
             if self.pending:
                 self._close_epoch(scored, callbacks)
             for stretch in left:
+                if self.model.stop_training:
+                    break
+                if self.frozen and stretch.step >= self.frozen_steps:
+                    self._compile(frozen=False)
                 self.model.fit(
                     self._training_batches(stretch),
                     validation_data=scored,
@@ -352,6 +466,13 @@ class Run:
                     shuffle=False,  # the stream is in its order already
                     verbose=0,
                 )
+        self.user_callbacks.finish()
+        if early is not None and early.is_over:
+            print(
+                f"kseg: {early.waited} scores no better than {early.best:.4f} end the run at "
+                f"step {checkpoint.steps.done}; checkpoints/best.keras is the best model",
+                file=sys.stderr,
+            )
         if self.skipped:
             print(
                 f"kseg: {len(self.skipped)} images could not be read and were left out",
@@ -367,6 +488,7 @@ class Run:
             start_step=stretch.step,
             part=(self.devices.rank, self.devices.workers),
             skipped=self.skipped if self.config.bad_images == "skip" else None,
+            samplers=self.samplers,
         )
         return self.devices.batches(_for_heads(examples, self._heads), self.config.batch_size)
 
@@ -377,13 +499,22 @@ class Run:
         # One image a replica, since their sizes may differ.
         return self.devices.batches(_for_heads(examples, self._heads), 1, len(self.val_data))
 
-    def _callbacks(self, faults: Faults) -> list[keras.callbacks.Callback]:
+    def _early_stop(self, history: History) -> EarlyStop | None:
+        """The same on every worker, though the first one alone has a history."""
+        if self.config.patience is None:
+            return None
+        best, waited = history.best("val_mean_iou"), history.waited("val_mean_iou")
+        bits, waited = self.devices.of_first([int(np.float64(best).view(np.int64)), waited])
+        return EarlyStop(self.config.patience, float(np.int64(bits).view(np.float64)), waited)
+
+    def _callbacks(
+        self, faults: Faults, history: History, early: EarlyStop | None
+    ) -> list[keras.callbacks.Callback]:
         """In the order in which they depend on each other."""
         steps = self.checkpoint.steps
         callbacks = [steps, faults, OneScore()]
         tensorboard = self.folder / "tensorboard"
         if self._is_first_worker:
-            history = History(self.folder / "history.csv", steps, pending=self.pending)
             self.checkpoint.best = history.best("val_mean_iou")
             callbacks += [
                 Progress(
@@ -398,8 +529,11 @@ class Run:
         if self.val_data is not None:
             pictures = tensorboard / "pictures" if self._is_first_worker else None
             callbacks.append(Pictures(pictures, self.val_data, self.metric))
-        # The state before the average: it is saved with the weights themselves.
-        return [*callbacks, self.checkpoint, ScoreAverage()]
+        if early is not None:
+            callbacks.append(early)
+        # The state before the average: it is saved with the weights themselves. The user's after
+        # both: an epoch that they have seen is over.
+        return [*callbacks, self.checkpoint, ScoreAverage(), self.user_callbacks]
 
     def _close_epoch(
         self, scored: Batches | None, callbacks: list[keras.callbacks.Callback]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import keras
 
-from kseg.data import DataSet, LabelCounts, check_outputs, label_doubts
+from kseg.data import DataSet, LabelCounts, check_outputs, file_digests, label_doubts
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import check_not_input, make_folder, write_json
-from kseg.shipped import is_name
+from kseg.shipped import file_of, is_name
 from kseg.training.config import TrainingConfig
 from kseg.training.inputs import INITIAL
 from kseg.training.records import Records
@@ -57,6 +57,11 @@ def check_folder(
             f"{run_dir}: holds a run of another configuration ({difference}); "
             "repeat its settings or choose another run_dir"
         )
+    if config.teacher and stored.get("teacher") != _teacher(config):
+        raise KsegError(
+            f"{run_dir}: the teacher {config.teacher} is missing or has changed since this run "
+            "began; restore it, or choose another run_dir"
+        )
     if stored_prints is None:
         warnings.warn(
             f"{path}: was written by an earlier kseg, which kept no fingerprint of the data; the "
@@ -79,15 +84,13 @@ def check_run_dir(
     check_outputs([run_dir], data=[d for d in (data, val_data) if isinstance(d, DataSet)])
     if isinstance(data, Records):
         check_not_input([run_dir], [], [data.folder])
-    # A model that the run was given itself is kept as INITIAL.
-    if config.init and config.init != INITIAL and not is_name(config.init):
-        parents = {path.resolve() for path in (Path(config.init), *Path(config.init).parents)}
-        if parents & {
-            (run_dir / name).resolve() for name in ("model.keras", INITIAL, "checkpoints")
-        }:
-            raise KsegError(
-                f"{config.init}: is what the run in {run_dir} writes; choose another run_dir"
-            )
+    written = {(run_dir / name).resolve() for name in ("model.keras", INITIAL, "checkpoints")}
+    for file in (config.init, config.teacher):
+        # A model that the run was given itself is kept as INITIAL.
+        if file is None or file == INITIAL or is_name(file):
+            continue
+        if written & {path.resolve() for path in (Path(file), *Path(file).parents)}:
+            raise KsegError(f"{file}: is what the run in {run_dir} writes; choose another run_dir")
 
 
 def claim_folder(
@@ -108,6 +111,7 @@ def claim_folder(
         "config": dataclasses.asdict(config),
         "samples": _samples(data),
         "fingerprints": _fingerprints(data, val_data),
+        "teacher": _teacher(config),
         "versions": versions,
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
@@ -138,6 +142,14 @@ def _samples(data: DataSet | Records) -> str:
     """How many samples there are, and a digest of their names."""
     names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:16]
     return f"{len(data)} ({names})"
+
+
+def _teacher(config: TrainingConfig) -> str | None:
+    """SHA-256 of the teacher's file, "missing" where it cannot be read."""
+    if config.teacher is None:
+        return None
+    (digest,) = file_digests([file_of(Path(config.teacher))])
+    return digest
 
 
 def _fingerprints(data: DataSet | Records, val_data: DataSet | None) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from kseg.training.config import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Epochs of one length and crop: one call of ``fit``.
+    """Epochs of one length and crop, and of one optimizer: one call of ``fit``.
 
     Attributes:
         first_epoch, end_epoch: the first one, and the one behind the last, from 0.
@@ -47,6 +47,8 @@ def stretches(
             crop, end = config.crop, final
         else:
             crop, end = config.final_crop or config.crop, epochs
+        if epoch < config.freeze_encoder_epochs:
+            end = min(end, config.freeze_encoder_epochs)
         whole_epochs = min(end, steps // epoch_steps) - epoch
         if inside or whole_epochs <= 0:
             count, length = 1, min(epoch_steps - inside, steps - step)

@@ -48,19 +48,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_size(group, "--final-crop", "that of the last epochs")
     group.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
 
-    group = parser.add_argument_group("how")
+    group.add_argument(
+        "--patience", type=_or_none(int), metavar="N", help="end after N scores without a better"
+    )
+
+    group.add_argument("--seed", type=int, help="of everything random (0)")
+
+    group = parser.add_argument_group("optimizer and rates")
     group.add_argument("--optimizer", help="adamw, adam or sgd")
     group.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
-    group.add_argument("--schedule", help="poly or step")
+    group.add_argument("--schedule", help="poly, cosine or step")
     group.add_argument("--decay-epochs", type=int, metavar="N", help="of step (100)")
     group.add_argument("--decay-factor", type=float, metavar="F", help="of step (0.5)")
     group.add_argument("--warmup-steps", type=int, metavar="N", help="(0)")
+    group.add_argument("--encoder-rate", type=float, metavar="F", help="times the rate (1)")
+    group.add_argument("--freeze-encoder-epochs", type=int, metavar="N", help="first ones (0)")
     group.add_argument("--weight-decay", type=float, help="(1e-2)")
     group.add_argument("--decayed", help="kernels, full-kernels or all")
     group.add_argument("--clip-norm", type=_or_none(float), metavar="X", help="of all gradients")
     group.add_argument("--ema", type=_or_none(float), metavar="M", help="momentum of an average")
-    group.add_argument("--precision", help="float32, mixed_bfloat16 or mixed_float16")
     group.add_argument("--batch-norm", help="train, sync or frozen")
+
+    group = parser.add_argument_group("computation")
+    group.add_argument("--precision", help="float32, mixed_bfloat16 or mixed_float16")
+    group.add_argument(
+        "--xla",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compile the steps by XLA (no); for one device",
+    )
+
+    group = parser.add_argument_group("loss")
     group.add_argument("--loss", help="cross_entropy, focal, ohem, dice, lovasz; or a sum: a+b")
     group.add_argument(
         "--class-weights", type=_or_none(float), metavar="C", help="c of 1 / ln(c + share) (1.10)"
@@ -68,11 +86,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--auxiliary", type=float, nargs="+", metavar="W", help="weights of the training heads"
     )
+    group.add_argument(
+        "--teacher", metavar="FILE", help=".keras or shipped weights with the data's classes"
+    )
+    group.add_argument("--distill-weight", type=float, metavar="W", help="beside the labels (1)")
+    group.add_argument("--temperature", type=float, metavar="T", help="of both networks (1)")
+
+    group = parser.add_argument_group("images")
     group.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
     group.add_argument("--jitter", type=float, help="of colours (0.2)")
+    group.add_argument("--rotate", type=float, metavar="DEGREES", help="to either side (0)")
+    group.add_argument(
+        "--randaugment", type=int, nargs=2, metavar=("N", "M"), help="operations on colours, 0..30"
+    )
+    group.add_argument("--blur", type=float, metavar="SIGMA", help="pixels at most (0)")
+    group.add_argument("--noise", type=float, metavar="SIGMA", help="levels of 255 at most (0)")
+    group.add_argument("--jpeg", type=_or_none(int), metavar="Q", help="lowest quality")
+    group.add_argument(
+        "--class-uniform", type=float, metavar="P", help="share of crops on a drawn class (0)"
+    )
+    group.add_argument(
+        "--class-mix", type=float, metavar="P", help="share that gets another's rare classes (0)"
+    )
     group.add_argument("--bad-images", help="stop at one, or skip it")
-    group.add_argument("--seed", type=int, help="of everything random (0)")
 
 
 def run(args: argparse.Namespace) -> None:

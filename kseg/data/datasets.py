@@ -153,8 +153,12 @@ class DataSet:
 
     def label_counts(self, *, skip_bad: bool = False) -> LabelCounts:
         """As ``class_pixels``, with the ignored ones and what they stand beside."""
-        counts = LabelCounts()
-        for sample in self.samples:
+        return sum(map(LabelCounts.of, self.sample_pixels(skip_bad=skip_bad)), LabelCounts())
+
+    def sample_pixels(self, *, skip_bad: bool = False) -> np.ndarray:
+        """(N, 256) int64: by sample, as ``LabelCounts.pixels``; zeros where there is no label."""
+        counts = np.zeros((len(self), 256), np.int64)
+        for row, sample in zip(counts, self.samples, strict=True):
             if sample.label is None:
                 continue
             try:
@@ -163,7 +167,7 @@ class DataSet:
                 if skip_bad:
                     continue
                 raise
-            counts += LabelCounts.of(np.bincount(label.ravel(), minlength=256))
+            row[:] = np.bincount(label.ravel(), minlength=256)
         return counts
 
 

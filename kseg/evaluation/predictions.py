@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kseg.card import Card
+from kseg.card import Card, Split
 from kseg.data import DataSet, Sample, first_difference
 from kseg.data.reading import read_label
 from kseg.errors import KsegError
@@ -200,8 +200,14 @@ def predictions_of(
     return FilePredictions(Path(source.folder), data)
 
 
-def check_classes(card: Card, data: DataSet) -> None:
-    """Raises KsegError where the card has other classes than the data set."""
+def check_classes(
+    card: Card, data: Split, *, way_out: str = "Name the data set that it was trained for"
+) -> None:
+    """Raises KsegError where the card has other classes than the data set.
+
+    Args:
+        way_out: the end of the message.
+    """
     classes = data.classes
     named = card.class_names is None or tuple(card.class_names) == classes.names
     if not named or card.num_classes - len(card.void_channels) != classes.num_classes:
@@ -212,5 +218,5 @@ def check_classes(card: Card, data: DataSet) -> None:
             f"{card.name} has {card.num_classes} channels, {len(card.void_channels)} of them "
             f"void, and {known}; {data.name} has {classes.num_classes} classes"
             + (f" ({difference}). " if difference else ". ")
-            + "Name the data set that it was trained for"
+            + way_out
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kseg
 from kseg.card import Card, Normalization
@@ -361,3 +362,24 @@ def test_output_stride_of_a_trained_model():
     assert np.abs(want - KerasPredictor(trained)(image)).max() > 1e-2 * scale
     with pytest.raises(kseg.KsegError, match="output_stride is 12"):
         KerasPredictor(trained, output_stride=12)
+
+
+def test_prediction_is_not_compiled_by_xla(small_row, monkeypatch):
+    """On one GPU Keras does so by itself, for each size anew; here the model was told to."""
+    compiled = []
+    real = tf.function
+
+    def function(step=None, **options):
+        compiled.append((getattr(step, "__name__", ""), options.get("jit_compile")))
+        return real(step, **options)
+
+    model = kseg.create_model("small", num_classes=3)
+    model.compile(jit_compile=True)
+    monkeypatch.setattr(tf, "function", function)
+    predictor = KerasPredictor(model)
+    for size in ((40, 48), (48, 40), (56, 64)):
+        assert predictor(picture(*size)).shape == (*size, 3)
+    assert ("one_step_on_data_distributed", None) in compiled
+    # The step within it, which Keras wraps for XLA alone.
+    assert "one_step_on_data" not in [name for name, _ in compiled]
+    assert model.jit_compile

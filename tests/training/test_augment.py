@@ -9,9 +9,11 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import kseg.training
+from kseg.training import augment
 
 EXTENT = 64
 STEP = 4
@@ -201,6 +203,97 @@ def test_order_and_windows_follow_seed_pass_and_position(ramps):
         )
 
 
+ROTATE = 25.0
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.8, 1.25, 2.0])
+def test_rotation(factor, ramps):
+    """About the middle of the window that the same example has without it.
+
+    Every pixel says its place, which NumPy computes from the window and the angle; these are
+    those of the ramps' slopes.
+    """
+    count, crop = 48, np.array([32, 40])
+    options = dict(crop=(32, 40), scale=(factor, factor))
+    images, labels = examples(ramps, count, rotate=ROTATE, flip=False, **options)
+    middles = np.indices(crop) + 0.5 - crop[:, None, None] / 2
+    lengths = np.round(crop / factor)
+    angles, starts = [], []
+    for image, label in zip(images, labels, strict=True):
+        padding = (image == PADDING).all(-1)
+        at = image[..., 1::-1] / STEP
+        # Beside the border the places are the border's.
+        sloped = ~padding & (at > 0.01).all(-1) & (at < EXTENT - 1.01).all(-1)
+        points = np.stack([*middles, np.ones(crop)], -1)[sloped]
+        fit, *_ = np.linalg.lstsq(points, at[sloped], rcond=None)
+        np.testing.assert_allclose(at[sloped], points @ fit, atol=PLACE)
+        steps = lengths / crop
+        cosine, sine = fit[:2, 0] / steps[0]
+        angles.append(np.degrees(np.arctan2(sine, cosine)))
+        # Float noise of the fit, over ten pixels at least
+        assert np.hypot(sine, cosine) == pytest.approx(1, abs=2e-4)
+        start = fit[2] + 0.5 - lengths / 2
+        np.testing.assert_allclose(start, np.round(start), atol=2 * PLACE)
+        starts.append(np.round(start))
+        y, x = middles
+        turned = np.stack([cosine * y + sine * x, cosine * x - sine * y], -1)
+        want = starts[-1] + lengths / 2 + steps * turned
+        # What lies on a pixel's border to float noise may be of either side.
+        certain = (np.abs(want - np.round(want)) > 5 * PLACE).all(-1)
+        inside = (want >= 0).all(-1) & (want < EXTENT).all(-1)
+        np.testing.assert_array_equal(padding[certain], ~inside[certain])
+        pixel = np.floor(want).astype(int) % PERIOD
+        ids = np.where(inside, pixel[..., 0] * PERIOD + pixel[..., 1], 255)
+        np.testing.assert_array_equal(label[certain], ids[certain])
+        shown = (want - 0.5).clip(0, EXTENT - 1)
+        np.testing.assert_allclose(at[inside & certain], shown[inside & certain], atol=5 * PLACE)
+    assert_uniform(np.array(angles), -ROTATE, ROTATE)
+    slack = EXTENT - lengths
+    assert (np.minimum(slack, 0) <= starts).all()
+    assert (starts <= np.maximum(slack, 0)).all()
+    if (slack >= 0).all():
+        plain = places(examples(ramps, count, flip=False, **options)[0])
+        for axis in (0, 1):
+            known = identify(plain[axis], [int(lengths[axis])])[:, 1]
+            np.testing.assert_array_equal(np.array(starts)[:, axis], known)
+
+
+def test_rotation_and_mirror(ramps):
+    options = dict(crop=(32, 40), rotate=ROTATE)
+    plain = examples(ramps, 64, **options, flip=False)
+    found = examples(ramps, 64, **options)
+    mirrored = [not np.array_equal(a, b) for a, b in zip(found[1], plain[1], strict=True)]
+    for got, want in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(got[mirrored][:, :, ::-1], want[mirrored])
+    assert abs(np.mean(mirrored) - 0.5) < SIGMAS * 0.5 / np.sqrt(64)
+
+
+# Pillow's places have 16 bits behind the point: of a thousand pixels one may be its neighbour.
+FIXED_POINT = 2e-3
+
+
+@pytest.mark.parametrize("degrees", [-37.0, 5.0, 90.0, 135.0])
+def test_rotation_is_pillows(degrees):
+    """Counter-clockwise; labels and what lies outside to the pixel."""
+    rows, columns = np.indices((41, 33))
+    image = np.uint8(np.stack([6 * rows, 7 * columns, 255 - 3 * rows - 3 * columns], -1))
+    label = np.random.default_rng(0).integers(0, 200, (41, 33), np.uint8)
+    windows = [(tf.constant(0), tf.constant(extent)) for extent in label.shape]
+    (down, along), rotation = augment.rotated_window(
+        tf.constant(label.shape), label.shape, windows, tf.constant(np.radians(degrees), tf.float32)
+    )
+    window = slice(*down.numpy()), slice(*along.numpy())
+    got, ids, inside = augment.rotated(image[window], label[window], rotation, label.shape)
+    want = Image.fromarray(label).rotate(degrees, Image.Resampling.NEAREST, fillcolor=255)
+    assert (ids != np.asarray(want)).numpy().mean() < FIXED_POINT
+    assert (inside != (np.asarray(want) != 255)).numpy().mean() < FIXED_POINT
+    want = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), int)
+    # Pillow rounds to levels, and leaves out what lies beyond the outer pixels' centres.
+    common = inside.numpy() & (want > 0).any(-1)
+    assert common.mean() > 0.5
+    np.testing.assert_allclose(got.numpy()[common], want[common], atol=1 + PLACE)
+
+
 # Two greys and a colour that no factor of 1 +- 0.3 brings to a limit, then some that reach it.
 PALETTE = (
     *((100, 100, 100), (150, 150, 150), (150, 110, 100)),
@@ -259,6 +352,13 @@ def test_defaults_are_the_documented_ones(ramps):
         scale=(0.5, 2.0),
         flip=True,
         jitter=0.2,
+        rotate=0,
+        randaugment=None,
+        blur=0,
+        noise=0,
+        jpeg=None,
+        class_uniform=0,
+        class_mix=0,
         pad_value=(127.5, 127.5, 127.5),
         seed=0,
     )

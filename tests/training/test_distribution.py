@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,20 +26,27 @@ ARGUMENTS = (
     *("train", "--model", "small", "--dataset", "camvid"),
     *("--batch-size", "4", "--crop", "32", "40", "--batch-norm", "sync", "--epochs", "2"),
     # Adam divides by the gradient's size: where that is nothing but rounding, so is the step.
-    *("--optimizer", "sgd", "--learning-rate", "0.005"),
+    *("--optimizer", "sgd", "--learning-rate", "0.01", "--encoder-rate", "0.5"),
+    # A second optimizer after the first epoch; a history that the first worker alone has.
+    *("--freeze-encoder-epochs", "1", "--patience", "5"),
 )
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Eight to train on, three to score on: neither two nor four share these evenly."""
+def images(small_keras, tmp_path_factory) -> Path:
+    """Eight to train on, three to score on: neither two nor four share these evenly.
+
+    Beside them lies a teacher, which every run has.
+    """
     folder = tmp_path_factory.mktemp("images")
     write_camvid(folder, {"train": 8, "val": 3})
+    shutil.copy(small_keras, folder / "teacher.keras")
     return folder
 
 
 def arguments(images: Path, run_dir: Path, *extra: str) -> list[str]:
-    return [*ARGUMENTS, "--data-dir", str(images), "--run-dir", str(run_dir), *extra]
+    data = ("--data-dir", str(images), "--teacher", str(images / "teacher.keras"))
+    return [*ARGUMENTS, *data, "--run-dir", str(run_dir), *extra]
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -12,18 +12,16 @@ WAY = dict(batch_size=2, crop=(48, 64))
 
 
 def test_from_the_model_itself(tiny_model, tiny_camvid):
-    """Its own answer costs the entropy, which no other answer is below; labels have no part."""
+    """Its own answer costs nothing, another one more; labels have no part."""
     batches, loss, steps = fine_tuning(tiny_model, "camvid", tiny_camvid, **WAY)
     assert steps == 3
     images, targets = next(iter(batches))
-    p = targets.numpy().astype("float64")
-    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-6)
     logits = tiny_model(images)
-    entropy = -(p * np.log(p)).sum(-1)
-    # float32 of logarithms of about 2
-    np.testing.assert_allclose(loss(targets, logits), entropy, atol=1e-5)
+    # The same network in another graph: float32 sums.
+    np.testing.assert_allclose(targets, logits, atol=1e-4)
+    np.testing.assert_allclose(loss(targets, logits), 0, atol=1e-5)
     other = logits + np.random.default_rng(0).standard_normal(logits.shape).astype("float32")
-    assert (np.asarray(loss(targets, other)) > entropy).all()
+    assert (np.asarray(loss(targets, other)) > 1e-3).all()
 
 
 def test_from_labels(tiny_model, tiny_camvid):

@@ -35,7 +35,8 @@ def test_losses_equal_tensorflows(small_keras, tiny_camvid, tmp_path):
     arguments = (
         *("train", "--model", "small", "--dataset", "camvid", "--data-dir", tiny_camvid),
         *("--batch-size", 2, "--crop", 32, 40, "--epochs", 2, "--init", small_keras, "--ema", 0.5),
-        *("--batch-norm", "sync"),
+        *("--batch-norm", "sync", "--teacher", small_keras, "--temperature", 2),
+        *("--freeze-encoder-epochs", 1, "--encoder-rate", 0.5, "--schedule", "cosine"),
     )
     rows, weights = {}, {}
     assert main([*map(str, arguments), "--run-dir", str(tmp_path / "tensorflow")]) == 0

@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 
 import kseg
-from kseg.training.losses import LOSSES, SegmentationLoss, class_weights, cross_entropy
+from kseg.training.losses import (
+    LOSSES,
+    DistillationLoss,
+    SegmentationLoss,
+    class_weights,
+    cross_entropy,
+    distillation,
+)
 from kseg.training.metrics import MeanIoU
 
 RNG = np.random.default_rng(0)
@@ -32,6 +39,35 @@ def probabilities() -> np.ndarray:
     """(2, 4, 5, 3) float64."""
     exponents = np.exp(LOGITS.astype("float64"))
     return exponents / exponents.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation(temperature):
+    """The divergence by its definition; its gradient is T (q - p), Hinton's Equation 2."""
+
+    def soft(logits):
+        exponents = np.exp(logits.astype("float64") / temperature)
+        return exponents / exponents.sum(-1, keepdims=True)
+
+    targets = RNG.normal(size=LOGITS.shape).astype("float32")
+    p, q = soft(targets), soft(LOGITS)
+    want = temperature**2 * (p * np.log(p / q)).sum(-1)
+    logits = tf.constant(LOGITS)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        got = distillation(targets, logits, temperature=temperature)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_allclose(tape.gradient(got, logits), temperature * (q - p), atol=1e-5)
+    mean = DistillationLoss(temperature)((LABELS, targets), LOGITS)
+    assert (LABELS == 255).any()
+    np.testing.assert_allclose(mean, (want * (LABELS != 255)).mean(), rtol=1e-5)
+
+
+def test_distillation_of_a_certain_teacher():
+    """Probabilities that float32 has as zero are no NaN."""
+    targets = np.array([[[[200.0, 0, -200]]]], "float32")
+    got = np.asarray(distillation(targets, -targets))
+    np.testing.assert_allclose(got, 400, rtol=1e-6)
 
 
 def test_focal():

@@ -28,6 +28,19 @@ def test_step():
     assert got == pytest.approx([1e-3] * 20 + [1e-4] * 20 + [1e-5] * 5, rel=1e-5)
 
 
+def test_cosine():
+    """arXiv:1608.03983, Equation 5, over the whole run."""
+    want = [1e-3 * (1 + np.cos(np.pi * step / 100)) / 2 for step in range(100)]
+    assert rates(100, schedule="cosine") == pytest.approx(want, rel=1e-5, abs=1e-9)
+
+
+def test_a_later_optimizer_goes_on_with_the_schedule():
+    chosen = config(schedule="cosine", warmup_steps=40)
+    whole = learning_rate(chosen, steps=100, epoch_steps=10)
+    rest = learning_rate(chosen, steps=100, epoch_steps=10, first_step=30)
+    assert [float(rest(s)) for s in range(70)] == [float(whole(s)) for s in range(30, 100)]
+
+
 def test_warm_up():
     want = [1e-3 * min((step + 1) / 4, 1) * (1 - step / 100) ** 0.9 for step in range(8)]
     assert rates(8, warmup_steps=4) == pytest.approx(want, rel=1e-5)
@@ -105,6 +118,49 @@ def test_adam_decays_by_the_gradient_and_adamw_apart():
         # AdamW has Keras' epsilon of 1e-7
         np.testing.assert_allclose(got[0].ravel(), w, rtol=1e-5, err_msg=optimizer)
         np.testing.assert_allclose(got[1], b, rtol=1e-5, err_msg=optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_encoder_has_a_rate_of_its_own(optimizer):
+    """Two convolutions in a row, y = head (encoder x), by the optimizers' formulas."""
+    inputs = keras.Input((1, 1, 2))
+    encoder = keras.layers.Conv2D(2, 1, use_bias=False)
+    head = keras.layers.Conv2D(1, 1, use_bias=False)
+    network = keras.Model(inputs, head(encoder(inputs)))
+    e, h = np.array([[1.0, -0.5], [0.3, 0.8]]), np.array([0.7, -1.2])
+    network.set_weights([e.reshape(1, 1, 2, 2), h.reshape(1, 1, 2, 1)])
+    chosen = config(
+        optimizer=optimizer, schedule="step", learning_rate=0.05, weight_decay=0.2, encoder_rate=0.1
+    )
+    network.compile(make_optimizer(chosen, network, 10, 10, encoder=[encoder]), "mse")
+    m = v = np.zeros(6)
+    w = np.append(e.ravel(), h)
+    rate = np.repeat([0.005, 0.05], [4, 2])
+    for step, (x, y) in enumerate(STEPS, 1):
+        network.train_on_batch(x.reshape(1, 1, 1, 2), np.full((1, 1, 1, 1), y))
+        e, h = w[:4].reshape(2, 2), w[4:]
+        error = 2 * (x @ e @ h - y)
+        g = error * np.append(np.outer(x, h).ravel(), x @ e)
+        if optimizer == "sgd":
+            m = 0.9 * m + g + 0.2 * w
+            w = w - rate * m
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            change = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-7)
+            w = w - rate * 0.2 * w - rate * change
+    got = np.concatenate([weight.ravel() for weight in network.get_weights()])
+    # float32 of a few products
+    np.testing.assert_allclose(got, w, rtol=1e-5)
+
+
+def test_an_optimizer_can_be_saved():
+    """With a model that its user saves as it is, compiled."""
+    network = model()
+    made = make_optimizer(config(encoder_rate=0.5), network, 10, 10, encoder=[network.layers[1]])
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert (copy.rates, copy.decays) == (made.rates, made.decays)
+    assert set(copy.rates) == {0.5, 1.0}
+    assert set(copy.decays) == {0.0, 1e-2}
 
 
 def test_clipping_bounds_the_step():

@@ -41,12 +41,14 @@ def test_recipe(name, folders, tmp_path, capsys):
     arguments = ["train", "--recipe", name, "--run-dir", str(tmp_path / "run"), "--steps", "2"]
     arguments += ["--data-dir", str(folders / values["dataset"]), "--val-split", "none"]
     arguments += ["--batch-size", "2", "--crop", "65", "65", *OTHER]
+    if "auxiliary" in values:
+        arguments += ["--auxiliary", "0.4", "0.4"]
     # Another network's part by that name.
     arguments += ["--init-part", "all"]
     assert main(arguments) == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "run/config.json").read_text())["config"]
     assert record["recipe"] == name
-    kept = set(values) - {"model", "steps", "batch_size", "crop", "init_part"}
+    kept = set(values) - {"model", "steps", "batch_size", "crop", "init_part", "auxiliary"}
     plain = json.loads(json.dumps({key: values[key] for key in kept}))
     assert {key: record[key] for key in kept} == plain
     assert (tmp_path / "run/model.keras").is_file()
@@ -58,6 +60,10 @@ def test_recipe(name, folders, tmp_path, capsys):
         # DeepLabv3, Section 4.1 and Appendix C, and the code's train.py
         ("deeplab_v3_plus_cityscapes", "sgd", 0.007, 4e-5, 16, 90e3, 769, (0.5, 2), None),
         ("deeplab_v3_plus_voc", "sgd", 0.007, 4e-5, 16, 30e3, 513, (0.5, 2), None),
+        # voc12.yaml; 20,000 iterations of two batches; rates of ASPP and heads
+        ("deeplab_v2_voc", "sgd", 2.5e-3, 5e-4, 5, 40e3, 321, (0.5, 1.5), None),
+        # cityscapes_pspnet50.yaml and tool/train.py
+        ("pspnet_cityscapes", "sgd", 0.1, 1e-4, 16, 200, 713, (0.5, 2), None),
         # train.py; rate and decay are of a sum over the pixels
         ("liteseg_cityscapes", "sgd", 1e-7, 5e-4, 4, 100, (512, 1024), (0.2, 0.8), None),
         # cityscapes_train.py and camvid_train.py
@@ -80,6 +86,11 @@ def test_values_of_the_papers(
     assert tuple(config.crop) == ((crop, crop) if isinstance(crop, int) else crop)
     assert (tuple(config.scale), config.class_weights) == (scale, weights)
     assert (config.flip, config.jitter) == (True, 0)
+    rotated = {"liteseg_cityscapes": 5, "pspnet_cityscapes": 10}
+    assert config.rotate == rotated.get(name, 0)
+    # base_lr is the encoder's, a tenth of the heads'.
+    ten_times = name in ("deeplab_v2_voc", "pspnet_cityscapes")
+    assert config.encoder_rate == (0.1 if ten_times else 1.0)
     if name.startswith("espnet"):
         assert (config.schedule, config.decay_epochs, config.decay_factor) == ("step", 100, 0.5)
     else:
@@ -90,4 +101,4 @@ def test_list(capsys):
     assert main(["train", "--recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(RECIPES)
-    assert "arXiv:1811.08201" in lines[3]
+    assert "arXiv:1811.08201" in lines[5]

@@ -97,6 +97,7 @@ def test_what_the_index_says(data, folder):
     assert found.sizes.tolist() == [[48, 64]] * 6
     np.testing.assert_array_equal(found.class_pixels(), data.class_pixels())
     np.testing.assert_array_equal(found.label_counts().pixels, data.label_counts().pixels)
+    np.testing.assert_array_equal(found.sample_pixels(), data.sample_pixels())
 
 
 def test_classes_with_groups_travel(tmp_path):
@@ -326,10 +327,12 @@ def test_records_of_an_earlier_kseg_are_made_anew(data, folder, copy, tiny_camvi
     index = json.loads((copy / "index.json").read_text())
     for shard in index["shards"]:
         for record in shard["records"]:
-            del record["source"]
+            del record["source"], record["class_pixels"]
     (copy / "index.json").write_text(json.dumps(index))
     with pytest.warns(KsegWarning, match="an earlier kseg prepared these records"):
         kseg.training.dataset("camvid", tiny_camvid, "train", records=copy)
+    with pytest.raises(kseg.KsegError, match="without the classes of each image; run `kseg pre"):
+        batches(None, 1, copy, class_uniform=0.5)
     prepare(data, copy, shards=SHARDS, workers=1)
     assert contents(copy) == contents(folder)
 

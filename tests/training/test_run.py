@@ -218,13 +218,16 @@ def test_the_last_epochs_may_have_another_crop(tiny_camvid, tmp_path, monkeypatc
     real = RUN.augmented
 
     def augmented(*args, **options):
-        streams.append((args[1].crop, options["start_step"]))
+        assert args[1].rotate == 5
+        streams.append((args[1].crop, options["start_step"], options["samplers"].uniform.share))
         return real(*args, **options)
 
     monkeypatch.setattr(RUN, "augmented", augmented)
     extra = ("--final-crop", 48, 64, "--final-epochs", 1, "--steps", 5, "--val-split", "none")
+    extra += ("--class-uniform", 0.5, "--class-mix", 0.5, "--rotate", 5, "--randaugment", 2, 9)
+    extra += ("--blur", 1, "--noise", 5, "--jpeg", 50)
     assert main(arguments(tiny_camvid, tmp_path, *extra)) == 0
-    assert streams == [((32, 40), 0), ((48, 64), 3)]
+    assert streams == [((32, 40), 0, 0.5), ((48, 64), 3, 0.5)]
     (state,) = (tmp_path / "checkpoints").glob("*.weights.h5")
     assert state.name == "step-00000005.weights.h5"
 

@@ -178,6 +178,13 @@ def test_workers_with_other_weights_are_refused(monkeypatch):
         devices.check_same(b"12345078", "they differ")
 
 
+def test_what_the_first_worker_knows(monkeypatch):
+    devices = Distribution(None, 2, 1, 2)
+    monkeypatch.setattr(devices, "_gathered", lambda numbers: [[7, -1], numbers])
+    assert devices.of_first([0, 0]) == [7, -1]
+    assert Distribution(None, 1, 0, 1).of_first([3, 4]) == [3, 4]
+
+
 def nondeterministic() -> bool:
     """TensorFlow refuses random states without a seed where operators are deterministic."""
     try:
