@@ -282,7 +282,7 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
 
     def belongs(layer: str) -> bool:
         if part == "backbone":
-            return f"{layer}.".startswith(variant.backbone)
+            return variant.is_backbone(layer)
         return part == "all" or not layer.startswith(variant.classifier)
 
     return belongs

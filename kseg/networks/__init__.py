@@ -67,6 +67,10 @@ class Variant:
         """The row with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
+    def is_backbone(self, layer: str) -> bool:
+        """Whether a layer of this name, or a tensor of it, belongs to the backbone."""
+        return f"{layer}.".startswith(self.backbone)
+
 
 @dataclasses.dataclass(frozen=True)
 class Head:

@@ -17,6 +17,7 @@ from kseg.backbones.encoders import ENCODERS
 from kseg.checkpoints.packages import installed_file
 from kseg.cli import main
 from kseg.training.config import TrainingConfig
+from kseg.training.encoder import encoder_layers
 from kseg.training.initial import initial_model
 from kseg.zoo import HEADS, VARIANTS
 from support import outputs_of
@@ -255,3 +256,8 @@ def test_training_begins_with_imagenet_weights(tiny_camvid):
     mean = model.get_layer("_blocks.15._bn2").moving_mean
     np.testing.assert_array_equal(mean, tensors["_blocks.15._bn2.running_mean"])
     assert model.card.weights == "trained by kseg on camvid train"
+    # What `encoder_rate` is for: block 0 has no expansion.
+    names = [layer.name for layer in encoder_layers(model)]
+    assert names[:2] == ["_conv_stem", "_bn0"]
+    assert all(name.startswith("_blocks.") for name in names[2:])
+    assert len(names) == 2 + 4 + 15 * 6
