@@ -23,6 +23,7 @@ lint: $(VENV)/installed
 # Hours for the whole zoo; killed, it goes on where it was.
 matrix: $(VENV)/installed
 	$(RUN) benchmarks/matrix.py
+	$(RUN) benchmarks/pairs.py
 
 # Made anew when the pins or the package's metadata change.
 $(VENV)/installed: requirements.txt requirements-hub.txt setup.cfg pyproject.toml

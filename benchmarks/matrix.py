@@ -207,10 +207,11 @@ def run_on_gpu(name: str) -> list[table.Row]:
     with tempfile.TemporaryDirectory() as folder:
         files = {precision: Path(folder) / f"{precision}.tflite" for precision in PRECISIONS}
         convert_each(given.model, files, input_size=given.size, calibration=scenes)
-        return [_run_file(given, precision, file) for precision, file in files.items()]
+        return [run_file(given, precision, file) for precision, file in files.items()]
 
 
-def _run_file(given: Subject, precision: str, file: Path) -> table.Row:
+def run_file(given: Subject, precision: str, file: Path) -> table.Row:
+    """What the CPU and the GPU accelerator make of a file."""
     cost = given.cost(kseg.tflite.TFLitePredictor(file)(given.image))
     row = {
         "precision": precision,

@@ -49,27 +49,35 @@ def read_current(table: Path, facts: dict[str, Any]) -> list[Row]:
     return read(table)
 
 
-def replace(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:
-    """Puts models' rows in place of those there, beside other models' rows, as the zoo orders them.
+def replace(
+    table: Path,
+    columns: Sequence[str],
+    rows: list[Row],
+    facts: dict[str, Any],
+    names: Sequence[str] | None = None,
+) -> None:
+    """Puts models' rows in place of those there, beside other models' rows, in order.
 
     Where rows have a column "cpu", those of other CPUs stay beside them too. Rows that other
-    versions have measured go, and those of models that the zoo has no more.
+    versions have measured go, and those of models that are no more.
 
     Args:
         table: the .csv file; the .json file beside it gets ``facts``.
         columns: of the table.
         rows: with a column "model".
         facts: what the rows were measured with.
+        names: all models of the table in their order, None for the zoo's.
     """
     new = {(row["model"], row.get("cpu")) for row in rows}
-    order = {name: number for number, name in enumerate(kseg.list_models())}
+    every = kseg.list_models() if names is None else names
+    order = {name: number for number, name in enumerate(every)}
     kept = [
         row
         for row in read_current(table, facts)
         if row["model"] in order and (row["model"], row.get("cpu")) not in new
     ]
-    every = sorted([*kept, *rows], key=lambda row: (order[row["model"]], row.get("cpu", "")))
-    write(table, columns, every, facts)
+    ordered = sorted([*kept, *rows], key=lambda row: (order[row["model"]], row.get("cpu", "")))
+    write(table, columns, ordered, facts)
 
 
 def write(table: Path, columns: Sequence[str], rows: list[Row], facts: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kseg.model import SegmentationModel
     from kseg.opening import open_predictor
     from kseg.wrapping import wrap
-    from kseg.zoo import list_models
+    from kseg.zoo import list_encoders, list_heads, list_models
 
 __all__ = [
     "Card",
@@ -46,6 +46,8 @@ __all__ = [
     "data",
     "evaluation",
     "layers",
+    "list_encoders",
+    "list_heads",
     "list_models",
     "load",
     "open_predictor",
@@ -62,6 +64,8 @@ _MODULES = {
     "KsegError": "errors",
     "SegmentationModel": "model",
     "create_model": "loading",
+    "list_encoders": "zoo",
+    "list_heads": "zoo",
     "list_models": "zoo",
     "load": "loading",
     "open_predictor": "opening",

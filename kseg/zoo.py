@@ -13,24 +13,24 @@ from typing import Any
 import keras
 
 from kseg import networks
-from kseg.backbones import applications
+from kseg.backbones.applications import NOT_DILATED
+from kseg.backbones.encoders import ENCODERS
 from kseg.card import Card, check_num_classes
 from kseg.data.classes import CAMVID, CITYSCAPES, VOC, ClassTable
 from kseg.errors import KsegError
 from kseg.graph import check_same_graph
 from kseg.layers import Resize
 from kseg.model import SegmentationModel, check_backend, copy_weights, normalize
-from kseg.networks import Variant
+from kseg.networks import Head, Variant
 from kseg.wrapping import rebuild
 
-# Rows by name, and heads for any network of keras.applications by theirs: every module of
-# kseg.networks adds its own.
+# Rows and heads by name: every module of kseg.networks adds its own.
 VARIANTS: dict[str, Variant] = {}
-_HEADS: dict[str, Variant] = {}
+HEADS: dict[str, Head] = {}
 for _module in pkgutil.iter_modules(networks.__path__, f"{networks.__name__}."):
     _network = importlib.import_module(_module.name)
-    VARIANTS |= _network.VARIANTS
-    _HEADS |= getattr(_network, "HEADS", {})
+    VARIANTS |= getattr(_network, "VARIANTS", {})
+    HEADS |= getattr(_network, "HEADS", {})
 
 DEFAULT_CLASSES = CITYSCAPES.num_classes
 CLASS_TABLES: dict[str, ClassTable] = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "voc": VOC}
@@ -41,6 +41,16 @@ def list_models() -> list[str]:
     return sorted(VARIANTS)
 
 
+def list_heads() -> list[str]:
+    """Heads that ``create_model`` puts on an encoder, as "HEAD.ENCODER"; sorted."""
+    return sorted(HEADS)
+
+
+def list_encoders() -> list[str]:
+    """Encoders that ``create_model`` puts a head on, as "HEAD.ENCODER"; sorted."""
+    return sorted(ENCODERS)
+
+
 def published_cells(name: str) -> tuple[str, str, str]:
     """Parameters, multiply-adds at one size and mean IoU in per cent of a row, as text."""
     variant = find_variant(name)
@@ -49,19 +59,35 @@ def published_cells(name: str) -> tuple[str, str, str]:
 
 
 def find_variant(name: str) -> Variant:
-    """The row of ``name``, or of a head and a network of keras.applications.
+    """The row of ``name``, or of a head and an encoder, "HEAD.ENCODER".
 
     Raises:
         KsegError: no such row; the message has the nearest names.
     """
-    head, _, application = name.partition(".")
-    if head in _HEADS and application in applications.names():
-        return _HEADS[head].on_application(application)
+    head, dot, encoder = name.partition(".")
+    if dot:
+        return _named("head", head, HEADS, name).on(_named("encoder", encoder, ENCODERS, name))
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise KsegError(f"unknown model {name!r}; {hint}`kseg models` lists all")
     return VARIANTS[name]
+
+
+def _named(kind: str, part: str, table: Mapping[str, Any], name: str) -> Any:
+    """The head or encoder of "HEAD.ENCODER".
+
+    Raises:
+        KsegError: there is none of that name; the message has the nearest, or the reason why a
+            network of keras.applications is no encoder.
+    """
+    if part in table:
+        return table[part]
+    if kind == "encoder" and part in NOT_DILATED:
+        raise KsegError(f"{name}: {part} is no encoder: {NOT_DILATED[part]}")
+    near = difflib.get_close_matches(part, table, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise KsegError(f"unknown model {name!r}: no {kind} {part!r}; {hint}`kseg encoders` lists all")
 
 
 def new_card(
@@ -74,7 +100,7 @@ def new_card(
     """The card of a network of the zoo with random weights.
 
     Args:
-        name: of a row, or of a head and a network of keras.applications.
+        name: of a row, or of a head and an encoder.
         num_classes: 2 to 255; None for 19.
         preprocessing: whether its graph normalises.
         options: the builder's arguments beside the row's own.

@@ -12,6 +12,7 @@ import latency
 import numpy as np
 import operators
 import page
+import pairs
 import plot
 import pytest
 import quantisation
@@ -83,6 +84,21 @@ def test_onnx_files(row):
     if not row["note"]:
         assert int(row["bytes"]) > 0
         assert float(row["keras"]) < 1e-4
+
+
+def test_pairs_of_head_and_encoder():
+    """As many as were measured so far, in order; `make matrix` goes on."""
+    rows = table.read(ROOT / "results/pairs.csv")
+    measured = [row["model"] for row in rows]
+    assert rows
+    assert measured == [name for name in pairs.list_pairs() if name in measured]
+    for row in rows:
+        # float32 sums in another order
+        assert float(row["keras"]) < 1e-4
+        assert row["note"] or float(row["gpu"]) <= 1e-3
+        # Means over all pixels, of squeeze-and-excitation, are of more pixels.
+        if row["strides"] and not row["model"].endswith("SEResNet50"):
+            assert float(row["strides"]) < 1e-4
 
 
 def test_what_is_missing_is_measured(tmp_path, monkeypatch, capsys):

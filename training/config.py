@@ -83,8 +83,9 @@ class TrainingConfig:
         distill_weight: of what the teacher says, added to the loss of the labels.
         temperature: that the teacher's and the network's logits are divided by.
         init, init_part: a published checkpoint, a .keras file or shipped WEIGHTS:MODEL to
-            start from, and what of it: "all", "backbone" or "all-but-classifier". Where
-            ``train`` was given a model, "initial.keras", its copy in the run's folder.
+            start from, and what of it: "all", "backbone" or "all-but-classifier"; or
+            "imagenet", of the encoder, as ``create_model`` takes it. Where ``train`` was given
+            a model, "initial.keras", its copy in the run's folder.
     """
 
     model: str

@@ -16,12 +16,12 @@ def encoder_layers(model: SegmentationModel) -> list[keras.Layer]:
         KsegError: the network has no encoder, or nothing else.
     """
     name = model.card.name
-    try:
-        prefixes = find_variant(name).backbone
-    except KsegError:  # a network that is not of the zoo
-        prefixes = ()
     weighted = [layer for layer in model.layers if layer.weights]
-    found = [layer for layer in weighted if prefixes and layer.name.startswith(prefixes)]
+    try:
+        variant = find_variant(name)
+        found = [layer for layer in weighted if variant.is_backbone(layer.name)]
+    except KsegError:  # a network that is not of the zoo
+        found = []
     if not found or len(found) == len(weighted):
         raise KsegError(
             f"{name} has no encoder apart from the rest; leave encoder_rate and "

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
 import keras
+import numpy as np
 
 from kseg import checkpoints
 from kseg.data import DataSet
-from kseg.errors import KsegError
-from kseg.loading import create_model, load
+from kseg.errors import KsegError, KsegWarning
+from kseg.loading import create_model, load, load_imagenet
 from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
 from kseg.zoo import build, builder_options, find_variant
+
+# Images that the statistics of a folded BatchNorm are measured on, and their largest side.
+_UNFOLD_IMAGES, _UNFOLD_SIZE = 32, 512
 
 
 def initial_model(
@@ -45,8 +53,14 @@ def initial_model(
             )
     if source is not None and not wrapped:
         checkpoints.copy(model, source, part=config.init_part)
-    elif config.init and not wrapped:
+    elif wrapped:
+        pass  # It has them.
+    elif config.init == "imagenet":
+        load_imagenet(model)
+    elif config.init:
         _copy_from_file(model, config.init, config.init_part)
+        if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
+            _unfold(model, config.init, data)
     for layer in leaf_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = config.batch_norm != "frozen"
@@ -91,3 +105,21 @@ def _copy_from_file(model: SegmentationModel, init: str, part: str) -> None:
         if init in str(error):
             raise
         raise KsegError(f"{init}: {error}") from error
+
+
+def _unfold(model: SegmentationModel, init: str, data: DataSet | Records) -> None:
+    """Statistics of training images for the BatchNorm that a .tflite file has folded."""
+    if isinstance(data, DataSet):
+        checkpoints.unfold_batch_norm(model, _centres(data))
+        return
+    message = (
+        f"{init}: its BatchNorm is folded, and records have no images to measure statistics on; "
+        'start from a data set once, or train with batch_norm "frozen"'
+    )
+    warnings.warn(message, KsegWarning, stacklevel=2)
+
+
+def _centres(data: DataSet) -> Iterator[np.ndarray]:
+    for image in data.some(_UNFOLD_IMAGES).images():
+        top, left = (max(0, n - _UNFOLD_SIZE) // 2 for n in image.shape[:2])
+        yield image[top : top + _UNFOLD_SIZE, left : left + _UNFOLD_SIZE]

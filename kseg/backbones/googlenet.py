@@ -8,7 +8,8 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import SYMMETRIC_RANGE
 from kseg.layers import DilatedPooling, atrous_units, batch_norm, ceil_max_pool, conv
 
 # Filters (Table 1): 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; behind the pooling.
@@ -100,3 +101,22 @@ def _conv(
     x = conv(x, filters, kernel_size, strides=strides, dilation=dilation, name=f"{name}.conv")
     x = batch_norm(x, epsilon=1e-3, name=f"{name}.bn")
     return kl.ReLU(name=f"{name}.relu")(x)
+
+
+ENCODERS = {
+    "GoogLeNet": Encoder(
+        googlenet,
+        # Torchvision turns its ImageNet-normalised input back to this for the published weights.
+        SYMMETRIC_RANGE,
+        prefixes=(
+            *(f"conv{i}.{part}." for i in (1, 2, 3) for part in ("conv", "bn")),
+            "inception",
+        ),
+        parameters=5_599_904,
+        channels={2: 64, 4: 192, 8: 480, 16: 832, 32: 1024},
+        least_size=15,  # a convolution that rounds up, then three poolings that round down
+        unused=("fc.", "aux1.", "aux2."),
+        imagenet="the file googlenet-1378be20.pth",
+        source="arXiv:1409.4842, as in torchvision",
+    )
+}

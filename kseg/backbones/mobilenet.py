@@ -9,7 +9,8 @@ import functools
 
 from keras import KerasTensor
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import SYMMETRIC_RANGE
 from kseg.layers import slim_conv, slim_separable_conv
 
 # Table 1: channels and stride of the separable convolutions behind the first convolution.
@@ -35,12 +36,30 @@ def mobilenet(x: KerasTensor) -> Features:
     """(N, H, W, 3) to (N, ceil(H/32), ceil(W/32), 1024).
 
     The levels are the first separable convolutions at strides 4, 8 and 16, of 128, 256
-    and 512 channels.
+    and 512 channels; ``stem`` is the one at stride 2, of 64.
     """
     x = _conv(x, 32, 3, strides=2, name="MobilenetV1.Conv2d_0")
-    levels = []
+    levels, stem = [], None
     for i, (filters, stride) in enumerate(LAYERS, 1):
         x = _separable_conv(x, filters, strides=stride, name=f"MobilenetV1.Conv2d_{i}")
         if stride == 2:
             levels.append(x)
-    return Features(x, *levels[:3])
+        elif stem is None:
+            stem = x
+    low, mid, high, _ = levels
+    return Features(x, low, mid, high, stem=stem)
+
+
+ENCODERS = {
+    "MobileNetSlim": Encoder(
+        mobilenet,
+        SYMMETRIC_RANGE,
+        prefixes=("MobilenetV1.",),
+        parameters=3_206_976,
+        channels={2: 64, 4: 128, 8: 256, 16: 512, 32: 1024},
+        tensors="tf_slim",
+        unused=("MobilenetV1/Logits/",),
+        imagenet="a TF-Slim checkpoint, mobilenet_v1_1.0_224",
+        source="arXiv:1704.04861, TF-Slim's MobileNet v1",
+    )
+}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import IMAGENET, SYMMETRIC_RANGE
 from kseg.layers import atrous_units, batch_norm, conv, depthwise_conv
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first block.
@@ -23,8 +25,8 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
-# The last blocks at strides 4 and 8 give the low-level and the middle features.
-LEVEL_BLOCKS = (2, 5)
+# The last blocks at strides 2, 4, 8 and 16 give the features of these levels.
+LEVEL_BLOCKS = (0, 2, 5, 12)
 
 
 def _slim_names(block: int | None, part: str, _position: int) -> tuple[str, str]:
@@ -56,7 +58,7 @@ class Style:
         padding: of the convolutions with stride 2, see ``kseg.layers.conv``.
         epsilon, momentum: of BatchNorm.
         head: whether a 1x1 convolution to 1280 channels comes last.
-        low_level: what of ``LEVEL_BLOCKS`` the decoder takes: "depthwise", six times as
+        level: what of ``LEVEL_BLOCKS`` the decoder takes: "depthwise", six times as
             wide and with its activation, or the block's "output".
     """
 
@@ -65,7 +67,7 @@ class Style:
     epsilon: float
     momentum: float
     head: bool
-    low_level: str
+    level: str
 
 
 TF_SLIM = Style(
@@ -74,7 +76,7 @@ TF_SLIM = Style(
     epsilon=1e-3,
     momentum=0.997,
     head=False,
-    low_level="depthwise",
+    level="depthwise",
 )
 PYTORCH = Style(
     names=_pytorch_names,
@@ -82,7 +84,7 @@ PYTORCH = Style(
     epsilon=1e-5,
     momentum=0.9,
     head=True,
-    low_level="output",
+    level="output",
 )
 
 
@@ -97,7 +99,8 @@ def mobilenet_v2(
 
     ``output`` is (N, ceil(H/s), ceil(W/s), 320), or 1280 channels with a head;
     ``low_level`` is (N, ceil(H/4), ceil(W/4), 144), or 24 channels of a block's output;
-    ``mid_level`` is (N, ceil(H/8), ceil(W/8), 192), or 32 channels.
+    ``mid_level`` is (N, ceil(H/8), ceil(W/8), 192), or 32 channels; ``high_level`` has 576 or
+    96 channels, ``stem`` at stride 2 32 or 16.
 
     Args:
         style: ``TF_SLIM`` or ``PYTORCH``.
@@ -170,16 +173,42 @@ def mobilenet_v2(
                 name = style.names(block, "project", position + 1)[0]
                 x = kl.Add(name=f"{name}.sum")([inputs, x])
             if block in LEVEL_BLOCKS:
-                levels.append({"depthwise": depthwise, "output": x}[style.low_level])
+                levels.append({"depthwise": depthwise, "output": x}[style.level])
             block += 1
     if style.head:
         # Multipliers below 1 leave the last layer as it is (Section 6.1).
         head = _divisible(HEAD_CHANNELS * max(1.0, depth_multiplier), divisor)
         x = unit(x, head, None, "head", 0, kernel_size=1)
-    return Features(x, *levels)
+    stem, low, mid, high = levels
+    return Features(x, low, mid, high, stem=stem)
 
 
 def _divisible(value: float, divisor: int) -> int:
     """The multiple nearest to ``value``, at least one and no less than 90% of it."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+ENCODERS = {
+    "MobileNetV2Slim": Encoder(
+        functools.partial(mobilenet_v2, style=TF_SLIM),
+        SYMMETRIC_RANGE,
+        prefixes=("MobilenetV2.",),
+        parameters=1_811_712,
+        channels={2: 32, 4: 144, 8: 192, 16: 576, 32: 320},
+        tensors="tf_slim",
+        unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
+        imagenet="a TF-Slim checkpoint, mobilenet_v2_1.0_224; its int8 .tflite; Keras' .h5",
+        source="arXiv:1801.04381, TF-Slim's, as in DeepLab",
+    ),
+    "MobileNetV2PyTorch": Encoder(
+        functools.partial(mobilenet_v2, style=PYTORCH),
+        IMAGENET,
+        prefixes=("mobile_features.",),
+        parameters=2_223_872,
+        channels={2: 16, 4: 24, 8: 32, 16: 96, 32: 1280},
+        unused=("mobile_features.classifier.",),
+        imagenet="a file in LiteSeg's names",
+        source="arXiv:1801.04381, as in LiteSeg",
+    ),
+}

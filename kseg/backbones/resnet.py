@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features, grid_of_three
+from kseg.card import IMAGENET, SYMMETRIC_RANGE
 from kseg.layers import (
     DeformableConv2D,
     atrous_units,
@@ -35,19 +36,21 @@ _BLOCKS = ((64, 3), (128, 4), (256, 23), (512, 3))
 def resnet_v1_101_beta(
     x: KerasTensor,
     *,
-    output_stride: int = 16,
-    multi_grid: tuple[int, int, int] = (1, 2, 4),
+    output_stride: int = 32,
+    multi_grid: Sequence[int] | None = None,
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
-    The low and middle levels are the third convolution of ``block1.unit_2`` and
-    ``block2.unit_3``, after BatchNorm and before the sum.
+    The low, middle and high levels are the third convolution of ``block1.unit_2``,
+    ``block2.unit_3`` and ``block3.unit_22``, after BatchNorm and before the sum; ``stem`` is
+    the last of the three convolutions at stride 2, 128 channels.
 
     Args:
         output_stride: 8, 16 or 32.
         multi_grid: dilations of block 4's three units, times the block's own
-            (arXiv:1706.05587 Section 3.1.1; the published weights have 1, 2, 4).
+            (arXiv:1706.05587 Section 3.1.1); None for the published weights' 1, 2, 4.
     """
+    multi_grid = grid_of_three(multi_grid, (1, 2, 4))
     units = [
         (f"block{b}.unit_{u}", channels, 2 if u == count and b < 4 else 1)
         for b, (channels, count) in enumerate(_BLOCKS, 1)
@@ -58,6 +61,7 @@ def resnet_v1_101_beta(
     prefix = "resnet_v1_101"
     for i, filters in enumerate((64, 64, 128), 1):
         x = _conv(x, filters, 3, strides=2 if i == 1 else 1, name=f"{prefix}.conv1_{i}")
+    root = x
     x = kl.MaxPooling2D(3, strides=2, padding="same", name=f"{prefix}.pool1")(x)
     residuals = {}
     for (unit, channels, _), (stride, dilation) in zip(units, strides, strict=True):
@@ -69,7 +73,10 @@ def resnet_v1_101_beta(
             dilation=dilation * grid,
             name=f"{prefix}.{unit}.bottleneck_v1",
         )
-    return Features(x, low_level=residuals["block1.unit_2"], mid_level=residuals["block2.unit_3"])
+    low, mid, high = (
+        residuals[f"block{b}.unit_{count - 1}"] for b, (_, count) in enumerate(_BLOCKS[:3], 1)
+    )
+    return Features(x, low, mid, high, stem=root)
 
 
 def _bottleneck(
@@ -171,12 +178,13 @@ def resnet(
     units: tuple[int, int, int, int],
     *,
     style: Style,
-    output_stride: int = 8,
+    output_stride: int = 32,
     deformable_units: int = 0,
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
-    The levels are the outputs of the first three blocks, 256, 512 and 1024 channels.
+    The levels are the outputs of the first three blocks, 256, 512 and 1024 channels, and what
+    goes into the max pooling.
 
     Args:
         units: of the blocks, ``RESNET_50`` or ``RESNET_101``.
@@ -327,3 +335,28 @@ def _deformable_conv(
         filters, kernel_size, strides=strides, dilation_rate=dilation, use_bias=False, name=name
     )
     return layer(x, offsets)
+
+
+ENCODERS = {
+    "ResNet101Beta": Encoder(
+        resnet_v1_101_beta,
+        SYMMETRIC_RANGE,
+        prefixes=("resnet_v1_101.",),
+        parameters=42_623_936,
+        channels={2: 128, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        tensors="tf_slim",
+        unused=("resnet_v1_101/logits/",),
+        imagenet="DeepLab's TF-Slim checkpoint, resnet_v1_101_beta",
+        source="arXiv:1512.03385, DeepLab's in TF-Slim",
+    ),
+    # After arXiv:1812.01187, Section 4.1: a deep stem, and strides in the 3x3 convolutions.
+    "ResNet50C": Encoder(
+        functools.partial(resnet, units=RESNET_50, style=DEEP_STEM, deformable_units=0),
+        IMAGENET,
+        prefixes=("layer",),
+        parameters=23_631_808,
+        channels={2: 128, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        imagenet="a file in PSPNet's names",
+        source="arXiv:1512.03385 with PSPNet's stem",
+    ),
+}

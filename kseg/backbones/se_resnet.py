@@ -9,8 +9,9 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
 from kseg.backbones.resnet import RESNET_50, Style, caffe_pool, resnet
+from kseg.card import IMAGENET
 from kseg.layers import conv
 
 # Channels of a unit to one of its squeezed description (Section 3.1).
@@ -55,3 +56,17 @@ def _squeeze_excite(x: KerasTensor, block: int, unit: int) -> KerasTensor:
 _STYLE = Style(
     _names, (64,), stride_first=True, momentum=0.9, pool=caffe_pool, gate=_squeeze_excite
 )
+
+ENCODERS = {
+    "SEResNet50": Encoder(
+        se_resnet50,
+        IMAGENET,
+        prefixes=("layer0.", "layer1.", "layer2.", "layer3.", "layer4."),
+        parameters=26_039_024,
+        channels={2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        least_size=3,  # a pooling that rounds down
+        unused=("last_linear.",),
+        imagenet="the file se_resnet50-ce0d4300.pth",
+        source="arXiv:1709.01507; github.com/Cadene/pretrained-models.pytorch",
+    )
+}

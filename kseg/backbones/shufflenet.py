@@ -8,7 +8,8 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import IMAGENET
 from kseg.layers import (
     ChannelShuffle,
     GroupedPointwiseConv,
@@ -31,14 +32,16 @@ _PREFIX = "shuffle_features.module"
 def shufflenet(x: KerasTensor, *, groups: int = 8) -> Features:
     """ShuffleNet's features of (N, H, W, 3), with 8 groups of these channels.
 
-    ``output`` is (N, ceil(H/32), ceil(W/32), 1536). ``low_level`` and ``mid_level`` are
-    both at stride 8, (N, ceil(H/8), ceil(W/8), 384); ``high_level`` has 768 channels.
+    ``output`` is (N, ceil(H/32), ceil(W/32), 1536). ``mid_level`` is (N, ceil(H/8), ceil(W/8),
+    384), ``high_level`` has 768 channels, and ``stem`` the first convolution's 24. There is no
+    unit at stride 4.
 
     Args:
         groups: of the 1x1 convolutions, a key of ``CHANNELS``.
     """
     # Neither BatchNorm nor activation here.
     x = conv(x, STEM_CHANNELS, 3, strides=2, use_bias=True, name=f"{_PREFIX}.conv1")
+    stem = x
     x = max_pool(x, f"{_PREFIX}.maxpool")
     outputs = []
     for (stage, units), channels in zip(STAGES, CHANNELS[groups], strict=True):
@@ -53,7 +56,7 @@ def shufflenet(x: KerasTensor, *, groups: int = 8) -> Features:
                 name=f"{_PREFIX}.stage{stage}.ShuffleUnit_Stage{stage}_{i}",
             )
         outputs.append(x)
-    return Features(x, low_level=outputs[0], mid_level=outputs[0], high_level=outputs[1])
+    return Features(x, mid_level=outputs[0], high_level=outputs[1], stem=stem)
 
 
 def _unit(
@@ -84,3 +87,17 @@ def _pointwise(x: KerasTensor, filters: int, groups: int, name: str) -> KerasTen
     else:
         x = GroupedPointwiseConv(filters, groups, name=f"{name}.conv1x1")(x)
     return batch_norm(x, epsilon=1e-5, name=f"{name}.batch_norm")
+
+
+ENCODERS = {
+    "ShuffleNet": Encoder(
+        shufflenet,
+        IMAGENET,
+        prefixes=("shuffle_features.",),
+        parameters=917_304,
+        channels={2: 24, 8: 384, 16: 768, 32: 1536},
+        unused=("shuffle_features.module.fc.",),
+        imagenet="a file in LiteSeg's names",
+        source="arXiv:1707.01083, as in LiteSeg",
+    )
+}

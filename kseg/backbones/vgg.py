@@ -5,10 +5,13 @@ Layer names are those of the Caffe model.
 
 from __future__ import annotations
 
+import functools
+
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features
+from kseg.card import VGG_CAFFE
 from kseg.layers import atrous_units, conv, max_pool
 
 # Channels and convolutions of the stages; a max pooling of stride 2 ends each.
@@ -21,7 +24,7 @@ def vgg16(
     """(N, H, W, 3) to 512 channels at the output stride; sizes are rounded up.
 
     ``low_level``, ``mid_level`` and ``high_level`` are what the second, third and fourth
-    pooling give, of 128, 256 and 512 channels.
+    pooling give, of 128, 256 and 512 channels; ``stem`` is that of the first, 64.
 
     Args:
         pool_size: 2, or 3 as in DeepLab, where windows are centred on a pixel.
@@ -42,7 +45,8 @@ def vgg16(
             x = _pool(x, pool_size, stride, f"pool{number}")
         pooled.append(x)
         dilation = pool_dilation * 2 // stride
-    return Features(x, *pooled[1:4])
+    stem, low, mid, high, _ = pooled
+    return Features(x, low, mid, high, stem=stem)
 
 
 def conv_relu(
@@ -57,3 +61,17 @@ def _pool(x: KerasTensor, pool_size: int, stride: int, name: str) -> KerasTensor
     if pool_size == 3 and stride == 2:
         return max_pool(x, name)
     return kl.MaxPooling2D(pool_size, strides=stride, padding="same", name=name)(x)
+
+
+ENCODERS = {
+    "VGG16Caffe": Encoder(
+        functools.partial(vgg16, pool_size=2, keep_poolings=True),
+        VGG_CAFFE,
+        prefixes=tuple(f"conv{number}_" for number in range(1, len(STAGES) + 1)),
+        parameters=14_714_688,
+        channels={2: 64, 4: 128, 8: 256, 16: 512, 32: 512},
+        unused=("fc6.", "fc7.", "fc8."),
+        imagenet="a file in the Caffe model's names",
+        source="arXiv:1409.1556, as in FCN",
+    )
+}

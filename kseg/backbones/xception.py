@@ -8,11 +8,13 @@ convolution too.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features
+from kseg.backbones import Encoder, Features, grid_of_three
+from kseg.card import SYMMETRIC_RANGE
 from kseg.layers import atrous_units, slim_conv, slim_separable_conv, subsample
 
 _conv = functools.partial(slim_conv, epsilon=1e-3, momentum=0.9997)
@@ -30,19 +32,22 @@ def xception(
     x: KerasTensor,
     *,
     depth: int = 65,
-    output_stride: int = 16,
-    multi_grid: tuple[int, int, int] = (1, 1, 1),
+    output_stride: int = 32,
+    multi_grid: Sequence[int] | None = None,
 ) -> Features:
     """(N, H, W, 3) to 2048 channels at the output stride.
 
-    The low and middle levels are the second pointwise convolution, after BatchNorm and
-    before any ReLU, of the entry flow's last units that start at stride 4 and 8.
+    The low, middle and high levels are the second pointwise convolution, after BatchNorm and
+    before any ReLU, of the last units that start at stride 4, 8 and 16 and end at the next;
+    ``stem`` is the second convolution, 64 channels at stride 2.
 
     Args:
         depth: 41, 65 or 71.
         output_stride: 8, 16 or 32.
-        multi_grid: dilations of the last unit's three convolutions, times its own.
+        multi_grid: dilations of the last unit's three convolutions, times its own; None for
+            the published 1, 1, 1.
     """
+    multi_grid = grid_of_three(multi_grid, (1, 1, 1))
     entry, middle = _DEPTHS[depth]
     # Name, filters of the three convolutions, stride, kind of the shortcut.
     units = [
@@ -58,7 +63,7 @@ def xception(
 
     prefix = f"xception_{depth}"
     x = _conv(x, 32, 3, strides=2, name=f"{prefix}.entry_flow.conv1_1")
-    x = _conv(x, 64, 3, name=f"{prefix}.entry_flow.conv1_2")
+    x = stem = _conv(x, 64, 3, name=f"{prefix}.entry_flow.conv1_2")
     levels = []
     for (name, filters, _, shortcut), (stride, dilation) in zip(units, strides, strict=True):
         x, second = _unit(
@@ -72,7 +77,7 @@ def xception(
         levels.append(second)
     # The units whose own stride takes the features from 4 to 8 and from 8 to 16.
     low, mid = [i for i, (_, stride) in enumerate(entry) if stride == 2][1:]
-    return Features(x, low_level=levels[low], mid_level=levels[mid])
+    return Features(x, levels[low], levels[mid], high_level=levels[-2], stem=stem)
 
 
 def _unit(
@@ -108,3 +113,24 @@ def _unit(
     if shortcut != "none":
         x = kl.Add(name=f"{name}.sum")([x, inputs])
     return x, outputs[1]
+
+
+def _encoder(depth: int, parameters: int) -> Encoder:
+    return Encoder(
+        functools.partial(xception, depth=depth),
+        SYMMETRIC_RANGE,
+        prefixes=(f"xception_{depth}.",),
+        parameters=parameters,
+        channels={2: 64, 4: 256, 8: 728, 16: 1024, 32: 2048},
+        tensors="tf_slim",
+        unused=(f"xception_{depth}/logits/",),
+        imagenet=f"DeepLab's TF-Slim checkpoint, xception_{depth}",
+        source="arXiv:1802.02611, DeepLab's in TF-Slim",
+    )
+
+
+ENCODERS = {
+    "Xception41": _encoder(41, 24_920_560),
+    "Xception65": _encoder(65, 37_867_312),
+    "Xception71": _encoder(71, 40_289_736),
+}

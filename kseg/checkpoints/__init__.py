@@ -1,6 +1,23 @@
 """Published checkpoints: read their tensors, assign them to a model by name."""
 
-from kseg.checkpoints.assign import assign, copy, count_classes, published, published_shapes
+from kseg.checkpoints.assign import (
+    assign,
+    copy,
+    count_classes,
+    is_encoder_alone,
+    published,
+    published_shapes,
+)
 from kseg.checkpoints.read import read
+from kseg.checkpoints.unfold import unfold_batch_norm
 
-__all__ = ["assign", "copy", "count_classes", "published", "published_shapes", "read"]
+__all__ = [
+    "assign",
+    "copy",
+    "count_classes",
+    "is_encoder_alone",
+    "published",
+    "published_shapes",
+    "read",
+    "unfold_batch_norm",
+]

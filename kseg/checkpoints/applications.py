@@ -1,9 +1,9 @@
-"""keras.applications' weights for networks that are the same under TF-Slim's names."""
+"""MobileNetV2 under the names of TF-Slim, of keras.applications and of its ImageNet .tflite."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kseg.errors import KsegError
@@ -16,15 +16,31 @@ _MOBILENET_V2 = re.compile(
 # A .weights.h5 file numbers a layer's variables, an older .h5 file names them.
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 _KERNELS = ("0", "kernel", "depthwise_kernel")
+# Of the file that TensorFlow's Model Garden made: blocks count from 1, and the first and last
+# convolutions are numbered among them.
+_GARDEN_SCOPES = (
+    (re.compile(r"MobileNetV2/Conv2d_0_0/"), "MobilenetV2/Conv/"),
+    (re.compile(r"MobileNetV2/Conv2d_18_1/"), "MobilenetV2/Conv_1/"),
+    (re.compile(r"MobileNetV2/top/Conv2d_1x1_output/"), "MobilenetV2/Logits/"),
+    (re.compile(r"MobileNetV2/expanded_conv_1/"), "MobilenetV2/expanded_conv/"),
+)
+_GARDEN_BLOCK = re.compile(r"MobileNetV2/expanded_conv_(\d+)/")
+# TF-Slim's scopes in keras.applications.
+_KERAS_SCOPES = (
+    (re.compile(r"MobilenetV2/Conv/"), "encoder/Conv1/"),
+    (re.compile(r"MobilenetV2/Conv_1/"), "encoder/Conv_1/"),
+    (re.compile(r"MobilenetV2/expanded_conv/(\w+)/"), r"encoder/expanded_conv_\1/"),
+    (re.compile(r"MobilenetV2/expanded_conv_(\d+)/(\w+)/"), r"encoder/block_\1_\2/"),
+)
 _RESNETS = ("conv1_conv/", "conv1_pad/", "conv2_block1_1_conv/")
 
 
 def in_tf_slim_names(tensors: Mapping[str, Any], backbone: tuple[str, ...]) -> dict[str, Any]:
-    """Tensors with keras.applications' names under TF-Slim's; others stay as they are.
+    """Tensors with other names of the same network under TF-Slim's; others stay as they are.
 
     Args:
         tensors: from ``read``.
-        backbone: the prefixes of the row; only MobileNetV2 is the same network in both.
+        backbone: the prefixes of the row; only MobileNetV2 is the same network in all.
 
     Raises:
         KsegError: keras.applications' ResNet for TF-Slim's ResNet-101.
@@ -36,7 +52,28 @@ def in_tf_slim_names(tensors: Mapping[str, Any], backbone: tuple[str, ...]) -> d
         )
     if backbone != ("MobilenetV2.",):
         return dict(tensors)
-    return {_mobilenet_v2(name): tensor for name, tensor in tensors.items()}
+    return {_mobilenet_v2(_of_garden(name)): tensor for name, tensor in tensors.items()}
+
+
+def in_keras_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """MobileNetV2's tensors with TF-Slim's names, or of its .tflite, as of the encoder of Keras."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        renamed[_replaced(_of_garden(name), _KERAS_SCOPES)] = tensor
+    return renamed
+
+
+def _of_garden(name: str) -> str:
+    name = _replaced(name, _GARDEN_SCOPES)
+    return _GARDEN_BLOCK.sub(lambda m: f"MobilenetV2/expanded_conv_{int(m[1]) - 1}/", name)
+
+
+def _replaced(name: str, scopes: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    """The name with the scope that it begins with replaced."""
+    for pattern, scope in scopes:
+        if match := pattern.match(name):
+            return match.expand(scope) + name[match.end() :]
+    return name
 
 
 def _mobilenet_v2(name: str) -> str:

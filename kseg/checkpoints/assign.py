@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kseg.checkpoints.applications import in_tf_slim_names
+from kseg.checkpoints.applications import in_keras_names, in_tf_slim_names
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel
 from kseg.networks import Variant
@@ -159,6 +159,17 @@ def count_classes(name: str, tensors: Mapping[str, Any]) -> int:
     raise KsegError(f"the checkpoint has no classifier of {name}; is it another network's?")
 
 
+def is_encoder_alone(name: str, tensors: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has the backbone of the network ``name``, and nothing of its head."""
+    variant = find_variant(name)
+    _, shapes, _ = _shapes(name)
+    tensors = _renamed(_unwrap(tensors, shapes), variant)
+    separator = _LAYOUTS[variant.tensors][1]
+    belongs = _membership(variant, "backbone")
+    found = {belongs(tensor.replace(separator, ".")) for tensor in shapes if tensor in tensors}
+    return found == {True}
+
+
 def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = "all") -> None:
     """Assigns published tensors by name; nothing is assigned unless all fit.
 
@@ -172,7 +183,7 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
 
     Where BatchNorm is folded into the convolutions, as in a .tflite file, the model gets the
     folded kernels and a BatchNorm that adds the bias alone: the same function in inference.
-    Training it further needs frozen statistics.
+    Training it further needs frozen statistics, or ``unfold_batch_norm`` first.
 
     Raises:
         KsegError: one line with all missing, unexpected and misshapen tensors, and those that
@@ -183,8 +194,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
     belongs = _membership(variant, part)
     entries = {n: e for n, e in _entries(model, variant).items() if belongs(e.layer)}
     tensors = _unwrap(tensors, published_shapes(model))
+    tensors = _renamed(tensors, variant)
     if variant.tensors == "tf_slim":
-        tensors = in_tf_slim_names(tensors, variant.backbone)
         tensors = _unfolded(tensors, entries, model)
     given = {
         name: np.asarray(tensor)
@@ -271,10 +282,19 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
 
     def belongs(layer: str) -> bool:
         if part == "backbone":
-            return layer.startswith(variant.backbone)
+            return variant.is_backbone(layer)
         return part == "all" or not layer.startswith(variant.classifier)
 
     return belongs
+
+
+def _renamed(tensors: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """Names that others gave to networks of TF-Slim and Keras, as they are here."""
+    if variant.tensors != "tf_slim":
+        return tensors
+    if variant.encoder and variant.encoder.application == "MobileNetV2":
+        return in_keras_names(tensors)
+    return in_tf_slim_names(tensors, variant.backbone)
 
 
 def _unfolded(
@@ -287,9 +307,9 @@ def _unfolded(
     unfolded: dict[str, Any] = {}
     for name, tensor in tensors.items():
         scope, _, last = name.rpartition("/")
-        norm = f"{scope}/BatchNorm"
+        norm = _norm_of(scope, entries)
         folded = last == "biases" and name not in entries
-        if folded and f"{norm}/beta" in entries and f"{norm}/gamma" not in tensors:
+        if folded and norm and f"{norm}/gamma" not in tensors:
             ones = np.ones_like(tensor)
             # With epsilon the variance is 1.
             epsilon = model.get_layer(norm.replace("/", ".")).epsilon
@@ -299,6 +319,13 @@ def _unfolded(
         elif not (folded and f"{scope}/weights" in entries and not np.any(tensor)):
             unfolded[name] = tensor
     return unfolded
+
+
+def _norm_of(scope: str, entries: Mapping[str, _Entry]) -> str:
+    """The BatchNorm of a convolution, in TF-Slim's or Keras' names; "" if it has none."""
+    parent, _, last = scope.rpartition("/")
+    norms = (f"{scope}/BatchNorm", f"{scope}_BN", f"{scope}_bn", f"{parent}/bn_{last}")
+    return next((norm for norm in norms if f"{norm}/beta" in entries), "")
 
 
 def _is_unused(name: str, variant: Variant, separator: str) -> bool:

@@ -20,6 +20,7 @@ from kseg.quiet import quiet_stderr
 
 SUBCOMMANDS = {
     "models": "the zoo as a table, with published facts",
+    "encoders": "encoders and heads that go together, as HEAD.ENCODER",
     "streets": "make a procedural street data set",
     "check-data": "class histogram, bad ids, missing pairs, pictures",
     "prepare": "a split as records that training reads fast",

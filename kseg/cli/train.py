@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what")
     group.add_argument("--options", type=_json, metavar="JSON", help='builder options: {"m": 3}')
     group.add_argument(
-        "--init", metavar="FILE", help="a published checkpoint, .keras or shipped weights"
+        "--init",
+        metavar="FILE",
+        help="a published checkpoint, .keras or shipped weights, or imagenet for the encoder",
     )
     group.add_argument("--init-part", metavar="PART", help="all, backbone or all-but-classifier")
     group.add_argument("--split", metavar="S", help="to train on (train)")

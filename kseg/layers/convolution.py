@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from kseg.layers.resize import MatchSize
+from kseg.layers.resize import MatchSize, Resize
 
 # By tensor layout and weight name: see ``published_tensors`` in ``kseg.layers``.
 PublishedTensors = Mapping[str, Mapping[str, tuple[str, tuple[int, ...] | None]]]
@@ -254,6 +254,7 @@ def transposed_conv(
     kernel_size: int,
     like: KerasTensor,
     *,
+    upsampling: str = "transposed",
     use_bias: bool = False,
     name: str,
 ) -> KerasTensor:
@@ -262,7 +263,16 @@ def transposed_conv(
     PyTorch's ``ConvTranspose2d(kernel_size, stride=2, padding=(kernel_size - 1) // 2)``
     with that ``output_size``, kernels of 2 and 3. What the padding takes is cut off at
     the top and left; Keras' "same" would cut the other end.
+
+    With ``upsampling`` "resize" in place of "transposed" it is a bilinear resizing and a 3x3
+    convolution, whose output has no checkerboards (Odena et al., "Deconvolution and
+    Checkerboard Artifacts", Distill 2016).
     """
+    if upsampling not in ("transposed", "resize"):
+        raise ValueError(f"upsampling is {upsampling!r}, not transposed or resize")
+    if upsampling == "resize":
+        x = Resize(name=f"{name}.resize")(x, like)
+        return conv(x, filters, 3, use_bias=use_bias, name=name)
     x = keras.layers.Conv2DTranspose(
         filters,
         kernel_size,

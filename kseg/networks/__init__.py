@@ -1,17 +1,22 @@
 """Networks: a file each, with the builder and its rows of the zoo.
 
 A builder is a function from an image tensor to logits at whatever stride the network
-ends. ``VARIANTS`` of its module has the rows, by the name that ``create_model`` takes, and
-``HEADS`` those that fit on any network of keras.applications. ``kseg.zoo`` collects both.
+ends. A head is one from the features of any encoder. ``VARIANTS`` of its module has the rows,
+by the name that ``create_model`` takes, and ``HEADS`` the heads, by theirs. ``kseg.zoo``
+collects both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kseg.backbones import applications
+from keras import KerasTensor
+
+from kseg.backbones import Encoder, check_output_stride
 from kseg.card import Normalization
 
 
@@ -26,12 +31,11 @@ class Variant:
         normalization: what the published weights expect.
         resize: how the published network resizes, "half_pixel" or "align_corners".
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
-        backbone, classifier: prefixes of the layer names of these parts.
-        features: name of the layer with the backbone's output, "" where it has no
-            output stride to choose.
+        backbone, classifier: prefixes of the layer names of these parts; a backbone's are
+            compared with the name and a "." behind it.
         least_size: of the input's height and width.
         unused: prefixes of published tensors that the reference itself does not run.
-        application: the network of keras.applications that is its backbone, if one is.
+        encoder: what its head stands on, where the builder is a head on an encoder.
         num_classes, dataset, void_channels: of the published weights; a model without
             weights has 19 classes in every row. ``dataset`` is "" where the channels are in no
             data set's order.
@@ -48,10 +52,9 @@ class Variant:
     tensors: str = "pytorch"
     backbone: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
-    features: str = ""
     least_size: int = 1
     unused: tuple[str, ...] = ()
-    application: str = ""
+    encoder: Encoder | None = None
     num_classes: int = 19
     dataset: str = "cityscapes"
     void_channels: tuple[int, ...] = ()
@@ -64,27 +67,86 @@ class Variant:
         """The row with other values in some fields."""
         return dataclasses.replace(self, **changes)
 
-    def on_application(self, application: str, **facts: Any) -> Variant:
-        """The row's head on a network of keras.applications, without its published facts.
+    def is_backbone(self, layer: str) -> bool:
+        """Whether a layer of this name, or a tensor of it, belongs to the backbone."""
+        return f"{layer}.".startswith(self.backbone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What stands on an encoder.
+
+    Attributes:
+        function: ``function(features, num_classes, **options)`` gives logits as a builder
+            does, of ``kseg.backbones.Features``. Where it has a keyword ``output_stride``,
+            it is told the encoder's.
+        options: arguments of the function and of the encoder, where other than theirs.
+        resize, classifier, unused, source: as of ``Variant``.
+        needs: strides of the features that it takes, beside the last.
+    """
+
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resize: str = "half_pixel"
+    classifier: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    needs: tuple[int, ...] = ()
+    source: str = ""
+
+    def fits(self, encoder: Encoder) -> bool:
+        """Whether the encoder has all features that it needs."""
+        return set(self.needs) <= encoder.channels.keys() - {max(encoder.channels)}
+
+    def on(
+        self, encoder: Encoder, *, options: Mapping[str, Any] | None = None, **facts: Any
+    ) -> Variant:
+        """The head on an encoder, as a row.
 
         Args:
-            application: a name of ``kseg.backbones.applications.names()``.
-            **facts: ``parameters`` and the like of the new row.
+            encoder: of ``kseg.backbones.encoders.ENCODERS``.
+            options: beside the head's own.
+            **facts: other fields of the row, ``parameters`` and the like.
         """
-        unpublished = {
-            "parameters": 0,
-            "multiply_adds": {},
-            "mean_iou": "",
-            "source": f"{self.source}; keras.applications.{application}",
-        }
-        return self.replace(
-            options={"backbone": application},
-            normalization=applications.normalization(application),
-            tensors="tf_slim",
-            backbone=(applications.PREFIX,),
-            unused=(),
-            features=applications.FEATURES,
-            least_size=applications.least_size(application),
-            application=application,
-            **{**unpublished, **facts},
+        chosen = {**self.options, **(options or {})}
+        if "output_stride" not in encoder.options():
+            chosen.pop("output_stride", None)
+        row = Variant(
+            builder=_on_encoder(self.function, encoder),
+            normalization=encoder.normalization,
+            options=chosen,
+            resize=self.resize,
+            tensors=encoder.tensors,
+            backbone=encoder.prefixes,
+            classifier=self.classifier,
+            least_size=encoder.least_size,
+            unused=(*self.unused, *encoder.unused),
+            encoder=encoder,
+            source="; ".join(filter(None, (self.source, encoder.source))),
         )
+        return row.replace(**facts)
+
+
+@functools.cache
+def _on_encoder(head: Callable[..., Any], encoder: Encoder) -> Callable[..., Any]:
+    """The builder of a head on an encoder; its options are those of both."""
+    own = {
+        p.name: p.default
+        for p in inspect.signature(head).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    # The head knows best which stride it is made for.
+    defaults = {**encoder.options(), **own}
+    if "output_stride" not in encoder.options():
+        defaults.pop("output_stride", None)
+
+    def builder(x: KerasTensor, num_classes: int, **options: Any) -> Any:
+        chosen = {**defaults, **options}
+        stride = chosen.setdefault("output_stride", max(encoder.channels))
+        check_output_stride(stride)
+        features = encoder.function(x, **{name: chosen[name] for name in encoder.options()})
+        return head(features, num_classes, **{name: chosen[name] for name in own})
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(n, kind, default=value) for n, value in defaults.items()]
+    builder.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return builder

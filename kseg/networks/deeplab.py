@@ -5,51 +5,30 @@ Layer names and details are those of the authors' TF-Slim code.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones import Features, applications, efficientnet_lite
-from kseg.backbones.mobilenet_v2 import mobilenet_v2
-from kseg.backbones.resnet import resnet_v1_101_beta
-from kseg.backbones.xception import xception
-from kseg.card import SYMMETRIC_RANGE
+from kseg.backbones import Features
+from kseg.backbones.encoders import ENCODERS
 from kseg.layers import Resize, conv, slim_conv, slim_separable_conv
-from kseg.networks import Variant
+from kseg.networks import Head
 
-BACKBONES: dict[str, Callable[..., Features]] = {
-    "xception_41": functools.partial(xception, depth=41),
-    "xception_65": functools.partial(xception, depth=65),
-    "xception_71": functools.partial(xception, depth=71),
-    "resnet_v1_101_beta": resnet_v1_101_beta,
-    "mobilenet_v2": mobilenet_v2,
-    "EfficientNetLite0": efficientnet_lite.efficientnet_lite,
-}
-
-OUTPUT_STRIDES = (8, 16, 32)
-# The features that the decoder's steps join, in their order.
-_LOW_LEVELS = {
-    "conv2": ("low_level",),
-    "conv2+conv3": ("mid_level", "low_level"),
-    "conv1+conv2+conv3": ("mid_level", "low_level", "stem"),
-}
+# Strides of the features that the decoder's steps join, in their order.
+_LOW_LEVELS = {"conv2": (4,), "conv2+conv3": (8, 4), "conv1+conv2+conv3": (8, 4, 2)}
 
 _conv = functools.partial(slim_conv, epsilon=1e-5, momentum=0.9997)
 _separable_conv = functools.partial(slim_separable_conv, epsilon=1e-5, momentum=0.9997)
 
 
 def deeplab(
-    x: KerasTensor,
+    features: Features,
     num_classes: int,
-    backbone: str,
     *,
     output_stride: int = 16,
-    multi_grid: Sequence[int] | None = None,
-    depth_multiplier: float = 1.0,
     atrous_rates: Sequence[int] | None = None,
     aspp_filters: int = 256,
     aspp_separable: bool = True,
@@ -65,22 +44,16 @@ def deeplab(
 ) -> KerasTensor:
     """DeepLabv3+, or DeepLabv3 where ``decoder`` is False.
 
-    (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), at the output stride without
-    the decoder and at stride 2 where ``low_level`` has "conv1". The published sizes are 16k+1.
-    The weights have the same shapes at every output stride.
+    Features of (N, H, W, 3) to logits (N, ceil(H/4), ceil(W/4), num_classes), at the output
+    stride without the decoder and at stride 2 where ``low_level`` has "conv1". The published
+    sizes are 16k+1. The weights have the same shapes at every output stride.
 
     MobileNetV2 was published without decoder. With one, the low-level feature is what the
     TF-Slim code names for it, ``layer_4/depthwise_output``: the activated depthwise
     convolution of ``expanded_conv_2``, the last block at stride 4.
 
     Args:
-        backbone: a name of ``BACKBONES`` or of keras.applications; the row of the zoo
-            gives it.
-        output_stride: 8, 16 or 32, input pixels to one of the backbone's features.
-        multi_grid: dilations of the backbone's last three units (ResNet) or last three
-            convolutions (Xception), None for the published ones (v3, Section 3.1.1).
-        depth_multiplier: of MobileNetV2's channels; other than 1 these are not rounded
-            to multiples of 8, as published.
+        output_stride: 8, 16 or 32, input pixels to one of the encoder's last features.
         atrous_rates: dilations of the pyramid's 3x3 branches; None for (6, 12, 18) x 16 /
             output_stride, () for no such branch.
         aspp_filters: channels of every branch of the pyramid and of its output.
@@ -100,7 +73,6 @@ def deeplab(
             of the decoder's convolutions (Table 2); channels as ``low_level_channels``.
         decoder_separable: separable convolutions in the decoder.
     """
-    check_output_stride(output_stride)
     if low_level not in _LOW_LEVELS:
         raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
     levels = _LOW_LEVELS[low_level]
@@ -113,20 +85,11 @@ def deeplab(
     }.items():
         if value < 1:
             raise ValueError(f"{option} is {value}; it must be at least 1")
-    if multi_grid is not None and (len(multi_grid) != 3 or min(multi_grid) < 1):
-        raise ValueError(f"multi_grid is {multi_grid}; it must be three positive integers")
     if atrous_rates is None:
         atrous_rates = [rate * 16 // output_stride for rate in (6, 12, 18)]
     if min(atrous_rates, default=1) < 1:
         raise ValueError(f"atrous_rates is {atrous_rates}; they must be positive")
 
-    features = _backbone(
-        x,
-        backbone,
-        output_stride=output_stride,
-        multi_grid=multi_grid,
-        depth_multiplier=depth_multiplier if depth_multiplier != 1 else None,
-    )
     window = _window(image_pooling_crop_size, output_stride, features.output)
     x = _pyramid(
         features.output,
@@ -138,11 +101,9 @@ def deeplab(
     )
     if decoder:
         for i, level in enumerate(levels):
-            if getattr(features, level) is None:
-                raise ValueError(f"low_level is {low_level!r}; {backbone} has no {level}")
             x = _decoder_step(
                 x,
-                getattr(features, level),
+                features.at(level),
                 projections[i],
                 convs=decoder_convs,
                 filters=filters[i],
@@ -153,13 +114,7 @@ def deeplab(
     return conv(x, num_classes, 1, use_bias=True, name="logits.semantic")
 
 
-def check_output_stride(output_stride: int) -> None:
-    """Raises ValueError for a stride that no DeepLab has."""
-    if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
-
-
-def _for_each(option: str, value: int | Sequence[int], levels: Sequence[str]) -> list[int]:
+def _for_each(option: str, value: int | Sequence[int], levels: Sequence[int]) -> list[int]:
     """The value for each level."""
     values = [value] * len(levels) if isinstance(value, int) else list(value)
     if len(values) != len(levels) or min(values) < 1:
@@ -168,16 +123,6 @@ def _for_each(option: str, value: int | Sequence[int], levels: Sequence[str]) ->
             f"{len(levels)} decoders"
         )
     return values
-
-
-def _backbone(x: KerasTensor, name: str, output_stride: int, **options: Any) -> Features:
-    """Runs a backbone with those options that are not None."""
-    function = BACKBONES.get(name) or functools.partial(applications.application, name=name)
-    options = {option: value for option, value in options.items() if value is not None}
-    for option, value in options.items():
-        if option not in inspect.signature(function).parameters:
-            raise ValueError(f"{option} is {value}; {name} has no such option")
-    return function(x, output_stride=output_stride, **options)
 
 
 def _window(
@@ -250,118 +195,108 @@ def _conv_of(separable: bool) -> Callable[..., KerasTensor]:
     return _separable_conv if separable else _conv
 
 
-# The unused tensors are the heads of the ImageNet checkpoints.
-_DEEPLAB = Variant(
-    builder=deeplab,
-    # (2/255) x - 1, whichever the backbone.
-    normalization=SYMMETRIC_RANGE,
+_DEEPLAB = Head(
+    deeplab,
     resize="align_corners",
-    tensors="tf_slim",
     classifier=("logits.",),
+    needs=(4,),
     source="arXiv:1802.02611; github.com/tensorflow/models research/deeplab",
 )
-
-
-def _xception(depth: int, **facts: Any) -> Variant:
-    """DeepLabv3+ with Xception of this depth."""
-    name = f"xception_{depth}"
-    return _DEEPLAB.replace(
-        options={"backbone": name},
-        backbone=(f"{name}.",),
-        unused=(f"{name}/logits/",),
-        features=f"{name}.exit_flow.block2.unit_1.xception_module.separable_conv3_pointwise.relu",
-        **facts,
-    )
-
-
-_RESNET = _DEEPLAB.replace(
-    options={"backbone": "resnet_v1_101_beta"},
-    backbone=("resnet_v1_101.",),
-    unused=("resnet_v1_101/logits/",),
-    features="resnet_v1_101.block4.unit_3.bottleneck_v1.relu",
-)
-_MOBILENET_V2 = _DEEPLAB.replace(
-    options={"backbone": "mobilenet_v2"},
-    backbone=("MobilenetV2.",),
-    unused=("MobilenetV2/Conv_1/", "MobilenetV2/Logits/"),
-    features="MobilenetV2.expanded_conv_16.project.BatchNorm",
+# As in its paper: the separable pyramid came with v3+.
+_DEEPLAB_V3 = dataclasses.replace(
+    _DEEPLAB,
+    options={"aspp_separable": False, "decoder": False},
+    needs=(),
+    source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
 )
 
 VARIANTS = {
-    "deeplab_v3_plus_xception41": _xception(
-        41,
+    "deeplab_v3_plus_xception41": _DEEPLAB.on(
+        ENCODERS["Xception41"],
         parameters=28_108_147,
         multiply_adds={(513, 513): 40.00e9, (1025, 2049): 310.40e9},
+        source=_DEEPLAB.source,
     ),
-    "deeplab_v3_plus_xception65": _xception(
-        65,
+    "deeplab_v3_plus_xception65": _DEEPLAB.on(
+        ENCODERS["Xception65"],
         parameters=41_054_899,
         multiply_adds={(513, 513): 54.03e9, (1025, 2049): 418.38e9},
         mean_iou="78.79 Cityscapes val; 82.1 Cityscapes test",
+        source=_DEEPLAB.source,
     ),
-    "deeplab_v3_plus_xception71": _xception(
-        71,
+    "deeplab_v3_plus_xception71": _DEEPLAB.on(
+        ENCODERS["Xception71"],
         parameters=43_477_323,
         multiply_adds={(513, 513): 66.06e9, (1025, 2049): 513.04e9},
         mean_iou="79.55 Cityscapes val",
+        source=_DEEPLAB.source,
     ),
-    "deeplab_v3_plus_resnet101": _RESNET.replace(
+    "deeplab_v3_plus_resnet101": _DEEPLAB.on(
+        ENCODERS["ResNet101Beta"],
         parameters=45_811_523,
         multiply_adds={(513, 513): 65.16e9, (1025, 2049): 505.58e9},
         mean_iou="78.85 VOC 2012 val",
+        source=_DEEPLAB.source,
     ),
-    # As in its paper: the separable pyramid came with v3+.
-    "deeplab_v3_resnet101": _RESNET.replace(
-        options={**_RESNET.options, "aspp_separable": False, "decoder": False},
+    "deeplab_v3_resnet101": _DEEPLAB_V3.on(
+        ENCODERS["ResNet101Beta"],
         parameters=58_163_923,
         multiply_adds={(513, 513): 76.05e9, (1025, 2049): 588.84e9},
         mean_iou="77.21 VOC 2012 val",
-        source="arXiv:1706.05587; github.com/tensorflow/models research/deeplab",
+        source=_DEEPLAB_V3.source,
     ),
-    "deeplab_v3_plus_mobilenet_v2": _MOBILENET_V2.replace(
+    "deeplab_v3_plus_mobilenet_v2": _DEEPLAB.on(
+        ENCODERS["MobileNetV2Slim"],
         parameters=2_725_059,
         multiply_adds={(513, 513): 5.89e9, (1025, 2049): 46.09e9},
+        source=_DEEPLAB.source,
     ),
-    "deeplab_v3_mobilenet_v2": _MOBILENET_V2.replace(
-        options={**_MOBILENET_V2.options, "atrous_rates": (), "decoder": False},
+    "deeplab_v3_mobilenet_v2": _DEEPLAB.on(
+        ENCODERS["MobileNetV2Slim"],
+        options={"atrous_rates": (), "decoder": False},
         parameters=2_113_043,
         multiply_adds={(513, 513): 2.74e9, (1025, 2049): 21.23e9},
         mean_iou="70.71 Cityscapes val; 75.32 VOC 2012 val",
         source="arXiv:1801.04381; github.com/tensorflow/models research/deeplab",
     ),
+    "deeplab_v3_plus_mobilenet_v3_large": _DEEPLAB.on(
+        ENCODERS["MobileNetV3Large"],
+        parameters=4_722_163,
+        multiply_adds={(513, 513): 6.00e9},
+    ),
+    "deeplab_v3_plus_efficientnet_b0": _DEEPLAB.on(
+        ENCODERS["EfficientNetB0"],
+        parameters=6_181_375,
+        multiply_adds={(513, 513): 8.69e9},
+    ),
+    "deeplab_v3_plus_densenet121": _DEEPLAB.on(
+        ENCODERS["DenseNet121"],
+        parameters=8_790_787,
+        multiply_adds={(513, 513): 20.40e9},
+    ),
+    "deeplab_v3_plus_se_resnet50": _DEEPLAB.on(
+        ENCODERS["SEResNet50"],
+        parameters=29_226_611,  # counted here, as in the rows below
+        multiply_adds={(513, 513): 36.88e9},
+    ),
+    "deeplab_v3_plus_googlenet": _DEEPLAB.on(
+        ENCODERS["GoogLeNet"],
+        parameters=7_439_907,
+        multiply_adds={(513, 513): 13.71e9},
+    ),
     # Channels fall from step to step: what is at stride 2 is dear.
-    "deeplab_v3_plus_efficientnet_lite0": _DEEPLAB.replace(
+    "deeplab_v3_plus_efficientnet_lite0": _DEEPLAB.on(
+        ENCODERS["EfficientNetLite0"],
         options={
-            "backbone": "EfficientNetLite0",
             "aspp_filters": 128,
             "low_level": "conv1+conv2+conv3",
             "low_level_channels": (48, 32, 16),
             "decoder_filters": (128, 64, 32),
         },
-        normalization=efficientnet_lite.LITE_RANGE,
-        tensors="pytorch",
-        backbone=efficientnet_lite.PREFIXES,
-        unused=efficientnet_lite.UNUSED,
-        features="_blocks.15._bn2",
         parameters=3_326_195,
-        multiply_adds={(512, 1024): 9.27e9, (360, 480): 3.09e9},  # counted here
+        multiply_adds={(512, 1024): 9.27e9, (360, 480): 3.10e9},  # counted here
         source="kseg; arXiv:1802.02611; EfficientNet-Lite, TensorFlow blog, 2020",
-    ),
-    "deeplab_v3_plus_mobilenet_v3_large": _DEEPLAB.on_application(
-        "MobileNetV3Large",
-        parameters=4_722_163,
-        multiply_adds={(513, 513): 6.00e9},
-    ),
-    "deeplab_v3_plus_efficientnet_b0": _DEEPLAB.on_application(
-        "EfficientNetB0",
-        parameters=6_181_375,
-        multiply_adds={(513, 513): 8.69e9},
-    ),
-    "deeplab_v3_plus_densenet121": _DEEPLAB.on_application(
-        "DenseNet121",
-        parameters=8_790_787,
-        multiply_adds={(513, 513): 20.40e9},
     ),
 }
 
-HEADS = {"deeplab_v3_plus": _DEEPLAB}
+HEADS = {"deeplab_v3_plus": _DEEPLAB, "deeplab_v3": _DEEPLAB_V3}

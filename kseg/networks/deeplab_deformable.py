@@ -8,11 +8,11 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.backbones import check_output_stride
 from kseg.backbones.resnet import MXNET, RESNET_101, resnet
 from kseg.card import Normalization
 from kseg.layers import conv
 from kseg.networks import Variant
-from kseg.networks.deeplab import check_output_stride
 
 _UNITS = sum(RESNET_101)
 
@@ -52,7 +52,6 @@ VARIANTS = {
         normalization=Normalization((123.15, 115.90, 103.06), (1.0, 1.0, 1.0)),
         backbone=("conv1", "bn", "res"),
         classifier=("score",),
-        features="block4.unit_3.relu",
         parameters=44_866_697,  # counted here, as is what follows
         multiply_adds={(513, 513): 53.44e9, (1024, 2048): 427.50e9},
         mean_iou="75.2 Cityscapes val; 75.9 VOC 2012 val",

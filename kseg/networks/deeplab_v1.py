@@ -8,11 +8,11 @@ from __future__ import annotations
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.backbones import check_output_stride
 from kseg.backbones.vgg import conv_relu, vgg16
 from kseg.card import VGG_CAFFE
 from kseg.layers import PaddedAveragePooling, conv
 from kseg.networks import Variant
-from kseg.networks.deeplab import check_output_stride
 
 
 def deeplab_v1(x: KerasTensor, num_classes: int, *, output_stride: int = 8) -> KerasTensor:
@@ -39,7 +39,6 @@ VARIANTS = {
         normalization=VGG_CAFFE,
         backbone=("conv",),
         classifier=("fc8",),
-        features="conv5_3.relu",
         num_classes=21,
         dataset="voc",
         parameters=20_505_429,

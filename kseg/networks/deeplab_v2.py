@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from keras import KerasTensor
 from keras import layers as kl
 
+from kseg.backbones import check_output_stride
 from kseg.backbones.resnet import RESNET_101, STRIDE_FIRST, resnet
 from kseg.card import VGG_CAFFE
 from kseg.layers import conv
 from kseg.networks import Variant
-from kseg.networks.deeplab import check_output_stride
 
 RATES = (6, 12, 18, 24)
 
@@ -56,7 +56,6 @@ VARIANTS = {
         normalization=VGG_CAFFE,
         backbone=("layer",),
         classifier=("aspp.",),
-        features="block4.unit_3.relu",
         num_classes=21,
         dataset="voc",
         parameters=44_048_532,

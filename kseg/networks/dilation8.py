@@ -12,7 +12,7 @@ from kseg.backbones import Features
 from kseg.backbones.vgg import conv_relu, vgg16
 from kseg.card import Normalization
 from kseg.layers import CenterIdentity, conv
-from kseg.networks import Variant
+from kseg.networks import Head, Variant
 
 # Names and dilations of the module's 3x3 convolutions (Table 1).
 _CONTEXT = {
@@ -92,4 +92,14 @@ VARIANTS = {
         mean_iou="65.3 CamVid test",
         source="arXiv:1511.07122 (Appendix C); github.com/fyu/dilation",
     ),
+}
+
+HEADS = {
+    "dilation8": Head(
+        dilation8,
+        # As published.
+        options={"output_stride": 8},
+        classifier=("final", "ctx_"),
+        source="arXiv:1511.07122, the context module",
+    )
 }

@@ -36,7 +36,9 @@ _STAGE = (
 )
 
 
-def enet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTensor:
+def enet(
+    x: KerasTensor, num_classes: int, *, dropout: bool = True, upsampling: str = "transposed"
+) -> KerasTensor:
     """ENet (Table 1): (N, H, W, 3) to logits (N, H, W, num_classes).
 
     At odd sizes the poolings round down and the decoder returns to the sizes of the
@@ -46,6 +48,8 @@ def enet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTens
     Args:
         dropout: the reference's spatial dropout in training, 0.01 in stage 1 and 0.1
             behind it.
+        upsampling: "transposed", the published transposed convolutions, or "resize", bilinear
+            resizing and a 3x3 convolution in their place.
     """
     early, late = (0.01, 0.1) if dropout else (0.0, 0.0)
     image = x
@@ -62,12 +66,12 @@ def enet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTens
     for i, (kind, kernel_size, dilation) in enumerate(_STAGE):
         x = _bottleneck(x, late, f"{kind}3_{i}", kernel_size, dilation)
 
-    x = _up(x, stage2, late, "upsample4_0")
+    x = _up(x, stage2, late, upsampling, "upsample4_0")
     for i in (1, 2):
         x = _bottleneck(x, late, f"regular4_{i}", relu=True)
-    x = _up(x, stage1, late, "upsample5_0")
+    x = _up(x, stage1, late, upsampling, "upsample5_0")
     x = _bottleneck(x, late, "regular5_1", relu=True)
-    return transposed_conv(x, num_classes, 3, image, name="transposed_conv")
+    return transposed_conv(x, num_classes, 3, image, upsampling=upsampling, name="transposed_conv")
 
 
 def _initial_block(x: KerasTensor) -> KerasTensor:
@@ -118,14 +122,16 @@ def _down(x: KerasTensor, channels: int, rate: float, name: str) -> KerasTensor:
     return _sum(main, y, rate, False, name)
 
 
-def _up(x: KerasTensor, pooled: KerasTensor, rate: float, name: str) -> KerasTensor:
+def _up(
+    x: KerasTensor, pooled: KerasTensor, rate: float, upsampling: str, name: str
+) -> KerasTensor:
     """To the shape of ``pooled``, whose maxima in the down block say where values go."""
     width, channels = x.shape[-1] // 4, pooled.shape[-1]
     main = _conv_bn(x, channels, 1, name=f"{name}.main_conv1")
     main = MaxUnpooling(name=f"{name}.main_unpool1")(main, pooled)
     main = MatchSize(name=f"{name}.main_unpool1.fit")(main, pooled)
     y = _conv_bn_act(x, width, 1, relu=True, name=f"{name}.ext_conv1")
-    y = transposed_conv(y, width, 2, pooled, name=f"{name}.ext_tconv1")
+    y = transposed_conv(y, width, 2, pooled, upsampling=upsampling, name=f"{name}.ext_tconv1")
     y = batch_norm(y, epsilon=_EPSILON, name=f"{name}.ext_tconv1_bnorm")
     # ReLU under another name: the converter would fuse it into the transposed convolution,
     # in a version of that operator that the GPU accelerator refuses.

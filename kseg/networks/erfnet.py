@@ -5,6 +5,8 @@ Layer names are those of the authors' PyTorch code.
 
 from __future__ import annotations
 
+import functools
+
 from keras import KerasTensor
 from keras import layers as kl
 
@@ -15,7 +17,9 @@ from kseg.networks import Variant
 _EPSILON = 1e-3
 
 
-def erfnet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTensor:
+def erfnet(
+    x: KerasTensor, num_classes: int, *, dropout: bool = True, upsampling: str = "transposed"
+) -> KerasTensor:
     """ERFNet (Table I): (N, H, W, 3) to logits (N, H, W, num_classes).
 
     At odd sizes, which the reference does not take, the poolings round up as the
@@ -24,7 +28,10 @@ def erfnet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTe
     Args:
         dropout: the spatial dropout of the encoder's blocks in training, 0.03 at stride 4
             and 0.3 at stride 8.
+        upsampling: "transposed", the published transposed convolutions, or "resize", bilinear
+            resizing and a 3x3 convolution in their place.
     """
+    up = functools.partial(transposed_conv, upsampling=upsampling)
     early, late = (0.03, 0.3) if dropout else (0.0, 0.0)
     image = x
     x = half = _down(image, 16, "encoder.initial_block")
@@ -36,10 +43,12 @@ def erfnet(x: KerasTensor, num_classes: int, *, dropout: bool = True) -> KerasTe
         x = _block(x, dilation, late, f"encoder.layers.{i}")
 
     for i, like in ((0, quarter), (3, half)):
-        x = _up(x, like, f"decoder.layers.{i}")
+        name = f"decoder.layers.{i}"
+        x = up(x, like.shape[-1], 3, like, use_bias=True, name=f"{name}.conv")
+        x = _bn_relu(x, f"{name}.bn", name)
         for j in (i + 1, i + 2):
             x = _block(x, 1, 0.0, f"decoder.layers.{j}")
-    return transposed_conv(x, num_classes, 2, image, use_bias=True, name="decoder.output_conv")
+    return up(x, num_classes, 2, image, use_bias=True, name="decoder.output_conv")
 
 
 def _down(x: KerasTensor, channels: int, name: str) -> KerasTensor:
@@ -48,12 +57,6 @@ def _down(x: KerasTensor, channels: int, name: str) -> KerasTensor:
     # "same" adds nothing at even sizes.
     x = kl.MaxPooling2D(2, padding="same", name=f"{name}.pool")(x)
     return _bn_relu(kl.Concatenate(name=f"{name}.concat")([y, x]), f"{name}.bn", name)
-
-
-def _up(x: KerasTensor, like: KerasTensor, name: str) -> KerasTensor:
-    """The upsampler: half the channels or a quarter, as many as ``like`` has."""
-    x = transposed_conv(x, like.shape[-1], 3, like, use_bias=True, name=f"{name}.conv")
-    return _bn_relu(x, f"{name}.bn", name)
 
 
 def _block(x: KerasTensor, dilation: int, rate: float, name: str) -> KerasTensor:

@@ -5,6 +5,7 @@ Layer names are those of the authors' PyTorch code.
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 
 from keras import KerasTensor
@@ -35,7 +36,13 @@ def espnet_c(x: KerasTensor, num_classes: int, *, p: int = 2, q: int = 8) -> Ker
 
 
 def espnet(
-    x: KerasTensor, num_classes: int, *, p: int = 2, q: int = 8, skip: str = "level1"
+    x: KerasTensor,
+    num_classes: int,
+    *,
+    p: int = 2,
+    q: int = 8,
+    skip: str = "level1",
+    upsampling: str = "transposed",
 ) -> KerasTensor:
     """ESPNet (Figure 4d): (N, H, W, 3) to logits (N, H, W, num_classes).
 
@@ -45,7 +52,10 @@ def espnet(
         skip: what the decoder takes at stride 2: "level1", the first convolution, as in
             the published Cityscapes weights, or "b1", that and the pooled image, as in
             the CamVid weights.
+        upsampling: "transposed", the published transposed convolutions, or "resize", bilinear
+            resizing and a 3x3 convolution in their place.
     """
+    up = functools.partial(transposed_conv, upsampling=upsampling)
     if skip not in ("level1", "b1"):
         raise ValueError(f"skip is {skip!r}, not level1 or b1")
     image = x
@@ -53,15 +63,15 @@ def espnet(
 
     x = conv(b3, num_classes, 1, name="encoder.classifier.conv")
     x = batch_norm(x, epsilon=_EPSILON, name="br")
-    x = transposed_conv(x, num_classes, 2, b2, name="up_l3.0")
+    x = up(x, num_classes, 2, b2, name="up_l3.0")
     level3 = conv(b2, num_classes, 1, name="level3_C.conv")
     x = _concat_bn_prelu([level3, x], name="combine_l2_l3.0")
     x = _esp(x, num_classes, residual=False, name="combine_l2_l3.1")
-    x = transposed_conv(x, num_classes, 2, level1, name="up_l2.0")
+    x = up(x, num_classes, 2, level1, name="up_l2.0")
     x = _bn_prelu(x, name="up_l2.1")
     x = kl.Concatenate(name="conv.concat")([x, level1 if skip == "level1" else b1])
     x = _conv_bn_prelu(x, num_classes, 3, name="conv")
-    return transposed_conv(x, num_classes, 2, image, name="classifier")
+    return up(x, num_classes, 2, image, name="classifier")
 
 
 def _encoder(x: KerasTensor, p: int, q: int, prefix: str) -> tuple[KerasTensor, ...]:

@@ -10,41 +10,40 @@ from collections.abc import Sequence
 from keras import KerasTensor
 from keras import layers as kl
 
-from kseg.backbones.resnet import DEEP_STEM, RESNET_50, resnet
-from kseg.card import IMAGENET
+from kseg.backbones import Features
+from kseg.backbones.encoders import ENCODERS
 from kseg.layers import AdaptiveAveragePooling, Resize, batch_norm, conv
-from kseg.networks import Variant
-from kseg.networks.deeplab import check_output_stride
+from kseg.networks import Head
 
 BINS = (1, 2, 3, 6)
 
 
 def pspnet(
-    x: KerasTensor,
+    features: Features,
     num_classes: int,
     *,
-    output_stride: int = 8,
     bins: Sequence[int] = BINS,
+    filters: int = 512,
     auxiliary: bool = False,
 ) -> KerasTensor | dict[str, KerasTensor]:
-    """PSPNet on ResNet-50 (Figure 3): (N, H, W, 3) to logits at the output stride.
+    """PSPNet (Figure 3): features of (N, H, W, 3) to logits at the output stride.
 
     Args:
-        output_stride: 8, as published, 16 or 32.
         bins: sizes of the pyramid's grids (Section 3.2).
-        auxiliary: besides "logits" also "aux", a head on the fourth stage's features,
-            published with a weight of 0.4 in the loss (Section 3.3).
+        filters: channels of the convolution behind the pyramid.
+        auxiliary: besides "logits" also "aux", a head on the features at stride 16 (ResNet's
+            fourth stage), published with a weight of 0.4 in the loss (Section 3.3).
     """
-    check_output_stride(output_stride)
     if min(bins, default=0) < 1:
         raise ValueError(f"bins is {bins}; they must be positive, at least one")
-    features = resnet(x, RESNET_50, style=DEEP_STEM, output_stride=output_stride)
+    if filters < 1:
+        raise ValueError(f"filters is {filters}; it must be at least 1")
     x = _pyramid(features.output, bins)
-    x = conv(x, 512, 3, name="cls.0")
+    x = conv(x, filters, 3, name="cls.0")
     logits = _head(x, num_classes, "cls")
     if not auxiliary:
         return logits
-    x = conv(features.high_level, 256, 3, name="aux.0")
+    x = conv(features.at(16), 256, 3, name="aux.0")
     return {"logits": logits, "aux": _head(x, num_classes, "aux")}
 
 
@@ -73,19 +72,25 @@ def _bn_relu(x: KerasTensor, name: str, first: int) -> KerasTensor:
     return kl.ReLU(name=f"{name}.{first + 1}")(x)
 
 
+_PSPNET = Head(
+    pspnet,
+    # As published.
+    options={"output_stride": 8},
+    resize="align_corners",
+    classifier=("cls.4", "aux.4"),
+    # The head of the training.
+    unused=("aux.",),
+    source="arXiv:1612.01105; github.com/hszhao/semseg",
+)
+
 VARIANTS = {
-    "pspnet_resnet50": Variant(
-        builder=pspnet,
-        normalization=IMAGENET,
-        resize="align_corners",
-        backbone=("layer",),
-        classifier=("cls.4", "aux.4"),
-        features="block4.unit_3.relu",
-        # The head of the training.
-        unused=("aux.",),
+    "pspnet_resnet50": _PSPNET.on(
+        ENCODERS["ResNet50C"],
         parameters=46_715_347,
         multiply_adds={(713, 713): 363.78e9},
         mean_iou="77.30 Cityscapes val",
-        source="arXiv:1612.01105; github.com/hszhao/semseg",
+        source=_PSPNET.source,
     ),
 }
+
+HEADS = {"pspnet": _PSPNET}

@@ -9,10 +9,11 @@ import pytest
 import kseg
 from kseg.backbones import applications
 from kseg.backbones.applications import application
+from kseg.backbones.encoders import ENCODERS
 from kseg.model import normalize
 from kseg.zoo import VARIANTS, find_variant
 
-ADAPTED = [variant.application for variant in VARIANTS.values() if variant.application]
+ADAPTED = [name for name in (v.encoder.application for v in VARIANTS.values() if v.encoder) if name]
 SMALL = "MobileNetV3Small"
 
 
@@ -36,7 +37,7 @@ def encoder(name: str, output_stride: int) -> keras.Model:
     """From RGB to the features, for any size."""
     image = keras.Input((None, None, 3))
     features = application(
-        normalize(image, applications.normalization(name)), name=name, output_stride=output_stride
+        normalize(image, ENCODERS[name].normalization), name=name, output_stride=output_stride
     )
     return keras.Model(image, [features.output, features.low_level])
 
@@ -136,7 +137,7 @@ def test_normalisation_is_that_of_keras():
     image = np.random.default_rng(0).uniform(0, 255, (1, 2, 3, 3)).astype("float32")
     for name in ("ResNet50", "ResNet50V2", "DenseNet121", "VGG16", "MobileNet", "Xception"):
         preprocess = sys.modules[getattr(keras.applications, name).__module__].preprocess_input
-        got = np.asarray(normalize(image, applications.normalization(name)))
+        got = np.asarray(normalize(image, ENCODERS[name].normalization))
         np.testing.assert_allclose(got, preprocess(image.copy()), atol=1e-4)
     assert find_variant("liteseg.ResNet50").normalization.channel_order == "BGR"
 

@@ -152,7 +152,7 @@ def test_parts(name: str, model):
             layer.name
             for layer in model.layers
             if layer.weights
-            and layer.name.startswith(prefixes)
+            and f"{layer.name}.".startswith(prefixes)
             and not layer.name.startswith(variant.classifier)
         }
         assert assigned == want

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kseg
 from kseg.layers import (
     AdaptiveAveragePooling,
     DilatedPooling,
@@ -14,6 +15,7 @@ from kseg.layers import (
     PaddedAveragePooling,
     Resize,
     align_corners_resize,
+    transposed_conv,
 )
 from kseg.resize import resize_bilinear, resize_nearest
 
@@ -160,3 +162,30 @@ def test_dilated_pooling_is_pooling_of_every_second_pixel(mode, size, padding, s
 def test_dilated_pooling_refuses_what_it_has_not():
     with pytest.raises(ValueError, match="no dilated average pooling with padding 'same'"):
         DilatedPooling("average", 2, 2, "same")
+
+
+@pytest.mark.parametrize("name", ["enet", "erfnet", "espnet", "unet"])
+def test_networks_upsample_by_resizing(name: str):
+    options = {"filters": 8} if name == "unet" else {}
+    model = kseg.create_model(name, input_shape=(33, 49, 3), upsampling="resize", **options)
+    assert "Conv2DTranspose" not in {type(layer).__name__ for layer in model.layers}
+    assert model.output.shape == (None, 33, 49, 19)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_upsampling_by_resizing_has_no_checkerboard(kernel_size: int):
+    """Of a constant map; transposed convolutions give the four positions other values each."""
+    steps = {}
+    for upsampling in ("transposed", "resize"):
+        x, like = keras.Input((9, 9, 4)), np.zeros((1, 17, 17, 1), "float32")
+        up = transposed_conv(x, 2, kernel_size, like, upsampling=upsampling, name="up")
+        got = np.asarray(keras.Model(x, up)(np.ones((1, 9, 9, 4), "float32")))
+        assert got.shape == (1, 17, 17, 2)
+        steps[upsampling] = np.abs(np.diff(got[:, 2:-2, 2:-2], axis=1)).max()
+    assert steps["resize"] < FLOAT32
+    assert steps["transposed"] > 0.1
+
+
+def test_unknown_upsampling():
+    with pytest.raises(kseg.KsegError, match="upsampling is 'nearest', not transposed or resize"):
+        kseg.create_model("erfnet", upsampling="nearest")

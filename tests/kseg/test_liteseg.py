@@ -144,7 +144,7 @@ def test_low_level_projections_belong_to_the_long_residual():
     ("options", "message"),
     [
         ({"aspp": "wide"}, "aspp is 'wide'"),
-        ({"backbone": "vgg"}, "backbone is 'vgg'"),
+        ({"filters": 0}, "filters is 0"),
     ],
 )
 def test_bad_options(options: dict, message: str):
