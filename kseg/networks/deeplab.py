@@ -14,7 +14,7 @@ from keras import layers as kl
 
 from kseg.backbones import Features
 from kseg.backbones.encoders import ENCODERS
-from kseg.layers import Resize, conv, slim_conv, slim_separable_conv
+from kseg.layers import RESIZE_CONVENTIONS, Resize, conv, slim_conv, slim_separable_conv
 from kseg.networks import Head
 
 # Strides of the features that the decoder's steps join, in their order.
@@ -37,10 +37,11 @@ def deeplab(
     decoder: bool = True,
     low_level: str = "conv2",
     low_level_channels: int | Sequence[int] = 48,
-    decoder_convs: int = 2,
+    decoder_convs: int | Sequence[int] = 2,
     decoder_filters: int | Sequence[int] = 256,
     decoder_kernel: int = 3,
     decoder_separable: bool = True,
+    decoder_resize: str = "align_corners",
 ) -> KerasTensor:
     """DeepLabv3+, or DeepLabv3 where ``decoder`` is False.
 
@@ -70,17 +71,26 @@ def deeplab(
         low_level_channels: channels to which low-level features are projected (Table 1), one
             number or one for each decoder.
         decoder_convs, decoder_filters, decoder_kernel: number, channels and kernel size
-            of the decoder's convolutions (Table 2); channels as ``low_level_channels``.
+            of the decoder's convolutions (Table 2); number and channels as
+            ``low_level_channels``.
         decoder_separable: separable convolutions in the decoder.
+        decoder_resize: "align_corners", as published for sizes 16k+1, or "half_pixel". At even
+            sizes the former shifts coarse features against fine ones by up to half a coarse pixel,
+            more on one side of the image than on the other; the latter by the same everywhere,
+            which convolutions can learn.
     """
     if low_level not in _LOW_LEVELS:
         raise ValueError(f"low_level is {low_level!r}, not one of {', '.join(_LOW_LEVELS)}")
     levels = _LOW_LEVELS[low_level]
     projections = _for_each("low_level_channels", low_level_channels, levels)
+    convs = _for_each("decoder_convs", decoder_convs, levels)
     filters = _for_each("decoder_filters", decoder_filters, levels)
+    if decoder_resize not in RESIZE_CONVENTIONS:
+        raise ValueError(
+            f"decoder_resize is {decoder_resize!r}, not one of {', '.join(RESIZE_CONVENTIONS)}"
+        )
     for option, value in {
         "aspp_filters": aspp_filters,
-        "decoder_convs": decoder_convs,
         "decoder_kernel": decoder_kernel,
     }.items():
         if value < 1:
@@ -105,10 +115,11 @@ def deeplab(
                 x,
                 features.at(level),
                 projections[i],
-                convs=decoder_convs,
+                convs=convs[i],
                 filters=filters[i],
                 kernel_size=decoder_kernel,
                 separable=decoder_separable,
+                resize=decoder_resize,
                 suffix=f"_{i}" if i else "",
             )
     return conv(x, num_classes, 1, use_bias=True, name="logits.semantic")
@@ -177,12 +188,13 @@ def _decoder_step(
     filters: int,
     kernel_size: int,
     separable: bool,
+    resize: str,
     suffix: str,
 ) -> KerasTensor:
     """Joins ``x`` with earlier features at their size and refines both (v3+, Section 3.2)."""
     name = f"feature_projection0{suffix}"
     projected = _conv(low_level, low_level_channels, 1, name=f"decoder.{name}")
-    x = Resize("align_corners", name=f"decoder.resize{suffix}")(x, low_level)
+    x = Resize(resize, name=f"decoder.resize{suffix}")(x, low_level)
     x = kl.Concatenate(name=f"decoder.concat{suffix}")([x, projected])
     for i in range(convs):
         # The published code repeats the plain convolution within one scope.
@@ -284,17 +296,20 @@ VARIANTS = {
         parameters=7_439_907,
         multiply_adds={(513, 513): 13.71e9},
     ),
-    # Channels fall from step to step: what is at stride 2 is dear.
+    # Few channels and one convolution at stride 2, where they are dear.
     "deeplab_v3_plus_efficientnet_lite0": _DEEPLAB.on(
         ENCODERS["EfficientNetLite0"],
         options={
             "aspp_filters": 128,
             "low_level": "conv1+conv2+conv3",
-            "low_level_channels": (48, 32, 16),
-            "decoder_filters": (128, 64, 32),
+            "low_level_channels": (48, 48, 16),
+            "decoder_filters": (128, 128, 64),
+            "decoder_convs": (2, 2, 1),
+            "decoder_resize": "half_pixel",
         },
-        parameters=3_326_195,
-        multiply_adds={(512, 1024): 9.27e9, (360, 480): 3.10e9},  # counted here
+        resize="half_pixel",
+        parameters=3_358_915,
+        multiply_adds={(512, 1024): 10.97e9, (360, 480): 3.64e9},  # counted here
         source="kseg; arXiv:1802.02611; EfficientNet-Lite, TensorFlow blog, 2020",
     ),
 }

@@ -326,18 +326,23 @@ def test_two_low_levels_refine_at_stride_8_and_then_4(size):
 def test_three_low_levels_refine_down_to_stride_2(size):
     """Channels of each decoder are options of the row."""
     model = kseg.create_model("deeplab_v3_plus_efficientnet_lite0", input_shape=(*size, 3))
-    steps = [f"decoder.decoder_conv1{suffix}_pointwise" for suffix in ("", "_1", "_2")]
+    steps = [f"decoder.decoder_conv{last}_pointwise" for last in ("1", "1_1", "0_2")]
     outputs = [model.get_layer(name).output for name in [*steps, "logits.semantic", "logits"]]
     shapes = [x.shape for x in outputs_of(keras.Model(model.inputs, outputs), noise(97, 129))]
     assert shapes == [
         (1, 13, 17, 128),
-        (1, 25, 33, 64),
-        (1, 49, 65, 32),
+        (1, 25, 33, 128),
+        (1, 49, 65, 64),
         (1, 49, 65, 19),
         (1, 97, 129, 19),
     ]
+    # The row's convention, inside as at the end; a published network's is the other.
+    resizes = ["decoder.resize", "decoder.resize_1", "decoder.resize_2", "logits"]
+    assert {model.get_layer(name).convention for name in resizes} == {"half_pixel"}
+    small = kseg.create_model(SMALL, input_shape=(33, 33, 3))
+    assert small.get_layer("decoder.resize").convention == "align_corners"
     published = kseg.checkpoints.published_shapes(model)
-    for suffix, shape in {"": (48, 40), "_1": (32, 24), "_2": (16, 16)}.items():
+    for suffix, shape in {"": (48, 40), "_1": (48, 24), "_2": (16, 16)}.items():
         assert published[f"decoder.feature_projection0{suffix}.weight"] == (*shape, 1, 1)
 
 
@@ -433,6 +438,7 @@ def test_classes_are_counted_in_the_checkpoint():
         (SMALL, {"decoder_filters": (64, 32)}, "decoder_filters is (64, 32)"),
         ("deeplab_v3.ShuffleNet", {"decoder": True}, "needs features at stride 4, and"),
         (SMALL, {"decoder_convs": 0}, "decoder_convs is 0"),
+        (SMALL, {"decoder_resize": "nearest"}, "decoder_resize is 'nearest'"),
         (SMALL, {"image_pooling_crop_size": 0}, "image_pooling_crop_size is 0"),
         (
             SMALL,
