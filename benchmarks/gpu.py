@@ -216,7 +216,7 @@ def row(
         "images_per_second": f"{1 / per_image:.3g}",
         "slowest": f"{batch_size / max(seconds):.3g}",
         "fastest": f"{batch_size / min(seconds):.3g}",
-        "first_step": f"{facts['first_step']:.1f}",
+        "first_step": f"{facts['first_step']:.3g}",
         "memory_mib": f"{facts['memory_mib']:.0f}",
         "loss_difference": f"{max(differences):.2g}",
         "input_share": "" if input_seconds is None else f"{input_seconds / per_image:.2g}",

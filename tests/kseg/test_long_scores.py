@@ -180,7 +180,7 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
     file.unlink()
     assert f"{maps.folder}: has neither {file.name} nor bonn_000001_000019.png" in fails()
     assert "scored as they are; leave scales, flip out" in fails("--scales", "1", "2", "--flip")
-    assert "leave runtime and --output-stride out" in fails("--runtime", "litert-gpu")
+    assert "leave runtime, --output-stride and card out" in fails("--runtime", "litert-gpu")
 
 
 KILLED = """

@@ -443,8 +443,8 @@ def test_scales_on_the_accelerator(tiny_model, tmp_path, monkeypatch):
     """It is fed as the CPU is, and judged as a file of integers."""
 
     class Cpu(TFLitePredictor):
-        def __init__(self, path, timeout):
-            super().__init__(path)
+        def __init__(self, path, timeout, stated=None):
+            super().__init__(path, stated=stated)
 
         def __call__(self, image):
             # A step of the output, which float32 would not be off.
@@ -465,7 +465,7 @@ def test_scales_on_the_accelerator(tiny_model, tmp_path, monkeypatch):
 def test_a_range_that_is_not_of_pixels(tiny_model, tmp_path):
     units = [scene / np.float32(255) for scene in SCENES]
     path = quantised(tmp_path, tiny_model.card, tf.int8, units)
-    with pytest.raises(kseg.KsegError, match=r"its int8 input stands for 0 to 1, where kseg's"):
+    with pytest.raises(kseg.KsegError, match=r"its int8 input stands for 0 to 1, where pixels"):
         TFLitePredictor(path)
 
 
