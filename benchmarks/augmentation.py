@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import table
 import tensorflow as tf
+from input import by_turns, draw
 from table import RESULTS
 
 import kseg.training
-from kseg.data import open_dataset
 from kseg.environment import environment
-from kseg.streets import write_streets
-from kseg.training.records import prepare
 
 TABLE = RESULTS / "augmentation.csv"
 
@@ -50,9 +47,6 @@ COLUMNS = ("crop", "setting", "milliseconds", "times_default")
 
 def measure(records: Path, crop: tuple[int, int]) -> dict[str, list[float]]:
     """Seconds an image, one for every round, by setting."""
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.threading.max_intra_op_parallelism = 1
     ways = {
         name: kseg.training.dataset(
             "streets",
@@ -63,21 +57,10 @@ def measure(records: Path, crop: tuple[int, int]) -> dict[str, list[float]]:
             batch_size=BATCH,
             start_step=0,
             **setting,
-        ).with_options(options)
+        )
         for name, setting in SETTINGS.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, batches in ways.items():
-            # A new iterator each time: between its turns a setting does no work in advance.
-            stream = iter(batches)
-            next(stream)
-            begin = time.perf_counter()
-            for _ in range(BATCHES):
-                next(stream)
-            seconds[name].append((time.perf_counter() - begin) / (BATCH * BATCHES))
-            del stream
-    return seconds
+    return by_turns(ways, 1, BATCH, batches=BATCHES, rounds=ROUNDS)
 
 
 def main() -> int:
@@ -88,10 +71,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for size, crop in SIZES.items():
             folder = Path(temporary) / str(size[0])
-            write_streets(folder, FRAMES, size=size)
-            data = open_dataset("streets", folder, "train")
-            records = prepare(data, folder / "records", workers=1).folder
-            seconds = measure(records, crop)
+            draw(folder, size, FRAMES)
+            seconds = measure(folder / "records", crop)
             for name, values in seconds.items():
                 ratios = [a / b for a, b in zip(values, seconds["default"], strict=True)]
                 cells = (

@@ -76,6 +76,11 @@ class Case(NamedTuple):
         return self.model, self.runtime, self.precision, "yes" if self.compiled else "no"
 
 
+def key_of(row: table.Row) -> tuple[str, ...]:
+    """``Case.key`` of a row of the table."""
+    return tuple(row[column] for column in COLUMNS[:4])
+
+
 def cases(
     models: Sequence[str], runtimes: Sequence[str], precisions: Sequence[str], compiled: str
 ) -> Iterator[Case]:
@@ -281,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     facts = environment("jax", "torch")
     rows = table.read_current(args.table, facts)
-    done = {tuple(r[column] for column in COLUMNS[:4]) for r in rows if not r["note"]}
+    done = {key_of(r) for r in rows if not r["note"]}
     wanted = cases(args.models, args.runtimes, args.precisions, args.compiled)
     missing = [case for case in wanted if case.key not in done]
     if not missing:
@@ -305,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             size=size,
             input_seconds=input_seconds,
         )
-        rows = [r for r in rows if tuple(r[column] for column in COLUMNS[:4]) != case.key]
+        rows = [r for r in rows if key_of(r) != case.key]
         rows.append(new)
         table.write(args.table, COLUMNS, rows, facts)
         speed = new["note"] if "note" in new else f"{new['images_per_second']} images/s"

@@ -92,9 +92,9 @@ def whole_image_way(data: DataSet, crop: tuple[int, int], batch_size: int) -> tf
     )
 
 
-def draw(folder: Path, size: tuple[int, int] = SIZE) -> None:
+def draw(folder: Path, size: tuple[int, int] = SIZE, frames: int = FRAMES) -> None:
     """The frames, ``folder/streets``, and what ``kseg prepare`` makes of them."""
-    write_streets(folder / "streets", FRAMES, size=size)
+    write_streets(folder / "streets", frames, size=size)
     prepare(open_dataset("streets", folder / "streets", "train"), folder / "records", workers=1)
 
 
@@ -123,19 +123,26 @@ def measure(
         "kseg, files": kseg.training.dataset(**where, **kseg_way),
         "kseg, records": kseg.training.dataset(**where, **kseg_way, records=folder / "records"),
     }
+    return by_turns(ways, threads, batch_size, batches=BATCHES, rounds=ROUNDS)
+
+
+def by_turns(
+    ways: dict[str, tf.data.Dataset], threads: int, batch_size: int, *, batches: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds an image of each way, one for every round, in which the ways take turns."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(ROUNDS):
-        for way, batches in ways.items():
+    for _ in range(rounds):
+        for way, examples in ways.items():
             # A new iterator each time: between its turns a way does no work in advance.
-            stream = iter(batches.with_options(options))
+            stream = iter(examples.with_options(options))
             next(stream)
             begin = time.perf_counter()
-            for _ in range(BATCHES):
+            for _ in range(batches):
                 next(stream)
-            seconds[way].append((time.perf_counter() - begin) / (batch_size * BATCHES))
+            seconds[way].append((time.perf_counter() - begin) / (batch_size * batches))
             del stream
     return seconds
 
