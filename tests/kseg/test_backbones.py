@@ -1,20 +1,14 @@
 """Backbones alone: names, features, output strides."""
 
-import json
-from pathlib import Path
-
 import keras
-import make_weights
 import numpy as np
 import pytest
+from reference import FIXTURES, open_reference
 
 from kseg.backbones.googlenet import googlenet
 from kseg.backbones.mobilenet_v2 import PYTORCH, TF_SLIM, mobilenet_v2
 from kseg.backbones.se_resnet import se_resnet50
 from support import outputs_of, varied
-
-FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
-NOISE_FACTOR = 10
 
 
 def slim_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -44,15 +38,12 @@ def randomize(model: keras.Model) -> None:
 
 
 def test_slim_mobilenet_v2_equals_its_reference():
-    manifest = json.loads((FIXTURES / "deeplab_mnv2_os16_a.json").read_text())
-    want = np.load(FIXTURES / "deeplab_mnv2_os16_a.npz")
-    tensors = make_weights.make_weights(manifest)
-    image = make_weights.make_input(manifest)
-    make_weights.check(manifest, tensors, image)
+    reference = open_reference("deeplab_mnv2_os16_a")
+    image = reference.image
 
     model = backbone(image.shape[1:3], output_stride=16)
     for name, variable in slim_variables(model).items():
-        variable.assign(tensors[name])
+        variable.assign(reference.tensors[name])
     taps = {
         "conv": "Conv.relu6",
         "expanded_conv": "expanded_conv.project.BatchNorm",
@@ -67,14 +58,7 @@ def test_slim_mobilenet_v2_equals_its_reference():
     got = outputs_of(keras.Model(model.inputs, outputs), image * (2 / 255) - 1)
 
     for tap in taps:
-        facts = manifest["arrays"][tap]
-        assert list(got[tap].shape) == facts["shape"], tap
-        sample = got[tap]
-        if f"{tap}__rows" in want:
-            sample = sample[:, want[f"{tap}__rows"]][:, :, want[f"{tap}__cols"]]
-            sample = sample[..., want[f"{tap}__chs"]]
-        error = np.abs(sample - want[tap]).max()
-        assert error <= NOISE_FACTOR * facts["fp32_noise"], f"{tap}: {error:.3g}"
+        reference.check(tap, got[tap])
 
 
 @pytest.mark.parametrize(

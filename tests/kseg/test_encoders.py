@@ -1,15 +1,14 @@
 """Encoders: their table, their fixtures under a head, their ImageNet weights."""
 
-import hashlib
 import json
 import math
 from importlib import metadata
-from pathlib import Path
 
 import keras
 import make_weights
 import numpy as np
 import pytest
+from reference import FIXTURES, open_reference
 
 import kseg
 import kseg.data
@@ -22,9 +21,6 @@ from kseg.training.initial import initial_model
 from kseg.zoo import HEADS, VARIANTS
 from support import outputs_of
 
-FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
-# Times the reference's own float32 noise.
-NOISE_FACTOR = 10
 # Keras' big ones take half a minute each: `--all-rows` builds them.
 QUICK = [name for name, encoder in ENCODERS.items() if not encoder.application]
 QUICK += ["MobileNetV2", "MobileNetV3Small", "ResNet50V2", "VGG16"]
@@ -90,16 +86,8 @@ CLASSIFIERS = {"EfficientNetLite0": lite_logits, "GoogLeNet": google_logits}
 def test_fixture(fixture: str):
     """Every tap is the output of a layer of a segmentation model with that encoder."""
     encoder, taps = CASES[fixture]
-    manifest = json.loads((FIXTURES / f"{fixture}.json").read_text())
-    want = np.load(FIXTURES / f"{fixture}.npz")
-    if "weights_file" in manifest:
-        path = installed_file(ENCODERS[encoder].package)
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["weights_sha256"]
-        tensors = kseg.checkpoints.read(path)
-    else:
-        tensors = make_weights.make_weights(manifest)
-    image = make_weights.make_input(manifest)
-    make_weights.check(manifest, tensors, image)
+    reference = open_reference(fixture, lambda _: installed_file(ENCODERS[encoder].package))
+    manifest, want, tensors, image = reference
 
     model = kseg.create_model(f"deeplab_v3.{encoder}", output_stride=32, preprocessing=False)
     kseg.checkpoints.assign(model, tensors, part="backbone")
@@ -122,14 +110,8 @@ def test_fixture(fixture: str):
         assert got["photo_output"].argmax() == espresso
 
     assert got.keys() == manifest["arrays"].keys()
-    for tap, facts in manifest["arrays"].items():
-        sample = got[tap]
-        assert list(sample.shape) == facts["shape"], tap
-        if f"{tap}__rows" in want:
-            sample = sample[:, want[f"{tap}__rows"]][:, :, want[f"{tap}__cols"]]
-            sample = sample[..., want[f"{tap}__chs"]]
-        error = np.abs(sample - want[tap]).max()
-        assert error <= NOISE_FACTOR * facts["fp32_noise"], f"{tap}: {error:.3g}"
+    for tap in manifest["arrays"]:
+        reference.check(tap, got[tap])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

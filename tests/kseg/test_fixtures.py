@@ -1,18 +1,11 @@
 """Every network against what its reference implementation computed (fixtures/README.md)."""
 
-import hashlib
-import json
-from pathlib import Path
-
 import keras
-import make_weights
-import numpy as np
 import pytest
+from reference import open_reference
 
 import kseg
 from support import outputs_of
-
-FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 
 
 def _deeplab_taps() -> dict[str, str]:
@@ -215,23 +208,13 @@ CASES = {
 
 # On the logits, absolute; every wrong detail in the fixtures' README is 60 times above.
 OUTPUT_TOLERANCE = 1e-3
-# Times the reference's own float32 noise, on every intermediate tensor.
-NOISE_FACTOR = 10
 
 
 @pytest.mark.parametrize("fixture", CASES)
 def test_fixture(fixture: str, request: pytest.FixtureRequest):
     row, options, preprocessing, taps = CASES[fixture]
-    manifest = json.loads((FIXTURES / f"{fixture}.json").read_text())
-    want = np.load(FIXTURES / f"{fixture}.npz")
-    if "weights_file" in manifest:
-        path = request.getfixturevalue("weights") / manifest["weights_file"]
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["weights_sha256"]
-        tensors = kseg.checkpoints.read(path)
-    else:
-        tensors = make_weights.make_weights(manifest)
-    image = make_weights.make_input(manifest)
-    make_weights.check(manifest, tensors, image)
+    reference = open_reference(fixture, lambda name: request.getfixturevalue("weights") / name)
+    manifest, image = reference.manifest, reference.image
 
     model = kseg.create_model(
         row,
@@ -240,18 +223,11 @@ def test_fixture(fixture: str, request: pytest.FixtureRequest):
         preprocessing=preprocessing,
         **options,
     )
-    kseg.checkpoints.assign(model, tensors)
+    kseg.checkpoints.assign(model, reference.tensors)
     layers = {"output": "logits", **taps}
     outputs = {tap: model.get_layer(layer).output for tap, layer in layers.items()}
     got = outputs_of(keras.Model(model.inputs, outputs), image)
 
     assert set(manifest["arrays"]) == set(layers)
-    for tap, facts in manifest["arrays"].items():
-        assert list(got[tap].shape) == facts["shape"], tap
-        sample = got[tap]
-        if f"{tap}__rows" in want:
-            sample = sample[:, want[f"{tap}__rows"]][:, :, want[f"{tap}__cols"]]
-            sample = sample[..., want[f"{tap}__chs"]]
-        error = np.abs(sample - want[tap]).max()
-        limit = OUTPUT_TOLERANCE if tap == "output" else NOISE_FACTOR * facts["fp32_noise"]
-        assert error <= limit, f"{tap}: {error:.3g} > {limit:.3g}"
+    for tap in manifest["arrays"]:
+        reference.check(tap, got[tap], OUTPUT_TOLERANCE if tap == "output" else None)
