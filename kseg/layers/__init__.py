@@ -57,6 +57,7 @@ from kseg.layers.probabilities import LogProbabilities
 from kseg.layers.resize import (
     RESIZE_CONVENTIONS,
     MatchSize,
+    NearestResize,
     Normalize,
     Resize,
     align_corners_resize,
@@ -72,6 +73,7 @@ __all__ = [
     "LogProbabilities",
     "MatchSize",
     "MaxUnpooling",
+    "NearestResize",
     "Normalize",
     "PadChannels",
     "PaddedAveragePooling",
