@@ -166,8 +166,8 @@ def align_corners_resize(x: KerasTensor, height: int, width: int) -> KerasTensor
 class NearestResize(keras.layers.Layer):
     """``NearestResize()(x, like)``: (N, h, w, C) at the height and width of ``like``.
 
-    Row i of H is row ``floor(i * h / H)``, which is PyTorch's "nearest"; Keras' has half-pixel
-    centres, which are other rows where h does not divide H. The dtype is kept.
+    Row i of H is row ``floor(i * (h / H))`` of h, in float32 as PyTorch's "nearest" computes it.
+    Keras' has half-pixel centres, and other rows where h does not divide H. The dtype is kept.
     """
 
     keeps_scale = True
@@ -180,9 +180,11 @@ class NearestResize(keras.layers.Layer):
             # keras.ops takes no size that is known only at run time.
             import tensorflow as tf
 
-            return tf.compat.v1.image.resize_nearest_neighbor(x, ops.shape(like)[1:3])
+            return tf.raw_ops.ResizeNearestNeighbor(images=x, size=ops.shape(like)[1:3])
         for axis, size in zip((1, 2), wanted, strict=True):
-            x = ops.take(x, np.arange(size) * x.shape[axis] // size, axis=axis)
+            scale = np.float32(x.shape[axis] / size)
+            rows = np.floor(np.arange(size, dtype="float32") * scale).astype("int32")
+            x = ops.take(x, np.minimum(rows, x.shape[axis] - 1), axis=axis)
         return x
 
     def compute_output_shape(self, x_shape: tuple, like_shape: tuple) -> tuple:
