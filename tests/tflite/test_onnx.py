@@ -105,14 +105,19 @@ def test_camera_bytes(files, tmp_path, tiny_model):
 
 
 # The first resizes with corners aligned, to sizes that scales in float32 miss by one (25
-# columns from 7); the second has max unpooling and transposed convolutions.
+# columns from 7); the second has max unpooling and transposed convolutions; the third resizes
+# to the nearest.
 @pytest.mark.parametrize(
-    ("name", "resizes"),
-    [("deeplab_v3_plus_mobilenet_v2", {b"align_corners"}), ("enet", set())],
+    ("name", "options", "resizes"),
+    [
+        ("deeplab_v3_plus_mobilenet_v2", {}, {b"align_corners"}),
+        ("enet", {}, set()),
+        ("ffnet_40s", {"blocks": (1, 1, 1, 1)}, {b"asymmetric", b"half_pixel"}),
+    ],
 )
-def test_families_export(name, resizes, tmp_path):
+def test_families_export(name, options, resizes, tmp_path):
     keras.utils.set_random_seed(3)
-    model = kseg.create_model(name, num_classes=6)
+    model = kseg.create_model(name, num_classes=6, **options)
     path = tmp_path / "x.onnx"
     kseg.tflite.convert(model, path, input_size=(65, 97), dynamic_batch=True)
     image = np.random.default_rng(1).integers(0, 256, (65, 97, 3), np.uint8)
