@@ -75,7 +75,6 @@ LITESEG_TAPS = {
 }
 
 
-
 def _ffnet_taps(blocks: tuple[int, int, int, int]) -> dict[str, str]:
     taps = {
         f"feat{2 ** (i + 2)}": f"backbone_model.layer{i}.{count - 1}.relu"
