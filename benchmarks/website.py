@@ -71,7 +71,7 @@ def pages() -> dict[str, str]:
     made = {}
     for title, text in _sections((ROOT / "README.md").read_text()).items():
         path = SECTIONS.get(title, "index.md")
-        text = _for_site(text, "README.md", path, found)
+        text = for_site(text, "README.md", path, found)
         made[path] = made.get(path, "") + (text if path == "index.md" else f"#{text[2:]}")
     networks = "[All networks, with a page each](models/index.md)."
     made[SECTIONS["What a model is"]] = page.filled(
@@ -79,7 +79,7 @@ def pages() -> dict[str, str]:
     )
     for source, path in found.items():
         if source.endswith(".md") and source != "README.md":
-            made[path] = _for_site((ROOT / source).read_text(), source, path, found)
+            made[path] = for_site((ROOT / source).read_text(), source, path, found)
     title, _, rest = made[TUTORIAL].partition("\n")
     notebook = PurePosixPath(TUTORIAL).with_suffix(".ipynb").name
     link = f"[This page as a notebook]({notebook}), with what its cells print."
@@ -93,7 +93,7 @@ def _sections(text: str) -> dict[str, str]:
     return {"": first} | {part.partition("\n")[0][3:]: part for part in rest}
 
 
-def _for_site(text: str, source: str, path: str, found: dict[str, str]) -> str:
+def for_site(text: str, source: str, path: str, found: dict[str, str]) -> str:
     """The text of ``source`` with links as they must be on the page ``path``."""
 
     def place(match: re.Match[str]) -> str:
