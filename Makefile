@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint typed matrix docs wheel release clean
+.PHONY: test demo lint matrix docs wheel release clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -11,20 +11,17 @@ test: $(VENV)/installed lint
 demo: $(VENV)/installed
 	$(RUN) -m kseg demo
 
-lint: $(VENV)/installed typed
+# mypy does not follow package_dir: build/typed has training and tflite where they are installed.
+lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	cd build/typed && $(CURDIR)/$(RUN) -m mypy --config-file $(CURDIR)/setup.cfg --package kseg
-
-# mypy and mkdocstrings do not follow package_dir: build/typed has training and tflite where they
-# are installed.
-typed:
 	rm -rf build/typed/kseg
 	mkdir -p build/typed/kseg
 	ln -s $(CURDIR)/kseg/* $(CURDIR)/training $(CURDIR)/tflite build/typed/kseg/
+	cd build/typed && $(CURDIR)/$(RUN) -m mypy --config-file $(CURDIR)/setup.cfg --package kseg
 
 # The site, in build/site, with the first tutorial as an executed notebook.
-docs: $(VENV)/installed $(VENV)-docs/installed typed
+docs: $(VENV)/installed $(VENV)-docs/installed
 	$(RUN) benchmarks/website.py
 	JUPYTER_PATH=build/notebook/jupyter $(VENV)-docs/bin/jupyter execute --inplace build/notebook/*.ipynb
 	cp build/notebook/*.ipynb build/docs/tutorials/

@@ -1,9 +1,10 @@
 """The sources of the documentation site: ``make docs`` runs this, then MkDocs.
 
-``python benchmarks/website.py`` writes ``build/docs`` (pages) and ``build/mkdocs.yml`` (the
-settings of ``mkdocs.yml`` with the list of pages), and the first tutorial as a notebook into
-``build/notebook`` with the kernel that executes it. ``python benchmarks/website.py check`` reads
-the finished ``build/site``: every link leads somewhere, and nothing is loaded from elsewhere.
+``python benchmarks/website.py`` writes ``build/docs`` (pages), ``build/mkdocs.yml`` (the settings
+of ``mkdocs.yml`` with the list of pages), ``build/api`` (the modules whose docstrings are shown)
+and the first tutorial as a notebook into ``build/notebook`` with the kernel that executes it.
+``python benchmarks/website.py check`` reads the finished ``build/site``: every link leads
+somewhere, and nothing is loaded from elsewhere.
 
 Pages are README.md, whose sections become pages of their own, and the files of ``docs/``; cards of
 the networks, the command line and the API are made of kseg itself. Links are written for the
@@ -55,7 +56,7 @@ MODULES = ("kseg.card", "kseg.file_card", "kseg.training.losses", "kseg.training
 def sources() -> dict[str, str]:
     """Where each file of the repository that a page may link to lies in the site."""
     found = {"README.md": "index.md"}
-    for pattern in ("docs/**/*.md", "docs/**/*.png"):
+    for pattern in ("docs/**/*.md", "docs/**/*.png", "docs/site.css"):
         for path in sorted(ROOT.glob(pattern)):
             found[path.relative_to(ROOT).as_posix()] = path.relative_to(ROOT / "docs").as_posix()
     for path in sorted((ROOT / "results").iterdir()):
@@ -132,7 +133,7 @@ def _reference() -> dict[str, str]:
             if not isinstance(getattr(module, member), types.ModuleType) and member[0] != "_"
         ]
         options = {"options": {"members": members}} if members else {}
-        text = f"::: {name}\n"
+        text = f"---\ntitle: {name}\n---\n\n::: {name}\n"
         if options:
             text += "".join(f"    {line}\n" for line in yaml.safe_dump(options).splitlines())
         made[f"reference/{name}.md"] = text
@@ -140,6 +141,36 @@ def _reference() -> dict[str, str]:
     intro = "The [command line](commands.md), and the modules, imported as they are named here:"
     made["reference/index.md"] = "\n".join(["# Reference", "", intro, "", *lines, ""])
     return made
+
+
+def split_names(source: str) -> str:
+    """A module's text in which each argument that a docstring describes has a line of its own.
+
+    kseg writes "height, width: of the input"; mkdocstrings takes such a line for one argument.
+    """
+
+    def each(match: re.Match[str]) -> str:
+        indent, names, text = match.groups()
+        return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
+
+    name = r"\*{0,2}\w+"
+    entry = re.compile(rf"^( +)({name}(?:, {name})+): (.+(?:\n\1 +.+)*)", re.MULTILINE)
+    section = r"^( *)(?:Args|Attributes|Raises):\n(?:\1 +.+\n|\n)+"
+    return re.sub(section, lambda found: entry.sub(each, found[0]), source, flags=re.MULTILINE)
+
+
+def _write_api(folder: Path) -> None:
+    """The package as it is installed, for mkdocstrings, which reads it and imports nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for source, package in (
+        ("kseg", "kseg"),
+        ("training", "kseg/training"),
+        ("tflite", "kseg/tflite"),
+    ):
+        for path in (ROOT / source).rglob("*.py"):
+            target = folder / package / path.relative_to(ROOT / source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(split_names(path.read_text()))
 
 
 def _commands() -> str:
@@ -252,6 +283,7 @@ def write() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     settings["nav"] = navigation(settings["nav"], list(made))
     (BUILD / "mkdocs.yml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+    _write_api(BUILD / "api")
     _write_notebook(BUILD / "notebook", ROOT / ".venv-docs")
 
 

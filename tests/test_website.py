@@ -89,6 +89,33 @@ def test_navigation(pages):
     assert sorted(named) == sorted(pages)
 
 
+def test_split_names():
+    source = """
+    def f(self, height: int) -> None:
+        x, y: int
+    Args:
+        size: of it.
+        height, width: of the input,
+            in pixels.
+        *args, **kwargs: the rest.
+    """
+    assert (
+        website.split_names(source)
+        == """
+    def f(self, height: int) -> None:
+        x, y: int
+    Args:
+        size: of it.
+        height: of the input,
+            in pixels.
+        width: of the input,
+            in pixels.
+        *args: the rest.
+        **kwargs: the rest.
+    """
+    )
+
+
 def test_notebook():
     """Its cells of code are the page's blocks."""
     path = ROOT / "docs" / website.TUTORIAL
