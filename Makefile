@@ -56,6 +56,13 @@ $(VENV)-mediapipe/installed: requirements-mediapipe.txt
 	$(VENV)-mediapipe/bin/pip install --quiet --no-deps -r requirements-mediapipe.txt
 	touch $@
 
+# For the test that compiles the Android app; needs npm and Java.
+.kotlin/installed: tests/kotlin/package.json tests/kotlin/package-lock.json
+	mkdir -p .kotlin
+	cp tests/kotlin/package.json tests/kotlin/package-lock.json .kotlin/
+	npm ci --silent --prefix .kotlin
+	touch $@
+
 # For the site: an environment of its own, so that it changes none of the suite's packages.
 $(VENV)-docs/installed: requirements-docs.txt
 	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
@@ -63,4 +70,4 @@ $(VENV)-docs/installed: requirements-docs.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-mediapipe $(VENV)-docs build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe $(VENV)-docs .kotlin build dist *.egg-info runs

@@ -77,7 +77,7 @@ _TABLES = {
 # Counts that the facts have, and the kernels of single files.
 _LEFT_OUT = ("zoo", "operators")
 # Of every table: what is no fact about the network.
-_HIDDEN = ("model", "graph", "command", "operators", "weights", "runs", "turns")
+_HIDDEN = ("model", "graph", "command", "operators", "weights", "runs", "turns", "note")
 
 
 def pages() -> dict[str, str]:
@@ -223,12 +223,18 @@ def _recipe(title: str, recipe: Recipe) -> str:
 def _table(title: str, rows: list[table.Row]) -> str:
     shown = _TABLES.get(title, _Shown(title, f"Of `results/{title}.csv`."))
     titles = {**_COMMON, **shown.titles}
-    # Columns without a value in any row say nothing.
+    # Columns without a value in any row say nothing; notes are sentences.
     columns = [key for key in rows[0] if key not in _HIDDEN and any(row[key] for row in rows)]
     cells = [[_cell(key, row[key]) for key in columns] for row in rows]
     text = markdown([titles.get(key, key) for key in columns], cells)
     source = f"[{title}.csv](../results/{title}.csv)"
-    return f"## {shown.title}\n\n{shown.text} All columns: {source}.\n\n{text}"
+    notes = [
+        f"- {row['precision']}: {row['note']}" if "precision" in row else f"- {row['note']}"
+        for row in rows
+        if row.get("note")
+    ]
+    parts = [f"## {shown.title}", f"{shown.text} All columns: {source}.", text]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
 def _cell(column: str, value: str) -> str:
