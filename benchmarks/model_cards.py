@@ -185,8 +185,8 @@ def _weights(name: str) -> str:
     layout = {"pytorch": "PyTorch", "tf_slim": "TF-Slim"}[variant.tensors]
     parts.append(
         f"Published checkpoints are read by their tensor names ({layout} layout). kseg does not "
-        "distribute them: their authors' licence holds, for the file and for what is trained from "
-        f"it.\n\n```\nkseg import {name} CHECKPOINT {name}.keras\n```"
+        "distribute them, and their authors' licence holds: read it before you use or pass on "
+        f"their weights.\n\n```\nkseg import {name} CHECKPOINT {name}.keras\n```"
     )
     if variant.encoder is not None:
         parts.append(f"ImageNet weights of the encoder: {variant.encoder.imagenet}.")
