@@ -3,8 +3,7 @@
 ``python benchmarks/website.py`` writes ``build/docs`` (pages), ``build/mkdocs.yml`` (the settings
 of ``mkdocs.yml`` with the list of pages), ``build/api`` (the modules whose docstrings are shown)
 and the first tutorial as a notebook into ``build/notebook`` with the kernel that executes it.
-``python benchmarks/website.py check`` reads the finished ``build/site``: every link leads
-somewhere, and nothing is loaded from elsewhere.
+``benchmarks/check_site.py`` reads what MkDocs makes of it.
 
 Pages are README.md, whose sections become pages of their own, and the files of ``docs/``; cards of
 the networks, the command line and the API are made of kseg itself. Links are written for the
@@ -14,7 +13,6 @@ repository, so that they work there too, and are rewritten for the site.
 from __future__ import annotations
 
 import contextlib
-import html.parser
 import importlib
 import io
 import json
@@ -23,8 +21,7 @@ import re
 import shutil
 import sys
 import types
-import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -287,62 +284,5 @@ def write() -> None:
     _write_notebook(BUILD / "notebook", ROOT / ".venv-docs")
 
 
-class _Page(html.parser.HTMLParser):
-    """What a page of the site refers to, loads and has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.loaded: list[str] = []
-        self.anchors: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {key: value for key, value in attrs if value}
-        self.anchors |= {values[key] for key in ("id", "name") if key in values}
-        loads = tag in ("script", "img", "iframe", "source", "video")
-        if tag == "link":
-            loads = values.get("rel") not in ("canonical", "prev", "next", "alternate")
-        for key in ("href", "src"):
-            if key in values:
-                (self.loaded if loads else self.links).append(values[key])
-
-
-def faults(site: Path) -> list[str]:
-    """What is wrong with a finished site, a line each: links without a target, foreign files."""
-    read = {path: _Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
-    found = []
-    for path, one in read.items():
-        name = path.relative_to(site)
-        found += [f"{name}: loads {url}" for url in one.loaded if urllib.parse.urlsplit(url).netloc]
-        # The page of what is not found has addresses from the site's root.
-        if name.name == "404.html":
-            continue
-        for url in [*one.links, *one.loaded]:
-            parts = urllib.parse.urlsplit(url)
-            if parts.scheme or parts.netloc:
-                continue
-            target = path
-            if parts.path:
-                target = Path(os.path.normpath(path.parent / urllib.parse.unquote(parts.path)))
-                target = target / "index.html" if target.is_dir() else target
-            anchor = urllib.parse.unquote(parts.fragment)
-            if not target.is_file():
-                found.append(f"{name}: {url} is not there")
-            elif anchor and target in read and anchor not in read[target].anchors:
-                found.append(f"{name}: {url} has no such anchor")
-    if not read:
-        found.append(f"{site}: has no pages")
-    return found
-
-
-def check() -> None:
-    """Ends with 1 and a line for each fault of ``build/site``."""
-    found = faults(BUILD / "site")
-    if found:
-        sys.exit("\n".join(found))
-
-
 if __name__ == "__main__":
-    run: Callable[[], None] = {"write": write, "check": check}[(sys.argv[1:] or ["write"])[0]]
-    run()
+    write()

@@ -3,6 +3,7 @@
 import json
 import re
 
+import check_site
 import model_cards
 import pytest
 import website
@@ -133,11 +134,11 @@ def test_faults_of_a_site(tmp_path):
         '<a href="https://e.org">e</a><script src="https://cdn.org/f.js"></script><img src="g.png">'
     )
     (tmp_path / "b.html").write_text('<a href="a.html#x">a</a>')
-    assert website.faults(tmp_path) == [
+    assert check_site.faults(tmp_path) == [
         "a.html: loads https://cdn.org/f.js",
         "a.html: b.html#y has no such anchor",
         "a.html: gone.html is not there",
         "a.html: #z has no such anchor",
         "a.html: g.png is not there",
     ]
-    assert website.faults(tmp_path / "empty") == [f"{tmp_path / 'empty'}: has no pages"]
+    assert check_site.faults(tmp_path / "empty") == [f"{tmp_path / 'empty'}: has no pages"]
