@@ -67,14 +67,17 @@ def pages() -> dict[str, str]:
     """Markdown by the page's path in the site."""
     found = sources()
     made = {}
-    for title, text in _sections((ROOT / "README.md").read_text()).items():
+    sections = _sections((ROOT / "README.md").read_text())
+    for title in SECTIONS:
+        if title not in sections:
+            raise ValueError(f"README.md has no section {title!r}, which SECTIONS names")
+    networks = "[All networks, with a page each](models/index.md)."
+    for title, text in sections.items():
         path = SECTIONS.get(title, "index.md")
         text = for_site(text, "README.md", path, found)
+        if "<!-- zoo -->" in text:
+            text = page.filled(text, {"zoo": networks})
         made[path] = made.get(path, "") + (text if path == "index.md" else f"#{text[2:]}")
-    networks = "[All networks, with a page each](models/index.md)."
-    made[SECTIONS["What a model is"]] = page.filled(
-        made[SECTIONS["What a model is"]], {"zoo": networks}
-    )
     for source, path in found.items():
         if source.endswith(".md") and source != "README.md":
             made[path] = for_site((ROOT / source).read_text(), source, path, found)
@@ -95,21 +98,25 @@ def for_site(text: str, source: str, path: str, found: dict[str, str]) -> str:
     """The text of ``source`` with links as they must be on the page ``path``."""
 
     def place(match: re.Match[str]) -> str:
-        target, hash_, anchor = match[1].partition("#")
+        label, link = match.groups()
+        target, hash_, anchor = link.partition("#")
         if "://" in target or not target:
             return match[0]
         wanted = os.path.normpath(PurePosixPath(source).parent / target)
         if wanted not in found:
-            raise ValueError(f"{source}: the link {match[1]} leads nowhere in the site")
+            if not (ROOT / wanted).exists():
+                raise ValueError(f"{source}: the link {link} leads nowhere")
+            # A file of the repository that is no part of the site.
+            return label
         there = found[wanted]
         if wanted == "README.md" and anchor:
             by_anchor = {_slug(title): to for title, to in SECTIONS.items()}
             there = by_anchor.get(anchor, there)
             anchor = "" if anchor in by_anchor else anchor
         relative = os.path.relpath(there, PurePosixPath(path).parent)
-        return f"]({relative}{hash_ if anchor else ''}{anchor})"
+        return f"[{label}]({relative}{hash_ if anchor else ''}{anchor})"
 
-    return re.sub(r"\]\(([^)\s]+)\)", place, text)
+    return re.sub(r"\[([^\[\]]*)\]\(([^)\s]+)\)", place, text)
 
 
 def _slug(title: str) -> str:

@@ -69,10 +69,10 @@ def test_the_readme_is_split(pages):
 def test_links():
     found = {"README.md": "index.md", "docs/a.md": "a.md", "results/x.csv": "results/x.csv"}
     text = "[a](../a.md#b) [x](../../results/x.csv) [s](../../README.md#how-scores-are-made)"
-    text += " [r](../../README.md#install) [w](https://w.org) [h](#here)"
+    text += " [r](../../README.md#install) [w](https://w.org) [h](#here) [m](../../Makefile)"
     assert website.for_site(text, "docs/ko/b.md", "ko/b.md", found) == (
         "[a](../a.md#b) [x](../results/x.csv) [s](../scores.md) [r](../index.md#install) "
-        "[w](https://w.org) [h](#here)"
+        "[w](https://w.org) [h](#here) m"
     )
     with pytest.raises(ValueError, match=r"docs/ko/b\.md: the link gone\.md leads nowhere"):
         website.for_site("[g](gone.md)", "docs/ko/b.md", "ko/b.md", found)
