@@ -26,7 +26,7 @@ def test_first_lines(tmp_path, monkeypatch):
 
 
 def test_script(tmp_path, monkeypatch):
-    """As printed, on eight small images and with fewer blocks, which take a third of the time."""
+    """As printed, on eight small images, and with fewer blocks, which are traced in less time."""
     _, script = SCRIPTS
     row = VARIANTS["cgnet_m3n21"]
     monkeypatch.setitem(VARIANTS, "cgnet_m3n21", row.replace(options={"m": 2, "n": 2}))
