@@ -89,13 +89,8 @@ def _int8(times: list[table.Row], scores: list[table.Row], gpu: list[table.Row])
         for name in list_models()
     ]
     head = ["network", "published mean IoU, %", "int8 on a CPU, logits: times"]
-    head += [
-        "stride logits: times",
-        "int8, points",
-        "GPU as CPU, fp16: % of pixels",
-        "int8: % of pixels",
-    ]
-    return _markdown(head, lines)
+    head += ["stride logits: times", "int8, points", "GPU as CPU, fp16: % of pixels"]
+    return markdown([*head, "int8: % of pixels"], lines)
 
 
 def _latency(rows: list[table.Row]) -> str:
