@@ -80,9 +80,7 @@ def pyramid_scales(x: KerasTensor, filters: int, name: str) -> list[KerasTensor]
     return scales
 
 
-def segmentation_head(
-    x: KerasTensor, filters: int, num_classes: int, *, name: str
-) -> KerasTensor:
+def segmentation_head(x: KerasTensor, filters: int, num_classes: int, *, name: str) -> KerasTensor:
     """BatchNorm, ReLU and a 3x3 convolution, BatchNorm, ReLU and a 1x1 one with bias."""
     x = bn_relu_conv(x, filters, 3, names=(f"{name}.bn1", f"{name}.conv1"))
     x = relu(bn(x, f"{name}.bn2"), f"{name}.relu2")
@@ -112,8 +110,10 @@ def upsample(x: KerasTensor, like: KerasTensor, name: str) -> KerasTensor:
 
 
 def bn(x: KerasTensor, name: str) -> KerasTensor:
+    """BatchNorm with PyTorch's epsilon."""
     return batch_norm(x, epsilon=1e-5, name=name)
 
 
 def relu(x: KerasTensor, name: str) -> KerasTensor:
+    """ReLU by this name."""
     return kl.ReLU(name=name)(x)

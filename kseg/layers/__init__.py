@@ -5,8 +5,8 @@ to the last dot, so that a checkpoint can be assigned by name. Every operation h
 to TensorFlow Lite operators that the LiteRT GPU accelerator computes right, or says that it
 does not (``cpu_operators``).
 
-A layer's channels may be split into layers ``NAME.group0``, ``NAME.group1`` and so on. Together they
-have the published tensors of NAME, in this order: a convolution in groups as one a group.
+Layers ``NAME.group0``, ``NAME.group1`` and so on have the output channels of the published tensors
+of NAME in turn: a convolution in groups is one a group here.
 
 What a layer class of kseg says about itself, where it applies; checkpoints and export
 know Keras' own layers by tables, and a new one by this alone:

@@ -33,7 +33,7 @@ def ddrnet(
     head_width: int = 64,
     auxiliary: bool = False,
 ) -> KerasTensor | dict[str, KerasTensor]:
-    """DDRNet-23 (Figure 4, Table 1): (N, H, W, 3) to logits (N, ceil(H/8), ceil(W/8), num_classes).
+    """DDRNet-23 (Section III-D): (N, H, W, 3) to logits (N, ceil(H/8), ceil(W/8), num_classes).
 
     Two branches, at 1/8 and down to 1/64, exchange their features twice; the coarse one ends in
     the pyramid DAPPM, and their sum goes into the head.
@@ -42,7 +42,7 @@ def ddrnet(
         width: channels of the stem, 32 in DDRNet-23-slim and 64 in DDRNet-23.
         head_width: of the heads' 3x3 convolutions, 64 there and 128.
         auxiliary: besides "logits" also "seghead_extra", a head on the fine branch after the
-            first exchange, published with a weight of 0.4 in the loss (Section 3.4).
+            first exchange, published with a weight of 0.4 in the loss (Section III-E).
     """
     for name, value in (("width", width), ("head_width", head_width)):
         if value < 1:
@@ -70,7 +70,7 @@ def ddrnet(
 
 
 def _exchange(low: KerasTensor, high: KerasTensor, stage: int) -> tuple[KerasTensor, KerasTensor]:
-    """Each branch with the features that the other has had before (Section 3.2)."""
+    """Each branch with the features that the other has had before (Section III-B)."""
     down = relu(high, f"layer{stage}_.relu")
     name = f"down{stage}"
     if stage == 4:
@@ -87,7 +87,7 @@ def _exchange(low: KerasTensor, high: KerasTensor, stage: int) -> tuple[KerasTen
 
 
 def _dappm(x: KerasTensor, filters: int) -> KerasTensor:
-    """Deep aggregation pyramid pooling (Section 3.3): each scale is added to the one before."""
+    """Deep aggregation pyramid pooling (Section III-C): each scale is added to the one before."""
     first, *pooled = pyramid_scales(x, _PYRAMID, "spp")
     features = [first]
     for i, scale in enumerate(pooled, 1):

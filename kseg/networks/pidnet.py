@@ -45,7 +45,7 @@ def pidnet(
         width: channels of the stem.
         head_width: of the head's 3x3 convolution.
         auxiliary: besides "logits" also "seghead_p", a head on P, and "seghead_d" on D, whose one
-            channel is the logit of a boundary (Section 3.4).
+            channel is the logit of a boundary (Section 3.1).
     """
     for name, value in (("width", width), ("head_width", head_width)):
         if value < 1:
@@ -151,6 +151,7 @@ _PIDNET = Variant(
     resize="align_corners",
     backbone=("conv1.", "layer", "compression", "pag", "diff"),
     classifier=("final_layer.conv2", "seghead_p.conv2"),
+    boundary="seghead_d",
     # The heads of the training.
     unused=("seghead_p.", "seghead_d."),
     source="arXiv:2206.02066; github.com/XuJiacong/PIDNet",
