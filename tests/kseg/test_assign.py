@@ -305,7 +305,8 @@ def test_parts_from_another_model():
     checkpoints.copy(model, source, part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.copy(model, source, part="all-but-classifier")
-    assert filled(model) == BACKBONE | {"shared", "grouped", "up"}
+    pieces = {f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)}
+    assert filled(model) == BACKBONE | pieces | {"shared", "grouped", "up"}
     with pytest.raises(kseg.KsegError, match=r"stem\.conv is missing; .*depthwise is missing"):
         checkpoints.copy(model, row("slim_layers"), part="backbone")
 
@@ -346,7 +347,8 @@ def test_parts_of_a_checkpoint():
     checkpoints.assign(model, torch_tensors(4), part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.assign(model, torch_tensors(4), part="all-but-classifier")
-    assert filled(model) == BACKBONE | {"shared", "grouped", "up"}
+    pieces = {f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)}
+    assert filled(model) == BACKBONE | pieces | {"shared", "grouped", "up"}
     checkpoints.assign(model, torch_tensors())
     assert filled(model) == BACKBONE | {
         *("shared", "grouped", "up", "classifier.hidden", "classifier.linear")

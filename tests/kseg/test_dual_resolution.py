@@ -174,6 +174,20 @@ def test_what_does_not_match_is_an_error(published, tmp_path):
         assert problem in str(error.value)
 
 
+def test_imagenet_file_of_ddrnet():
+    """The authors' classifier has another way down, a wider last layer and no pyramid."""
+    model = kseg.create_model("ddrnet_23_slim", num_classes=11, **NARROW)
+    tensors = random_tensors(model)
+    head = ("spp.", "final_layer.")
+    encoder = {name: x for name, x in tensors.items() if not name.startswith(head)}
+    ones = np.ones((3, 2, 1, 1), "float32")
+    others = dict.fromkeys(("down5.0.weight", "last_layer.0.weight", "linear.weight"), ones)
+    checkpoints.assign(model, encoder | others, part="backbone")
+    for name, tensor in checkpoints.published(model).items():
+        if name in encoder:
+            np.testing.assert_array_equal(tensor, encoder[name], err_msg=name)
+
+
 def test_widths_that_are_none():
     for row in FIXTURES:
         for option in NARROW:
