@@ -71,12 +71,12 @@ def ddrnet(
 
 def _exchange(low: KerasTensor, high: KerasTensor, stage: int) -> tuple[KerasTensor, KerasTensor]:
     """Each branch with the features that the other has had before (Section III-B)."""
+    name, first = f"down{stage}", 0
     down = relu(high, f"layer{stage}_.relu")
-    name = f"down{stage}"
     if stage == 4:
+        # From 1/8 to 1/32 in two steps.
         down = relu(conv_bn(down, low.shape[-1] // 2, 3, strides=2, name=name), f"{name}.2")
-    # The last pair of a sequence of two pairs and a ReLU.
-    first = 3 if stage == 4 else 0
+        first = 3
     down = conv_bn(down, low.shape[-1], 3, strides=2, first=first, name=name)
     name = f"compression{stage}"
     up = conv_bn(relu(low, f"layer{stage}.relu"), high.shape[-1], 1, name=name)

@@ -292,6 +292,10 @@ def filled(model: keras.Model) -> set[str]:
 
 
 BACKBONE = {"stem.conv", "stem.norm", "stem.act", "depthwise"}
+MIDDLE = {
+    *("shared", "grouped", "up"),
+    *(f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)),
+}
 
 
 def test_parts_from_another_model():
@@ -305,8 +309,7 @@ def test_parts_from_another_model():
     checkpoints.copy(model, source, part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.copy(model, source, part="all-but-classifier")
-    pieces = {f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)}
-    assert filled(model) == BACKBONE | pieces | {"shared", "grouped", "up"}
+    assert filled(model) == BACKBONE | MIDDLE
     with pytest.raises(kseg.KsegError, match=r"stem\.conv is missing; .*depthwise is missing"):
         checkpoints.copy(model, row("slim_layers"), part="backbone")
 
@@ -347,9 +350,6 @@ def test_parts_of_a_checkpoint():
     checkpoints.assign(model, torch_tensors(4), part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.assign(model, torch_tensors(4), part="all-but-classifier")
-    pieces = {f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)}
-    assert filled(model) == BACKBONE | pieces | {"shared", "grouped", "up"}
+    assert filled(model) == BACKBONE | MIDDLE
     checkpoints.assign(model, torch_tensors())
-    assert filled(model) == BACKBONE | {
-        *("shared", "grouped", "up", "classifier.hidden", "classifier.linear")
-    }
+    assert filled(model) == BACKBONE | MIDDLE | {"classifier.hidden", "classifier.linear"}
