@@ -289,7 +289,14 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
 
 
 def _renamed(tensors: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    """Names that others gave to networks of TF-Slim and Keras, as they are here."""
+    """Names that others gave to networks of TF-Slim and Keras, and to encoders alone."""
+    encoder = variant.encoder
+    if encoder and encoder.alone is not None and not any(map(variant.is_backbone, tensors)):
+        (prefix,), own = encoder.prefixes, encoder.alone
+        return {
+            name if not name.startswith(own) else f"{prefix}{name[len(own) :]}": tensor
+            for name, tensor in tensors.items()
+        }
     if variant.tensors != "tf_slim":
         return tensors
     if variant.encoder and variant.encoder.application == "MobileNetV2":
