@@ -72,6 +72,9 @@ def test_recipe(name, folders, tmp_path, capsys):
         # train/main.py; the scales of its five passes, 256x512 to 768x1536 of 1024x2048
         ("espnet_c_cityscapes", "adam", 5e-4, 5e-4, 12, 300, (512, 1024), (0.25, 0.75), 1.1),
         ("espnet_cityscapes", "adam", 5e-4, 5e-4, 6, 300, (512, 1024), (0.25, 0.75), 1.1),
+        # train.py, README.md and presets.py; short sides of 260 to 1040, of 375 in VOC
+        ("lraspp_voc", "sgd", 0.01, 1e-6, 32, 30, 480, (0.7, 2.8), None),
+        ("deeplab_v3_voc", "sgd", 0.02, 1e-4, 32, 30, 480, (0.7, 2.8), None),
     ],
 )
 def test_values_of_the_papers(
