@@ -28,7 +28,7 @@ LRASPP = "lraspp_mobilenet_v3_large"
 def file_of(tensors: dict[str, np.ndarray], folder: Path) -> Path:
     """With the counters that PyTorch keeps beside every BatchNorm's statistics."""
     counters = {
-        name.replace("running_mean", "num_batches_tracked"): np.int64(7)
+        name.replace("running_mean", "num_batches_tracked"): np.array(7)
         for name in tensors
         if name.endswith("running_mean")
     }
