@@ -177,8 +177,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         model: a model of the zoo.
         tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict`` and their
             like) are taken off.
-        part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim too, and for
-            MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
+        part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim or torchvision too, and
+            for MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
             every tensor must be there and fit; outside it none is looked at.
 
     Where BatchNorm is folded into the convolutions, as in a .tflite file, the model gets the
