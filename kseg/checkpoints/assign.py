@@ -299,7 +299,7 @@ def _renamed(tensors: dict[str, Any], variant: Variant) -> dict[str, Any]:
         }
     if variant.tensors != "tf_slim":
         return tensors
-    if variant.encoder and variant.encoder.application == "MobileNetV2":
+    if encoder and encoder.application == "MobileNetV2":
         return in_keras_names(tensors)
     return in_tf_slim_names(tensors, variant.backbone)
 
