@@ -26,7 +26,6 @@ from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import (
     between,
     input_name,
-    operator_inputs,
     operator_outputs,
     with_quantisable_biases,
 )
@@ -38,8 +37,6 @@ _LARGE = 32 * 2**20
 _NONE = 1e-6
 _TAILS = (0.01, 99.99)
 _SAMPLE = 2**18
-# Where a sigmoid is within a tenth of its int8 step (1/256) of 0 and 1.
-_SATURATED = 8.0
 # What no photograph's brightest value is below.
 _DARK = 16
 
@@ -95,7 +92,6 @@ def quantise_int8(
                 and max(float(np.max(values["max"])), -float(np.min(values["min"]))) < _NONE
             ):
                 values["max"] = np.full_like(values["max"], 1.0)
-        _saturate_gates(content, ranges)
         limits = {
             name: (float(np.min(r["min"])), float(np.max(r["max"]))) for name, r in ranges.items()
         }
@@ -132,23 +128,6 @@ def _calibrated(
     if percentile:
         _set_percentiles(content, prepared(images, input_size), ranges)
     return ranges
-
-
-def _saturate_gates(content: bytes, ranges: dict[str, dict[str, np.ndarray]]) -> None:
-    """Keeps the range of what only sigmoids read to where a sigmoid changes.
-
-    Beyond it int8 has the range's end, and the sigmoid that of the end. A sum over channels
-    (PIDNet's gates) reaches to hundreds: in steps of one, its sigmoid would be 0 or 1.
-    """
-    kinds = {name: kind for kind, name in operator_outputs(content).values()}
-    readers: dict[str, set[str]] = defaultdict(set)
-    for output, sources in operator_inputs(content).items():
-        for source in sources:
-            readers[source].add(kinds[output])
-    for name, found in readers.items():
-        if found == {"LOGISTIC"} and name in ranges:
-            for key in ("min", "max"):
-                ranges[name][key] = np.clip(ranges[name][key], -_SATURATED, _SATURATED)
 
 
 def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:

@@ -206,35 +206,6 @@ def test_weights_of_8_bits_compute_in_float32():
     np.testing.assert_allclose(got, x @ kernel[0, 0], atol=1e-2)
 
 
-def test_int8_of_a_gate(tmp_path):
-    """A sigmoid of numbers from -500 to 500, in steps of four without its own range."""
-    image = keras.Input((16, 32, 3), batch_size=1)
-    conv = keras.layers.Conv2D(1, 1, use_bias=False)
-    gate = keras.layers.Activation("sigmoid")(conv(image))
-    split = keras.layers.Conv2D(2, 1, use_bias=False)
-    graph = keras.Model(image, split(gate))
-    conv.set_weights([np.reshape([2.0, -2.0, 0.0], (1, 1, 3, 1))])
-    split.set_weights([np.reshape([1.0, -1.0], (1, 1, 1, 2))])
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 3))
-    # Half of them near the gate's threshold.
-    pixels[8:, :, 1] = np.clip(pixels[8:, :, 0] + np.random.default_rng(1).integers(-1, 2), 0, 255)
-    want = np.asarray(graph(pixels[None].astype("float32")))[0]
-    assert (np.abs(want[..., 0] - 0.5) < 0.45).sum() > 100
-    content = quantise_int8(to_flatbuffer(graph).content, [pixels.astype("uint8")], (16, 32))
-    path = tmp_path / "gate.tflite"
-    path.write_bytes(content)
-    runtime = Interpreter(str(path))
-    runtime.allocate_tensors()
-    (source,), (result,) = runtime.get_input_details(), runtime.get_output_details()
-    runtime.set_tensor(source["index"], (pixels[None] - 128).astype("int8"))
-    runtime.invoke()
-    scale, zero_point = result["quantization"]
-    got = (runtime.get_tensor(result["index"])[0].astype("float32") - zero_point) * scale
-    # A step of 16 / 255 before the sigmoid is 0.016 behind it; the gate's own and the output's
-    # are 0.004 and 0.008.
-    np.testing.assert_allclose(got, want, atol=0.02)
-
-
 def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     """Sums, products, means, and concatenations of float32; convolutions are int8."""
     path = tmp_path / "x.tflite"
