@@ -1,8 +1,9 @@
 """What a run on CamVid reached, into the package and into ``results/``.
 
-``python benchmarks/camvid.py RUN CAMVID``: of a run on train alone takes the state that was
-best on val, of one on train and val the last, puts its weights into ``kseg/weights`` and of
-the first writes
+``python benchmarks/camvid.py RUN CAMVID`` puts the weights of a complete run into
+``kseg/weights``, with their score as they are shipped: of a run on train alone the state that was
+best on val, if the folder has one (``checkpoints/best.keras``), else ``model.keras``, the last.
+Of a run on train alone it writes besides
 
     results/camvid.csv     IoU by class of every shipped model, a column a class
     results/camvid.json    versions and machine
@@ -24,7 +25,7 @@ from pathlib import Path
 import table
 from PIL import Image
 
-from kseg import shipped
+from kseg import checkpoints, shipped
 from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import Scores, evaluate
@@ -49,7 +50,11 @@ def ship_run(run: Path, folder: Path) -> None:
         config["init"] = FINAL.format(stage)
     splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
-    model = load(run / ("checkpoints/best.keras" if held_out else "model.keras"))
+    best = run / "checkpoints/best.keras"
+    is_best = held_out and best.exists()
+    model = load(best if is_best else run / "model.keras")
+    # As they are shipped: the score is of these.
+    checkpoints.assign(model, checkpoints.with_half_kernels(checkpoints.published(model)))
     scores = None
     if held_out:
         scores = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
@@ -61,7 +66,7 @@ def ship_run(run: Path, folder: Path) -> None:
             "scored_on": "camvid val" if scores else None,
             "mean_iou": scores and scores.mean_iou,
             "class_iou": scores and scores.class_iou,
-            "state": "best on val of those scored" if held_out else "last",
+            "state": "best on val of those scored" if is_best else "last",
             "recipe": configs,
             "versions": records[-1]["versions"],
             "licence": LICENCE,
