@@ -11,13 +11,17 @@ Of a run on train alone it writes besides
 
 A run that began with the weights of another (``--init OTHER/model.keras``) is its next stage.
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
-``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them.
+``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them and
+runs the README's first lines, which make docs/street.png of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,8 +50,10 @@ def ship_run(run: Path, folder: Path) -> None:
     """Scores a complete run, ships its weights and writes its row and its curve."""
     records = [json.loads((stage / "config.json").read_text()) for stage in stages(run)]
     configs = [record["config"] for record in records]
-    for stage, config in enumerate(configs[1:], 1):
-        config["init"] = FINAL.format(stage)
+    for stage, config in enumerate(configs):
+        config["init"] = config["init"] and start(config["init"], stage + 1)
+        if config.get("teacher"):
+            config["teacher"] = short(config["teacher"])
     splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
     best = run / "checkpoints/best.keras"
@@ -90,6 +96,13 @@ def draw_sample() -> None:
         Image.fromarray(draw_scene(21, 360, 480).image).save(path, quality=95)
 
 
+def draw_first_picture() -> None:
+    """The README's first lines, in ``docs``."""
+    (script, *_) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    with contextlib.chdir(ROOT / "docs"):
+        exec(compile(script, "README.md", "exec"), {})
+
+
 def stages(run: Path) -> list[Path]:
     """The runs that led to a run, by their ``--init``, and the run itself."""
     config = json.loads((run / "config.json").read_text())["config"]
@@ -112,15 +125,26 @@ def history(runs: list[Path]) -> list[dict[str, str]]:
 def command(arguments: list[str], stage: int) -> str:
     """The command of a run, with folders as the README names them and one a stage."""
     words = ["kseg", *arguments[1:]]
-    folders = {
-        "--data-dir": "$CAMVID",
-        "--run-dir": f"runs/camvid-{stage}",
-        "--init": FINAL.format(stage - 1),
-    }
-    for flag, value in folders.items():
-        if flag in words:
-            words[words.index(flag) + 1] = value
+    for i, (flag, value) in enumerate(itertools.pairwise(words), 1):
+        if flag == "--data-dir":
+            words[i] = "$CAMVID"
+        elif flag == "--run-dir":
+            words[i] = f"runs/camvid-{stage}"
+        elif flag == "--init":
+            words[i] = start(value, stage)
+        elif flag == "--teacher":
+            words[i] = short(value)
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
+
+
+def start(init: str, stage: int) -> str:
+    """What a stage began with: the stage before it, or for the first a file or a name."""
+    return FINAL.format(stage - 1) if stage > 1 else short(init)
+
+
+def short(path: str) -> str:
+    """A path's last folder and file: ``lite0/model.keras``; a name stays as it is."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def write_row(name: str, scores: Scores) -> None:
@@ -133,5 +157,6 @@ def write_row(name: str, scores: Scores) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         draw_sample()
+        draw_first_picture()
     else:
         ship_run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -48,20 +48,30 @@ class Scene:
     instances: np.ndarray
 
 
-def draw_scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Scene:
+def draw_scene(
+    seed: int, height: int = SIZE[0], width: int = SIZE[1], *, simple: bool = False
+) -> Scene:
     """The street of a seed; a seed is the same street at every size.
+
+    Args:
+        simple: another street, without the classes of ``plan.NOT_SIMPLE``.
 
     Raises:
         KsegError: a negative seed or a side below 16.
     """
     _check((height, width), seed)
-    image, instances = draw(Street(seed, height, width))
+    image, instances = draw(Street(seed, height, width, simple=simple))
     labels = np.where(instances >= 1000, instances // 1000, instances).astype(np.uint8)
     return Scene(image, labels, instances)
 
 
 def write_streets(
-    folder: str | Path, count: int, *, size: tuple[int, int] = SIZE, seed: int = 0
+    folder: str | Path,
+    count: int,
+    *,
+    size: tuple[int, int] = SIZE,
+    seed: int = 0,
+    simple: bool = False,
 ) -> None:
     """Writes ``count`` streets in Cityscapes' layout, a fifth of them as val.
 
@@ -72,6 +82,7 @@ def write_streets(
         folder: must not exist, or be empty; appears when all is written.
         count: train and val together, at least 2.
         size: (H, W).
+        simple: without the classes of ``plan.NOT_SIMPLE``: ten of Cityscapes' are left.
 
     Raises:
         KsegError: a count below 2, a size below 16, or what cannot be written.
@@ -84,7 +95,8 @@ def write_streets(
     with atomic_folder(folder) as root:
         for split, number in (("train", count - val), ("val", val)):
             for index in range(number):
-                _write(root, split, index, draw_scene(_scene_seed(seed, split, index), *size))
+                scene = draw_scene(_scene_seed(seed, split, index), *size, simple=simple)
+                _write(root, split, index, scene)
 
 
 def _check(size: tuple[int, int], seed: int) -> None:
