@@ -107,14 +107,13 @@ def write_demo_report(
     with history.open(newline="") as file:
         report.picture(training_curve(list(csv.DictReader(file))))
     report.heading("By class")
-    # Simple streets do not have all of Cityscapes' classes.
-    ious = {file: score.class_iou for file, score in scores.items()}
-    absent = {k for k in ious["keras"] if all(iou[k] is None for iou in ious.values())}
-    ious = {f: {k: v for k, v in iou.items() if k not in absent} for f, iou in ious.items()}
-    report.picture(class_bars({file: ious[file] for file in ("fp32", "int8")}))
+    report.picture(class_bars({name: scores[name].class_iou for name in ("fp32", "int8")}))
     report.table(
-        ["class", *ious],
-        [[k, *(_percent(iou[k]) for iou in ious.values())] for k in ious["keras"]],
+        ["class", *scores],
+        [
+            [label, *(_percent(score.class_iou[label]) for score in scores.values())]
+            for label in scores["keras"].class_iou
+        ],
     )
     report.heading("Made with")
     report.line(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write, and how much to draw and train."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
     parser.add_argument("--scenes", type=int, default=320, metavar="N", help="streets (320)")
-    parser.add_argument("--steps", type=int, default=480, metavar="N", help="of training (480)")
+    parser.add_argument("--steps", type=int, default=448, metavar="N", help="of training (448)")
     arguments.add_size(parser, "--crop", "of training (128 256)")
 
 
@@ -72,9 +72,10 @@ def run(args: argparse.Namespace) -> None:
     timings = dict(zip(files, benchmark(list(files.values()), runs=10), strict=True))
 
     rows = _rows(files, scores, on_gpu, timings)
+    shown = "streets" if name == "folder" else name
     facts = {
         "model": MODEL,
-        "data": f"{name}, {len(train_data)} scenes for training, {len(val_data)} for the scores",
+        "data": f"{shown}, {len(train_data)} scenes for training, {len(val_data)} for the scores",
         "steps": args.steps,
         "crop": crop,
         "input_size": size,
@@ -102,7 +103,7 @@ def _find_data(scenes: int, out: Path, stages: Stages) -> tuple[str, Path]:
     streets = out / f"streets-{scenes}"
     if not streets.exists():
         write_streets(streets, scenes, simple=True)
-    return "streets", streets
+    return "folder", streets
 
 
 def _train(
@@ -120,7 +121,10 @@ def _train(
         loss="cross_entropy+lovasz",
         scale=(0.75, 1.5),
         ema=0.98,
-        validate_every=5,
+        # Signs, people and poles: a small share of the pixels, and of the crops.
+        class_uniform=0.5,
+        class_mix=0.5,
+        validate_every=7,
         init="imagenet",
         init_part="backbone",
     )

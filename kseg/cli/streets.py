@@ -1,4 +1,4 @@
-"""Make a procedural street data set in Cityscapes' layout, train and val."""
+"""Make a procedural street data set, train and val, in Cityscapes' layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"), help="default: 256 512"
     )
     parser.add_argument(
-        "--simple", action="store_true", help="ten classes: no wall, fence, truck, bus, bicycle..."
+        "--simple",
+        action="store_true",
+        help="ten classes, without rare ones, in the layout of the data set `folder`",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other streets")
 

@@ -282,4 +282,14 @@ def test_command(tmp_path, capsys):
     command.run(parser.parse_args([str(folder), *args]))
     write_streets(tmp_path / "same", 2, size=(32, 64), seed=4, simple=True)
     assert contents(folder) == contents(tmp_path / "same")
+    data = open_dataset("folder", folder, "val")
+    assert data.classes.names == tuple(n for n in CITYSCAPES.names if n not in NOT_SIMPLE)
+    assert data.classes.colors[-1] == (0, 0, 142)  # of the car
+    (sample,) = data.samples
+    image, label = data.labelled(sample)
+    scene = draw_scene(streets._scene_seed(4, "val", 0), 32, 64, simple=True)
+    np.testing.assert_array_equal(image, scene.image)
+    names = [*data.classes.names, *(["void"] * 246)]
+    known = dict(zip(CITYSCAPES.file_ids, CITYSCAPES.names, strict=True))
+    assert [names[i] for i in label.flat] == [known.get(i, "void") for i in scene.labels.flat]
     assert "2 streets of 32x64" in capsys.readouterr().out
