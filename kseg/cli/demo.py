@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MODEL = "deeplab_v3_plus_efficientnet_lite0"
 
 # Seconds on two cores.
-_PLAN = {"streets": 25, "training": 250, "files": 60, "gpu": 110, "times": 30}
+_PLAN = {"streets": 25, "training": 235, "files": 30, "gpu": 45, "times": 15}
 
 _GPU_FIGURES = ("few_cpu", "few_gpu", "same_class", "difference")
 
