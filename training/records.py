@@ -205,7 +205,7 @@ def open_records(
     return Records(
         name=index["dataset"],
         split=index["split"],
-        classes=_classes(index["classes"]),
+        classes=ClassTable.from_json(index["classes"]),
         size=index["size"] and tuple(index["size"]),
         names=tuple(r["name"] for _, r in records),
         pixels=np.array([shard["class_pixels"] for shard in index["shards"]], np.int64).sum(0),
@@ -527,11 +527,3 @@ def _read_index(folder: Path) -> dict[str, Any]:
             "prepare the records again in another folder"
         )
     return index
-
-
-def _classes(value: dict[str, Any]) -> ClassTable:
-    """JSON has no tuples."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    for key in ("colors", "void_colors"):
-        fields[key] = tuple(map(tuple, fields.get(key, ())))
-    return ClassTable(**fields)

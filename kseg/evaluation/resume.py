@@ -14,6 +14,7 @@ from kseg import shipped
 from kseg.data import DataSet, check_outputs, file_digests, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
+from kseg.evaluation.scores import without_threads
 from kseg.files import atomic_write
 
 INTERVAL = 10.0
@@ -33,7 +34,7 @@ class SavedScores:
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
         self._path = Path(path)
         self._file = scored and shipped.file_of(scored)
-        self._content = self._file and _content(self._file)
+        self._content = self._file and content_of(self._file)
         self._run: dict[str, Any] = {}
         self._digests: list[str] = []
         self._written = time.monotonic()
@@ -57,10 +58,9 @@ class SavedScores:
                 written there.
         """
         check_outputs([self._path], [self._file, *maps], [data])
-        # The number of threads, which follows the comma, does not change a score.
         run = {
             **run,
-            "runtime": run["runtime"].partition(", ")[0],
+            "runtime": without_threads(run["runtime"]),
             "content": self._content,
             "names": _digest(s.name for s in data.samples),
         }
@@ -138,7 +138,7 @@ class SavedScores:
         self._path.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> str | None:
+def content_of(path: Path) -> str | None:
     """A digest of a file; None for a folder of label maps."""
     if path.is_dir():
         return None

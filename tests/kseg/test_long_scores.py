@@ -14,45 +14,12 @@ from PIL import Image
 import kseg
 from kseg.cli import main
 from kseg.data import CITYSCAPES, open_dataset
-from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
+from kseg.evaluation import ConfusionMatrix, SavedScores, evaluate, resume
 from kseg.evaluation.boundaries import BoundaryScores
 from kseg.evaluation.categories import InstanceScores
 from kseg.evaluation.confusion import runs
 from kseg.evaluation.counts import Counts
-from support import write_camvid
-
-
-def write_maps(folder, count, seed=5):
-    """Frames in Cityscapes' layout with label maps beside them, most of them right.
-
-    Ids in blocks of 5 x 7 pixels, a tenth of the pixels of the label maps at random;
-    riders, cars and bicycles are instances.
-    """
-    rng = np.random.default_rng(seed)
-    table = CITYSCAPES.file_table()
-    for number in range(count):
-        name = f"bonn_{number:06d}_000019"
-        labels = table[rng.integers(0, 20, (8, 9))].repeat(5, 0).repeat(7, 1)
-        wide = labels.astype(np.uint16)
-        things = np.isin(labels, (25, 26, 33))
-        instances = np.where(things, wide * 1000 + rng.integers(0, 9, dtype=np.uint16), wide)
-        noise = rng.random(labels.shape) < 0.1
-        answer = np.where(noise, table[rng.integers(0, 20, labels.shape)], labels)
-        for path, pixels in (
-            (f"leftImg8bit/val/bonn/{name}_leftImg8bit", np.zeros((*labels.shape, 3), np.uint8)),
-            (f"gtFine/val/bonn/{name}_gtFine_labelIds", labels),
-            (f"gtFine/val/bonn/{name}_gtFine_instanceIds", instances),
-            (f"maps/{name}_pred_labelIds", answer),
-        ):
-            file = folder / f"{path}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return open_dataset("cityscapes", folder, "val"), LabelMaps(folder / "maps")
-
-
-def without_time(report):
-    """Of a score as JSON."""
-    return {key: value for key, value in report.items() if key != "seconds"}
+from support import without_time, write_camvid, write_maps
 
 
 def test_runs_are_the_pixels():
