@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import socket
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -53,6 +60,84 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_temporary(*folders: Path) -> None:
+    """Removes what killed writers left in folders in which nobody writes now."""
+    for folder in folders:
+        for path in folder.glob(".kseg-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Within it no other process works on ``path``, nor another thread of this one.
+
+    The lock is the operating system's, on a file beside or in what it is for. It ends with the
+    process, however that ends, so a file that a killed process left stops nobody.
+
+    Args:
+        path: a folder, which is made and has ``.lock`` in it; else a file, which need not
+            exist and has ``.NAME.lock`` beside it.
+        shared: with others who share it.
+        wait: for the others; else they are an error.
+
+    Raises:
+        KsegError: another process works on it, or the folder cannot be written to.
+    """
+    path = Path(path)
+    is_folder = path.is_dir()
+    place = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
+    descriptor = _open_locked(path, place, shared=shared, wait=wait)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            # Another process that shares it keeps its file.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                place.unlink()
+            os.close(descriptor)
+
+
+def _open_locked(path: Path, place: Path, *, shared: bool, wait: bool) -> int | None:
+    """The locked file at ``place``; None where the system or the file system has no locks."""
+    if sys.platform == "win32":
+        return None
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        try:
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            fcntl.flock(descriptor, operation | (0 if wait else fcntl.LOCK_NB))
+            # Whoever had it may have removed the file just now.
+            if os.path.samestat(os.fstat(descriptor), os.stat(place)):
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, holder.encode(), 0)
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+                os.close(descriptor)
+                raise KsegError(
+                    f"{path}: {holder or 'another process'} works on it; let it end, or choose "
+                    "another name"
+                ) from None
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                os.close(descriptor)
+                raise write_error(path, error) from error
+            warnings.warn(
+                f"{path}: its file system has no locks; let one process at a time work on it",
+                KsegWarning,
+                stacklevel=4,
+            )
+            return descriptor
+        os.close(descriptor)
 
 
 def check_is_file(path: Path, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from kseg.progress import Countdown
 if TYPE_CHECKING:
     import numpy as np
 
+    from kseg.data.check import DataReport
     from kseg.model import SegmentationModel
     from kseg.predictor import InferenceSettings
 
@@ -82,6 +83,12 @@ def add_shard(parser: argparse.ArgumentParser, of: str) -> None:
 def shard(args: argparse.Namespace) -> Shard:
     """What ``add_shard`` parsed; the whole where it was not given."""
     return WHOLE if args.shard is None else Shard.parse(args.shard)
+
+
+def print_reports(reports: Sequence[DataReport]) -> int:
+    """Prints reports of data; 1 when there are problems, warnings leave it 0."""
+    print("\n".join(map(str, reports)))
+    return int(any(report.problems for report in reports))
 
 
 def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "FILE") -> None:

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     }
     if shard:
         part = evaluate_shard(source, data, shard, settings, file=args.file, **options)
-        write_json(args.json, part.to_json())
+        part.write(args.json)
         print(f"{args.json}: shard {shard}, {part.counts.images} of {len(data)} images")
         if saved:
             saved.remove()

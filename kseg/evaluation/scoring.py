@@ -23,6 +23,7 @@ from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
 from kseg.evaluation.resume import SavedScores, content_of
 from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels
 from kseg.evaluation.shards import ScoreShard
+from kseg.files import locked
 from kseg.predictor import InferenceSettings, Predictor, inference_settings
 
 
@@ -155,15 +156,18 @@ def _counted(
     }
     kinds = _kinds(data, boundaries)
     counts, seconds = Counts(data.classes, **kinds), 0.0
-    if saved:
-        run = {**fields_to_json(facts), **kinds}
-        if shard != WHOLE:
-            run["shard"] = str(shard)
-        seconds = saved.load(run, part, counts, predictions.files())
-    begin = time.monotonic() - seconds
-    if progress and counts.images:
-        progress(counts.images, len(part))
-    try:
+    with contextlib.ExitStack() as leaving:
+        if saved:
+            leaving.enter_context(locked(saved.path))
+            run = {**fields_to_json(facts), **kinds}
+            if shard != WHOLE:
+                run["shard"] = str(shard)
+            seconds = saved.load(run, part, counts, predictions.files())
+        begin = time.monotonic() - seconds
+        if saved:
+            leaving.callback(lambda: saved.save(counts, time.monotonic() - begin))
+        if progress and counts.images:
+            progress(counts.images, len(part))
         samples = part.samples[counts.images :]
         for image in _count(predictions, data, samples, kinds, workers):
             counts.merge(image)
@@ -171,9 +175,6 @@ def _counted(
                 saved.save_sometimes(counts, time.monotonic() - begin)
             if progress:
                 progress(counts.images, len(part))
-    finally:
-        if saved:
-            saved.save(counts, time.monotonic() - begin)
     return counts, facts, time.monotonic() - begin
 
 

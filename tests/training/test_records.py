@@ -17,12 +17,12 @@ from PIL import Image
 import kseg
 import kseg.training
 from kseg.cli import main
-from kseg.data import open_dataset, read_image
+from kseg.data import Shard, open_dataset, read_image
 from kseg.errors import KsegWarning
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.evaluation.overlays import write_overlays
 from kseg.predictor import KerasPredictor, predict_labels
-from kseg.training import open_records, prepare, records, tfrecord
+from kseg.training import open_records, prepare, prepare_shard, records, tfrecord
 from support import run_kseg, write_camvid
 
 SHARDS = 3
@@ -193,6 +193,44 @@ def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
     assert written == FILES[1:]
     assert counts == [(2, 6), (4, 6), (6, 6)]
     assert contents(tmp_path) == contents(folder)
+
+
+def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
+    """Whoever ends last writes the index; one that is killed goes on; two are one too many."""
+    real = records._write_shard
+
+    def part(number, **way):
+        return prepare_shard(data, tmp_path, Shard(number, 4), shards=SHARDS, workers=1, **way)
+
+    def killed(path, *args):
+        # What SIGKILL leaves of this process's file, and another process's that goes on.
+        for name, file in ((".kseg-mine", path.name), (".kseg-other", FILES[0])):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    assert part(1) is False  # four processes for three files
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(records, "_write_shard", killed)
+        part(4)
+    counts = []
+    assert part(4, progress=lambda *n: counts.append(n)) is False
+    assert counts == [(0, 2), (2, 2)]
+
+    def meanwhile(path, *args):
+        with pytest.raises(kseg.KsegError, match=rf"process {os.getpid()} on .* works on it"):
+            part(3)
+        with pytest.raises(kseg.KsegError, match="works on it; let it end"):
+            prepare(data, tmp_path, shards=SHARDS, workers=1)
+        monkeypatch.setattr(records, "_write_shard", real)
+        assert part(2) is False
+        return real(path, *args)
+
+    monkeypatch.setattr(records, "_write_shard", meanwhile)
+    assert part(3) is True
+    shutil.rmtree(tmp_path / ".kseg-other")
+    assert contents(tmp_path) == contents(folder)
+    assert open_records(tmp_path).fingerprint() == open_records(folder).fingerprint()
 
 
 def test_the_command_with_two_workers_writes_the_same(folder, tiny_camvid, tmp_path):
