@@ -29,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     shards = read_shards(args.files)
     if shards[0].kind == "data":
         if args.json:
-            raise KsegError(
-                f"{shards[0].path}: is of check-data, which has no score; leave json out"
-            )
+            raise KsegError(f"{shards[0].path}: is no score but of check-data; leave json out")
         return arguments.print_reports(merge_data_shards(shards))
     from kseg.evaluation import format_report, merge_shards
 

@@ -210,9 +210,10 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     assert part(1) is False  # four processes for three files
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(records, "_write_shard", killed)
+    monkeypatch.setattr(records, "_write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
         part(4)
+    monkeypatch.setattr(records, "_write_shard", real)
     counts = []
     assert part(4, progress=lambda *n: counts.append(n)) is False
     assert counts == [(0, 2), (2, 2)]

@@ -100,7 +100,7 @@ def test_model_is_for_inference(undisturbed):
     assert not model.compiled
 
 
-def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp_path):
+def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp_path, capsys):
     run_dir = tmp_path / "killed"
     command = [*with_small(), *arguments(tiny_camvid, run_dir)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -108,9 +108,15 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
     deadline = time.monotonic() + 300
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
+    os.kill(process.pid, signal.SIGSTOP)
+    before = sorted(run_dir.rglob("*"))
+    assert main(arguments(tiny_camvid, run_dir)) == 1
+    assert f"{run_dir}: process {process.pid} on " in capsys.readouterr().err
+    assert sorted(run_dir.rglob("*")) == before
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run_dir / "model.keras").exists()
+    (run_dir / "checkpoints/.kseg-left").mkdir()
 
     assert main(arguments(tiny_camvid, run_dir)) == 0
     for a, b in zip(
@@ -123,6 +129,7 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
         for d in (run_dir, undisturbed)
     ]
     assert histories[0] == histories[1]
+    assert not list(run_dir.rglob(".*"))
 
 
 def test_a_complete_run_stays(undisturbed, tiny_camvid, capsys):
