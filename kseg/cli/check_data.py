@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     shard = arguments.shard(args)
     if (args.shard is None) != (args.json is None):
         raise KsegError("shard and json belong together; give --shard I/N --json F, or neither")
-    arguments.data_outputs(args, args.split, [args.out, args.json])
+    if args.out or args.json:
+        arguments.data_outputs(args, args.split, [args.out, args.json])
     if args.json:
         check_output(args.json)
     found = [
