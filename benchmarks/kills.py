@@ -147,13 +147,21 @@ def written(folder: Path) -> dict[str, Any]:
     return {
         path.relative_to(folder).as_posix(): content(path)
         for path in sorted(folder.rglob("*"))
-        # TensorBoard starts a new file with each process.
-        if path.is_file() and "tensorboard" not in path.parts
+        # TensorBoard starts a new file with each process. The lock of a run that was killed at
+        # its very end stays: a complete run needs none.
+        if "tensorboard" not in path.parts and path.name != ".lock" and not _is_parent(path)
     }
+
+
+def _is_parent(path: Path) -> bool:
+    """Of something: an empty folder is something that was left."""
+    return path.is_dir() and any(path.iterdir())
 
 
 def content(path: Path) -> Any:
     """What can be compared with == of a file."""
+    if path.is_dir():
+        return None
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights:
             return archive.read("config.json"), arrays(weights)

@@ -33,10 +33,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=".kseg-", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            os.replace(temporary, path)
+        with _temporary_folder(path.parent) as folder:
+            yield folder / path.name
+            os.replace(folder / path.name, path)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -47,26 +46,62 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise KsegError(f"{path}: exists and is not an empty folder; name another or remove it")
-    temporary = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=".kseg-", dir=path.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        with _temporary_folder(path.parent) as folder:
+            folder.chmod(0o755)
+            yield folder
+            if path.exists():
+                path.rmdir()
+            os.replace(folder, path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_temporary(*folders: Path) -> None:
-    """Removes what killed writers left in folders in which nobody writes now."""
-    for folder in folders:
-        for path in folder.glob(".kseg-*"):
-            shutil.rmtree(path, ignore_errors=True)
+# Folders in which this process has looked for what killed ones left.
+_looked_in: set[Path] = set()
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, which is removed afterwards.
+
+    While it is in use it is locked, by which ``remove_left`` knows it from one that a killed
+    process left.
+    """
+    if parent.absolute() not in _looked_in:
+        _looked_in.add(parent.absolute())
+        remove_left(parent)
+    with contextlib.ExitStack() as leaving:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+            if sys.platform == "win32":
+                break
+            descriptor = os.open(folder, os.O_RDONLY)
+            leaving.callback(os.close, descriptor)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Another process may have taken it for one that was left.
+            if folder.exists():
+                break
+        leaving.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+_TEMPORARY = ".kseg-unfinished-"
+
+
+def remove_left(*folders: Path) -> None:
+    """Removes what killed writers left in some folders, and nothing that is being written."""
+    if sys.platform == "win32":
+        return
+    for path in (path for folder in folders for path in folder.glob(f"{_TEMPORARY}*/")):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -20,13 +20,12 @@ import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from kseg.data import (
 )
 from kseg.data.reading import check_jpeg, orientation_of
 from kseg.errors import KsegError, KsegWarning
-from kseg.files import atomic_write, locked, make_folder, remove_temporary
+from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
@@ -330,7 +329,7 @@ def _prepare(
     every = _slices(data, folder, shards)
     slices = dict(shard.of(list(every.items())))
     files = {path.name for path in slices}
-    _remove_left(folder, slices, everything=shard == WHOLE)
+    remove_left(folder)
     parts = {
         p["file"]: p
         for p in _find_parts(folder, plan)
@@ -388,16 +387,6 @@ def _write_index(
         for name in files:
             (folder / name).with_suffix(".json").unlink(missing_ok=True)
     return True
-
-
-def _remove_left(folder: Path, files: Iterable[Path], *, everything: bool) -> None:
-    """Removes what killed writers of these files left, or of all files."""
-    if everything:
-        remove_temporary(folder)
-        return
-    for name in (path.stem for path in files):
-        for path in folder.glob(f".kseg-*/{name}.*"):
-            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 _ELSEWHERE = "choose another folder or remove this one"

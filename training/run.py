@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
-from kseg.files import atomic_write, locked, make_folder, remove_temporary
+from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
@@ -226,7 +226,7 @@ class Run:
                 # Another process may have worked on it until now.
                 if (finished := self._finished()) is not None:
                     return finished
-                remove_temporary(folder, folder / "checkpoints")
+                remove_left(folder, folder / "checkpoints")
                 return self._train(source)
         finally:
             # Of a run that is refused nothing is left; a folder with files stays.

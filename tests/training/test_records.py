@@ -184,7 +184,7 @@ def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
     with pytest.raises(kseg.KsegError, match=r"index\.json: cannot be read; `kseg prepare` writes"):
         open_records(tmp_path)
     # What a killed writer leaves, and a shard whose part of the index was not written.
-    (tmp_path / ".kseg-left").mkdir()
+    (tmp_path / ".kseg-unfinished-left").mkdir()
     (tmp_path / FILES[1]).with_suffix(".json").unlink()
 
     written, counts = [], []
@@ -203,10 +203,9 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
         return prepare_shard(data, tmp_path, Shard(number, 4), shards=SHARDS, workers=1, **way)
 
     def killed(path, *args):
-        # What SIGKILL leaves of this process's file, and another process's that goes on.
-        for name, file in ((".kseg-mine", path.name), (".kseg-other", FILES[0])):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / file).write_bytes(b"half")
+        # What SIGKILL leaves.
+        (tmp_path / ".kseg-unfinished-left").mkdir()
+        (tmp_path / ".kseg-unfinished-left" / path.name).write_bytes(b"half")
         raise KeyboardInterrupt
 
     assert part(1) is False  # four processes for three files
@@ -217,6 +216,7 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
     counts = []
     assert part(4, progress=lambda *n: counts.append(n)) is False
     assert counts == [(0, 2), (2, 2)]
+    assert not list(tmp_path.glob(".kseg-*"))
 
     def meanwhile(path, *args):
         with pytest.raises(kseg.KsegError, match=rf"process {os.getpid()} on .* works on it"):
@@ -229,7 +229,6 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records, "_write_shard", meanwhile)
     assert part(3) is True
-    shutil.rmtree(tmp_path / ".kseg-other")
     assert contents(tmp_path) == contents(folder)
     assert open_records(tmp_path).fingerprint() == open_records(folder).fingerprint()
 

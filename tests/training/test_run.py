@@ -116,7 +116,7 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run_dir / "model.keras").exists()
-    (run_dir / "checkpoints/.kseg-left").mkdir()
+    (run_dir / "checkpoints/.kseg-unfinished-left").mkdir()
 
     assert main(arguments(tiny_camvid, run_dir)) == 0
     for a, b in zip(
