@@ -224,6 +224,27 @@ def check_output(path: str | Path, suffix: str | None = None) -> None:
         raise write_error(path, error) from error
 
 
+def check_room(path: str | Path, size: int) -> None:
+    """Says that there is no room for a file, for a writer that cannot say so itself.
+
+    HDF5 ends the process by a segmentation fault where it finds the disk full.
+
+    Args:
+        path: of the file to be written.
+        size: its bytes, at most.
+
+    Raises:
+        KsegError: there is no room, or the folder is missing or read-only.
+    """
+    path = Path(path)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def check_not_input(
     outputs: Iterable[str | Path | None],
     inputs: Iterable[str | Path | None],
