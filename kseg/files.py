@@ -150,8 +150,9 @@ def _open_locked(path: Path, place: Path, *, shared: bool, wait: bool) -> int | 
             # Whoever had it may have removed the file just now.
             if os.path.samestat(os.fstat(descriptor), os.stat(place)):
                 holder = f"process {os.getpid()} on {socket.gethostname()}"
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, holder.encode(), 0)
+                with contextlib.suppress(OSError):  # a full disk; the lock holds without
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, holder.encode(), 0)
                 return descriptor
         except FileNotFoundError:
             pass

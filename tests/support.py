@@ -1,8 +1,10 @@
 """What tests share beside fixtures."""
 
+import contextlib
+import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,17 @@ def write_maps(folder: Path, count: int, seed: int = 5) -> tuple[DataSet, LabelM
 def without_time(report: dict[str, Any]) -> dict[str, Any]:
     """Of a score as JSON."""
     return {key: value for key, value in report.items() if key != "seconds"}
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Within it no file grows beyond so many bytes: the system's own error, EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:

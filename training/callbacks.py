@@ -462,7 +462,8 @@ class Checkpoint(keras.callbacks.Callback):
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
                     "saved; start another run_dir with a lower learning_rate or clip_norm"
                 )
-        variables = [*self.model.variables, *self.model.optimizer.variables]
+        optimizer = getattr(self.model, "optimizer", None)
+        variables = [*self.model.variables, *(optimizer.variables if optimizer else ())]
         values = sum(math.prod(variable.shape) for variable in variables)
         # Of 32 bits each, and what HDF5 needs to find them, the name of a layer's group most.
         check_room(self._path(_OPEN), 4 * values + 4096 * len(variables))
