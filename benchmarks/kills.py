@@ -30,8 +30,9 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 
 # A network that trains in a second, as the tests have it.
+_PATHS = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
 _MAIN = (
-    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+    f"{_PATHS}"
     "from kseg.zoo import VARIANTS; from support import SMALL; VARIANTS.update(SMALL)\n"
     "from kseg.evaluation import resume; resume.INTERVAL = 0\n"
     "from kseg.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -71,7 +72,7 @@ def main() -> int:
 def make_inputs(folder: Path) -> None:
     """Drawn images, a model and a checkpoint, for all commands."""
     code = (
-        f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}]\n"
+        f"{_PATHS}"
         "import keras, kseg, safetensors.numpy; from pathlib import Path\n"
         "from kseg.data import CAMVID; from kseg.zoo import VARIANTS\n"
         "from support import SMALL, random_tensors, write_camvid\n"
@@ -82,7 +83,7 @@ def make_inputs(folder: Path) -> None:
         "colors=CAMVID.colors, input_size=(48, 64)); model.save('model.keras')\n"
         "safetensors.numpy.save_file(random_tensors(model), 'published.safetensors')\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
 
 def disturb(name: str, folder: Path, count: int, seed: int) -> int:

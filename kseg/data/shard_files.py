@@ -95,13 +95,15 @@ def read_shards(paths: Sequence[str | Path]) -> list[ShardFile]:
 def _read(path: str | Path) -> ShardFile:
     path = Path(path)
     way_out = "name files that `kseg evaluate --shard` or `kseg check-data --shard` wrote"
+    state: dict[str, Any] = {}
+    written = None
     try:
         state = json.loads(path.read_text())
         written = re.fullmatch(r"kseg (score|data) shard ([0-9]+)", state["format"])
     except OSError as error:
         raise KsegError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
     except (KeyError, TypeError, ValueError, RecursionError):
-        written = None
+        pass
     if written is None:
         raise KsegError(f"{path}: is no file of a shard; {way_out}")
     if int(written[2]) != VERSION:

@@ -95,7 +95,7 @@ def evaluate_shard(
     Raises:
         KsegError: as ``evaluate``.
     """
-    content = file and content_of(shipped.file_of(file))
+    content = None if file is None else content_of(shipped.file_of(file))
     settings = inference_settings(settings, keywords)
     kinds = _kinds(data, boundaries)
     counts, facts, seconds = _counted(
@@ -113,7 +113,7 @@ def evaluate_shard(
         facts=fields_to_json(facts),
         kinds=kinds,
         names=joint_digest(data.names),
-        file=file and str(file),
+        file=None if file is None else str(file),
         content=content,
         classes=data.classes,
         counts=counts,
