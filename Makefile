@@ -43,5 +43,12 @@ $(VENV)-mediapipe/installed: requirements-mediapipe.txt
 	$(VENV)-mediapipe/bin/pip install --quiet --no-deps -r requirements-mediapipe.txt
 	touch $@
 
+# For the test that compiles the Android app; needs npm and Java.
+.kotlin/installed: tests/kotlin/package.json tests/kotlin/package-lock.json
+	mkdir -p .kotlin
+	cp tests/kotlin/package.json tests/kotlin/package-lock.json .kotlin/
+	npm ci --silent --prefix .kotlin
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-mediapipe build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe .kotlin build dist *.egg-info runs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kseg.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from kseg.tflite.android_project import write_android_project
     from kseg.tflite.clustering import cluster
     from kseg.tflite.conversion import convert, convert_each
     from kseg.tflite.gpu import GpuPredictor
@@ -34,6 +35,7 @@ _MODULES = {
     "prune": "pruning",
     "quantisation_noise": "noise",
     "train_quantised": "qat",
+    "write_android_project": "android_project",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "prune",
     "quantisation_noise",
     "train_quantised",
+    "write_android_project",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
