@@ -477,10 +477,18 @@ def _write_shards(
         for path, data in todo:
             yield _write_shard(path, data, plan)
         return
-    # Not fork: the caller may have threads, TensorFlow's for one, which a forked process lacks.
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
-    ) as pool:
+    try:
+        # Not fork: the caller may have threads, TensorFlow's for one, which a forked process
+        # lacks.
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
+        )
+    except OSError as error:
+        raise KsegError(
+            f"workers is {workers}, and the system has no room for more processes "
+            f"({error.strerror}, perhaps of /dev/shm); run it again with workers 1"
+        ) from error
+    with pool:
         futures = [pool.submit(_write_shard, path, data, plan) for path, data in todo]
         try:
             for future in concurrent.futures.as_completed(futures):

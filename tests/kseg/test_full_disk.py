@@ -77,3 +77,13 @@ def test_room_is_looked_for(tmp_path):
     with room_for(999), pytest.raises(KsegError, match=rf"{tmp_path}/a: cannot be written \("):
         check_room(tmp_path / "a", 1000)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_processes(root, tmp_path, capsys):
+    """Their semaphores are files of /dev/shm."""
+    command = ["prepare", *CAMVID.format(root=root).split(), str(tmp_path / "o"), "--shards", "2"]
+    with room_for(0):
+        assert main([*command, "--workers", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "workers is 2, and the system has no room for more processes (File too large" in line
+    assert not list((tmp_path / "o").iterdir())
