@@ -13,8 +13,15 @@ from PIL import Image
 
 import kseg
 from kseg.cli import main
-from kseg.data import CITYSCAPES, open_dataset
-from kseg.evaluation import ConfusionMatrix, SavedScores, evaluate, resume
+from kseg.data import CITYSCAPES, Shard, open_dataset, read_shards
+from kseg.evaluation import (
+    ConfusionMatrix,
+    SavedScores,
+    evaluate,
+    evaluate_shard,
+    merge_shards,
+    resume,
+)
 from kseg.evaluation.boundaries import BoundaryScores
 from kseg.evaluation.categories import InstanceScores
 from kseg.evaluation.confusion import runs
@@ -153,28 +160,63 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kseg.data import open_dataset
-from kseg.evaluation import LabelMaps, SavedScores, evaluate, resume
-
-def kill(done, total):
-    if done == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+from kseg.data import WHOLE, Shard, open_dataset
+from kseg.evaluation import LabelMaps, SavedScores, evaluate_shard, resume
 
 resume.INTERVAL = 0
 folder = Path(sys.argv[1])
-evaluate(
-    LabelMaps(folder / "maps"), open_dataset("cityscapes", folder, "val"), boundaries=True,
-    saved=SavedScores(folder / "saved.json", folder / "maps"), progress=kill,
-)
+data = open_dataset("cityscapes", folder, "val")
+for shard, images in ((WHOLE, 3), (Shard(1, 2), 1), (Shard(2, 2), 2)):
+
+    def kill(done, total):
+        if done == images:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        saved = SavedScores(folder / f"{shard.number}-of-{shard.count}.saved", folder / "maps")
+        evaluate_shard(
+            LabelMaps(folder / "maps"), data, shard, boundaries=True, saved=saved, progress=kill
+        )
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
-    data, maps = write_maps(tmp_path, 6)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folder, data and label maps of a score and of two halves of it that were killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    data, maps = write_maps(folder, 6)
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, folder], timeout=300, stdout=subprocess.PIPE, check=True
+    )
+    assert list(map(int, child.stdout.split())) == [-signal.SIGKILL] * 3
+    return folder, data, maps
+
+
+def test_killed_shards_go_on_to_the_same_score(killed, tmp_path):
+    folder, data, maps = killed
+    files, done = [tmp_path / "1.json", tmp_path / "2.json"], []
+    for number, file in enumerate(files, 1):
+        evaluate_shard(
+            maps,
+            data,
+            Shard(number, 2),
+            boundaries=True,
+            saved=SavedScores(folder / f"{number}-of-2.saved", maps.folder),
+            progress=lambda *counts: done.append(counts),
+        ).write(file)
+    assert done == [(1, 3), (2, 3), (3, 3), (2, 3), (3, 3)]
+    scores, _ = merge_shards(read_shards(files))
+    want = evaluate(maps, data, boundaries=True)
+    assert without_time(scores.to_json()) == without_time(want.to_json())
+
+
+def test_a_killed_score_goes_on_to_the_same_figures(killed, tmp_path):
+    folder, data, maps = killed
     want = evaluate(maps, data, boundaries=True).to_json()
-    child = subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=300)
-    assert child.returncode == -signal.SIGKILL
-    saved = SavedScores(tmp_path / "saved.json", maps.folder)
+    saved = SavedScores(folder / "1-of-1.saved", maps.folder)
     done = []
     got = evaluate(
         maps, data, boundaries=True, saved=saved, progress=lambda *counts: done.append(counts)
@@ -191,7 +233,7 @@ def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
         (some, dict(boundaries=True), "images 6 there and 3 here"),
         (data, dict(boundaries=False), "boundaries true there and false here"),
     ):
-        with pytest.raises(kseg.KsegError, match=rf"saved\.json: is of another score: .*{name}"):
+        with pytest.raises(kseg.KsegError, match=rf"\.saved: is of another score: .*{name}"):
             evaluate(maps, other, saved=saved, **way)
     _, other = write_maps(tmp_path / "other", 6, seed=6)
     with pytest.raises(kseg.KsegError, match=r"another score: model .* there and .* here; name"):
