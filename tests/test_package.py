@@ -41,9 +41,11 @@ def test_wheel_has_one_top_level_name(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kseg"}
     assert "kseg/py.typed" in names
-    # every module of the repository is in it, and the Android app
+    # every module of the repository is in it, and the apps
     for package, folder in FOLDERS.items():
-        template = [path for path in folder.glob("android/**/*") if path.is_file()]
+        template = [
+            path for path in [*folder.glob("android/**/*"), *folder.glob("web/*")] if path.is_file()
+        ]
         for path in (*folder.rglob("*.py"), *template):
             inside = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
             assert inside in names

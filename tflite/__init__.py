@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kseg.tflite.pruning import prune
     from kseg.tflite.qat import train_quantised
     from kseg.tflite.timing import Timing, benchmark
+    from kseg.tflite.web_page import write_web_page
 
 # Names that are no module's, by their modules.
 _MODULES = {
@@ -36,6 +37,7 @@ _MODULES = {
     "quantisation_noise": "noise",
     "train_quantised": "qat",
     "write_android_project": "android_project",
+    "write_web_page": "web_page",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "quantisation_noise",
     "train_quantised",
     "write_android_project",
+    "write_web_page",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -27,7 +27,7 @@ FORMS = {
     "argmax-uint8-fp32": ("argmax", "uint8", "fp32"),
 }
 SOURCES = "app/src/main/kotlin/org/kseg/camera"
-COMPILER = ROOT / ".kotlin/node_modules/kotlin-compiler/bin/kotlinc"
+COMPILER = ROOT / ".npm/node_modules/kotlin-compiler/bin/kotlinc"
 
 
 @pytest.fixture(scope="module")
