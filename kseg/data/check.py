@@ -365,20 +365,21 @@ def merge_data_shards(shards: Sequence[ShardFile]) -> list[DataReport]:
     Raises:
         KsegError: a file that is damaged.
     """
+    job, place = shards[0].job, shards[0]
     fields = ("dataset", "split", "labelled", "classes", "names")
     reports = []
-    for place, facts in enumerate(zip(*(shards[0].job[f] for f in fields), strict=True)):
-        dataset, split, labelled, classes, names = facts
-        table = ClassTable.from_json(classes)
-        whole = Findings(dataset, split, labelled, table, names)
-        for shard in shards:
-            part = Findings(dataset, split, labelled, table, names)
-            try:
-                part.restore(shard.found["splits"][place])
-            except (IndexError, KeyError, TypeError, ValueError) as error:
-                raise shard.damaged() from error
-            whole.merge(part)
-        reports.append(whole.report())
+    try:
+        for number, facts in enumerate(zip(*(job[field] for field in fields), strict=True)):
+            dataset, split, labelled, classes, names = facts
+            table = ClassTable.from_json(classes)
+            whole = Findings(dataset, split, labelled, table, names)
+            for place in shards:
+                part = Findings(dataset, split, labelled, table, names)
+                part.restore(place.found["splits"][number])
+                whole.merge(part)
+            reports.append(whole.report())
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise place.damaged() from error
     return reports
 
 

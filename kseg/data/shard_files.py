@@ -118,6 +118,8 @@ def _read(path: str | Path) -> ShardFile:
         )
     except (KeyError, TypeError, ValueError):
         file = None
+    if file and not (isinstance(file.job, dict) and isinstance(file.found, dict)):
+        file = None
     if file is None or checksum != _checksum(state):
         raise KsegError(f"{path}: is damaged; make this shard again")
     return file

@@ -80,19 +80,23 @@ def merge_shards(shards: Sequence[ShardFile]) -> tuple[Scores, str | None]:
         KsegError: a file that is damaged, or SciPy is not installed for boundaries.
     """
     first = shards[0]
-    classes = ClassTable.from_json(first.job["classes"])
-    facts, seconds = first.found["facts"], 0.0
-    counts = Counts(classes, **first.found["kinds"])
-    for shard in shards:
-        part = Counts(classes, **first.found["kinds"])
-        try:
-            part.restore(shard.found["counts"])
-            seconds += float(shard.found["seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise shard.damaged() from error
-        counts.merge(part)
-    if joint_digest(counts.names) != first.job["names"]:
+    place = first
+    try:
+        facts, kinds = dict(first.found["facts"]), dict(first.found["kinds"])
+        classes = ClassTable.from_json(first.job["classes"])
+        counts, seconds = Counts(classes, **kinds), 0.0
+        for place in shards:
+            part = Counts(classes, **kinds)
+            part.restore(place.found["counts"])
+            counts.merge(part)
+            seconds += float(place.found["seconds"])
+        names, file = first.job["names"], first.found["file"]
+        scores = Scores.from_json({**counts.figures(), **facts, "seconds": seconds})
+    except KsegError:  # boundaries, without SciPy
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise place.damaged() from error
+    if joint_digest(counts.names) != names:
         raise KsegError(f"{first.path}: the shards lack images of the split; make them again")
     warn_of_labels(facts, counts)
-    scores = Scores.from_json({**counts.figures(), **facts, "seconds": seconds})
-    return scores, first.found["file"]
+    return scores, file

@@ -141,6 +141,11 @@ def test_shards_that_are_not_of_one_score(tmp_path, capsys):
     assert "one is a data shard, the other a score shard" in fails(*files[:2], other)
     dataclasses.replace(third, path=other, found=third.found | {"counts": {}}).write()
     assert f"{other}: is damaged; make this shard again" in fails(*files[:2], other)
+    copy.write_text(files[0].read_text())
+    for found in ({}, {"facts": {}}, {"facts": third.found["facts"], "kinds": 3}):
+        dataclasses.replace(third, path=files[0], shard=Shard(1, 3), found=found).write()
+        assert f"{files[0]}: is damaged; make this shard again" in fails(*files)
+    files[0].write_text(copy.read_text())
     text = files[2].read_text()
     for wrong, message in (
         (text.replace("score shard 1", "score shard 2"), "is of version 2, this kseg merges 1"),
