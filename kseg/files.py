@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -73,7 +74,7 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         remove_left(parent)
     with contextlib.ExitStack() as leaving:
         while True:
-            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=parent))
+            folder = Path(tempfile.mkdtemp(prefix=f"{_OF_HOST}-", dir=parent))
             if sys.platform == "win32":
                 break
             descriptor = os.open(folder, os.O_RDONLY)
@@ -87,14 +88,23 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield folder
 
 
-_TEMPORARY = ".kseg-unfinished-"
+_TEMPORARY = ".kseg-unfinished"
+_OF_HOST = f"{_TEMPORARY}-{socket.gethostname()[:60]}"
 
 
-def remove_left(*folders: Path) -> None:
-    """Removes what killed writers left in some folders, and nothing that is being written."""
+def remove_left(*folders: Path, of_all_hosts: bool = False) -> None:
+    """Removes what killed writers left in some folders, and nothing that is being written.
+
+    Args:
+        folders: may be missing.
+        of_all_hosts: where no other host writes in them. Some file systems that machines share
+            have no locks between them.
+    """
     if sys.platform == "win32":
         return
-    for path in (path for folder in folders for path in folder.glob(f"{_TEMPORARY}*/")):
+    # Eight letters follow: of the host "a", not of "a-b".
+    names = f"{_TEMPORARY}-*/" if of_all_hosts else f"{glob.escape(_OF_HOST)}-????????/"
+    for path in (path for folder in folders for path in folder.glob(names)):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
             try:

@@ -329,7 +329,7 @@ def _prepare(
     every = _slices(data, folder, shards)
     slices = dict(shard.of(list(every.items())))
     files = {path.name for path in slices}
-    remove_left(folder)
+    remove_left(folder, of_all_hosts=shard == WHOLE)
     parts = {
         p["file"]: p
         for p in _find_parts(folder, plan)

@@ -226,7 +226,7 @@ class Run:
                 # Another process may have worked on it until now.
                 if (finished := self._finished()) is not None:
                     return finished
-                remove_left(folder, folder / "checkpoints")
+                remove_left(folder, folder / "checkpoints", of_all_hosts=True)
                 return self._train(source)
         finally:
             # Of a run that is refused nothing is left; a folder with files stays.

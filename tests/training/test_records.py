@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -203,9 +204,11 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
         return prepare_shard(data, tmp_path, Shard(number, 4), shards=SHARDS, workers=1, **way)
 
     def killed(path, *args):
-        # What SIGKILL leaves.
-        (tmp_path / ".kseg-unfinished-left").mkdir()
-        (tmp_path / ".kseg-unfinished-left" / path.name).write_bytes(b"half")
+        # What SIGKILL leaves, of this machine and of another that may be writing.
+        for host in (socket.gethostname(), f"{socket.gethostname()}-2"):
+            left = tmp_path / f".kseg-unfinished-{host}-abcdefgh"
+            left.mkdir()
+            (left / path.name).write_bytes(b"half")
         raise KeyboardInterrupt
 
     assert part(1) is False  # four processes for three files
@@ -216,7 +219,7 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
     counts = []
     assert part(4, progress=lambda *n: counts.append(n)) is False
     assert counts == [(0, 2), (2, 2)]
-    assert not list(tmp_path.glob(".kseg-*"))
+    (of_another,) = tmp_path.glob(".kseg-*")
 
     def meanwhile(path, *args):
         with pytest.raises(kseg.KsegError, match=rf"process {os.getpid()} on .* works on it"):
@@ -229,6 +232,8 @@ def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records, "_write_shard", meanwhile)
     assert part(3) is True
+    assert contents(of_another) == {FILES[2]: b"half"}
+    shutil.rmtree(of_another)
     assert contents(tmp_path) == contents(folder)
     assert open_records(tmp_path).fingerprint() == open_records(folder).fingerprint()
 
