@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
-from kseg.files import atomic_write, make_folder
+from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
@@ -218,11 +219,38 @@ class Run:
             source: whose weights the run begins with; None for what the configuration says.
         """
         check_run_dir(self.folder, self.config, self.data, self.val_data)
+        if (finished := self._finished()) is not None:
+            return finished
+        folder = self.own_folder
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            with locked(make_folder(folder)):
+                # Another process may have worked on it until now.
+                if (finished := self._finished()) is not None:
+                    return finished
+                remove_left(folder, folder / "checkpoints", of_all_hosts=True)
+                return self._train(source)
+        finally:
+            # Of a run that is refused nothing is left; a folder with files stays.
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+    def _finished(self) -> SegmentationModel | None:
+        """The model of a run that is complete; None of one that is not.
+
+        Raises:
+            KsegError: as of ``check_folder``.
+        """
         if self._is_first_worker:
             check_folder(self.folder, self.config, self.data, self.val_data)
-        if (finished := self.folder / "model.keras").exists():
-            print(f"{self.folder}: this run is complete; remove the folder to train anew")
-            return load(finished)
+        if not (path := self.folder / "model.keras").exists():
+            return None
+        print(f"{self.folder}: this run is complete; remove the folder to train anew")
+        return load(path)
+
+    def _train(self, source: SegmentationModel | None) -> SegmentationModel:
+        """``train`` in a folder that no other process works on."""
         if source is not None:
             source = self._kept_or(source)
         check_two_classes(self.data.classes.num_classes, self.data.name)
@@ -258,7 +286,7 @@ class Run:
         with averaged(self.model):
             result = build(self.model.card.for_inference(), weights_of=self.model)
         if self._is_first_worker:
-            with atomic_write(finished) as path:
+            with atomic_write(self.folder / "model.keras") as path:
                 result.save(path)
         return result
 
