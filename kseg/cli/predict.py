@@ -2,6 +2,8 @@
 
 With --submission, the split of a data set in the form that its server takes: a PNG of
 the data set's own ids for every image, named as cityscapesScripts looks for it.
+
+With --shard I/N, part I of the images alone: N such commands write to one folder.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--submission", type=Path, metavar="DIR", help="for the split's label ids")
     arguments.add_data(parser, required=False)
     parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
+    arguments.add_shard(parser, "the images")
     arguments.add_settings(parser)
     arguments.add_card(parser)
 
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise KsegError("--submission takes --dataset and --data-dir, and no images")
     if args.out and not args.images:
         raise KsegError("--out takes images; name some, or use --submission with --dataset")
-    settings = arguments.settings(args)
+    settings, shard = arguments.settings(args), arguments.shard(args)
     # The data set first: it is found missing in no time, while the network takes seconds.
     data = args.submission and open_dataset(args.dataset, args.data_dir, args.split)
     if data:
@@ -63,8 +66,9 @@ def run(args: argparse.Namespace) -> None:
         args.file, runtime=args.runtime, output_stride=args.output_stride, card=args.card
     )
     if args.submission:
-        files = write_submission(predictor, data, args.submission, settings, progress=Countdown())
+        part = data.part(shard)
+        files = write_submission(predictor, part, args.submission, settings, progress=Countdown())
         print(f"{args.submission}: {len(files)} files")
         return
-    for file in write_overlays(predictor, args.images, args.out, settings):
+    for file in write_overlays(predictor, shard.of(args.images), args.out, settings):
         print(file)
