@@ -22,6 +22,7 @@ from kseg.data import Shard, open_dataset, read_image
 from kseg.errors import KsegWarning
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.evaluation.overlays import write_overlays
+from kseg.evaluation.sources import find_sources
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.training import open_records, prepare, prepare_shard, records, tfrecord
 from support import run_kseg, write_camvid
@@ -414,7 +415,7 @@ def test_photographs_are_upright_everywhere(size, orientation, tmp_path, tiny_mo
     scores = evaluate(LabelMaps(tmp_path / "data/labels/val"), data)
     assert scores.mean_iou == 1
     predictor = KerasPredictor(tiny_model)
-    (path, _) = write_overlays(predictor, [data.samples[0].image], tmp_path / "out")
+    (path, _) = write_overlays(predictor, find_sources([data.samples[0].image]), tmp_path / "out")
     want = tiny_model.card.train_ids()[predict_labels(predictor, read_image(data.samples[0].image))]
     np.testing.assert_array_equal(np.asarray(Image.open(path)), want)
     assert want.shape == size
