@@ -9,7 +9,8 @@ Of a run on train alone it writes besides
     results/camvid.json    versions and machine
     docs/camvid.png        loss and mean IoU over the steps of all stages
 
-A run that began with the weights of another (``--init OTHER/model.keras``) is its next stage.
+A run that began with the weights of another (``--init OTHER/model.keras``), or with shipped ones,
+is its next stage.
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
 ``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them and
 runs the README's first lines, which make docs/street.png of it.
@@ -25,6 +26,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import table
 from PIL import Image
@@ -49,12 +51,17 @@ LICENCE = "CamVid (Brostow, Fauqueur, Cipolla 2009) is for research; so are weig
 def ship_run(run: Path, folder: Path) -> None:
     """Scores a complete run, ships its weights and writes its row and its curve."""
     records = [json.loads((stage / "config.json").read_text()) for stage in stages(run)]
-    configs = [record["config"] for record in records]
-    for stage, config in enumerate(configs):
-        config["init"] = config["init"] and start(config["init"], stage + 1)
+    recipe, commands, init = before(records[0]["config"]["init"])
+    for record in records:
+        config, stage = record["config"], len(recipe) + 1
+        if config["init"]:
+            config["init"] = init or short(config["init"])
         if config.get("teacher"):
             config["teacher"] = short(config["teacher"])
-    splits = {part for config in configs for part in config["split"].split("+")}
+        commands.append(command(record["command"], stage, config["init"]))
+        recipe.append(config)
+        init = FINAL.format(stage)
+    splits = {part for config in recipe for part in config["split"].split("+")}
     held_out = splits == {"train"}
     best = run / "checkpoints/best.keras"
     is_best = held_out and best.exists()
@@ -73,12 +80,10 @@ def ship_run(run: Path, folder: Path) -> None:
             "mean_iou": scores and scores.mean_iou,
             "class_iou": scores and scores.class_iou,
             "state": "best on val of those scored" if is_best else "last",
-            "recipe": configs,
+            "recipe": recipe,
             "versions": records[-1]["versions"],
             "licence": LICENCE,
-            "command": " && ".join(
-                command(record["command"], stage) for stage, record in enumerate(records, 1)
-            ),
+            "command": " && ".join(commands),
         },
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
@@ -88,6 +93,17 @@ def ship_run(run: Path, folder: Path) -> None:
         with atomic_write(ROOT / "docs/camvid.png") as temporary:
             rendered(figure).save(temporary)
         print(f"{100 * scores.mean_iou:.2f} % on val")
+
+
+def before(init: str | None) -> tuple[list[dict[str, Any]], list[str], str | None]:
+    """Recipe, commands and last file of the stages that led to shipped weights, if it is them."""
+    if not init or not shipped.is_name(init):
+        return [], [], None
+    facts = shipped.facts(init)
+    last = FINAL.format(len(facts["recipe"]))
+    if facts["state"] != "last":
+        last = last.replace("model.keras", "checkpoints/best.keras")
+    return facts["recipe"], facts["command"].split(" && "), last
 
 
 def draw_sample() -> None:
@@ -122,8 +138,12 @@ def history(runs: list[Path]) -> list[dict[str, str]]:
     return rows
 
 
-def command(arguments: list[str], stage: int) -> str:
-    """The command of a run, with folders as the README names them and one a stage."""
+def command(arguments: list[str], stage: int, init: str | None) -> str:
+    """The command of a run, with folders as the README names them and one a stage.
+
+    Args:
+        init: what it began with, by the name that others have for it.
+    """
     words = ["kseg", *arguments[1:]]
     for i, (flag, value) in enumerate(itertools.pairwise(words), 1):
         if flag == "--data-dir":
@@ -131,15 +151,10 @@ def command(arguments: list[str], stage: int) -> str:
         elif flag == "--run-dir":
             words[i] = f"runs/camvid-{stage}"
         elif flag == "--init":
-            words[i] = start(value, stage)
+            words[i] = init or value
         elif flag == "--teacher":
             words[i] = short(value)
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
-
-
-def start(init: str, stage: int) -> str:
-    """What a stage began with: the stage before it, or for the first a file or a name."""
-    return FINAL.format(stage - 1) if stage > 1 else short(init)
 
 
 def short(path: str) -> str:
