@@ -98,10 +98,9 @@ def check_jpegs(paths: Iterable[Path], threads: int = 1) -> None:
     """
     # Once for all threads, which share it: libjpeg writes there of what it can repair.
     with quiet_stderr(), ThreadPoolExecutor(threads) as pool:
-        faults = pool.map(_jpeg_fault, paths)
-        # The others are not begun then.
-        fault = next((fault for fault in faults if fault), None)
-        faults.close()
+        fault = next((fault for fault in pool.map(_jpeg_fault, paths) if fault), None)
+        # The others need no look then.
+        pool.shutdown(cancel_futures=True)
     if fault:
         raise KsegError(fault)
 

@@ -130,6 +130,18 @@ def test_a_fixed_size_takes_no_other(tmp_path):
             r"of 5 dimensions \(norm\).* would not run .* instead of five dimensions four",
         ),
         (
+            lambda x: keras.ops.matmul(x, keras.ops.transpose(x, (0, 1, 3, 2))),
+            r"BATCH_MATMUL of a tensor with itself \(behind first\) would not run .* two tensors",
+        ),
+        (
+            lambda x: keras.ops.matmul(x, x[:, :1, :8]),
+            r"BATCH_MATMUL of unequal batches \(behind first\) would not run .* equal batches",
+        ),
+        (
+            lambda x: x[:, :, ::-1],
+            r"STRIDED_SLICE backwards \(behind first\) would not run .* a Concatenate of slices",
+        ),
+        (
             lambda x: keras.ops.log_softmax(x),
             r"LOG_SOFTMAX \(behind first\) would not run .* instead of LOG_SOFTMAX the logits",
         ),
