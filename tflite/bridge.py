@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -219,10 +220,10 @@ def trained_copy(
     known = {id(weight) for weight in source.weights}
     for layer in graph.layers:
         if any(id(weight) not in known for weight in layer.weights):
+            name = re.sub(r"\.[0-9]+$", "", layer.name)
             raise KsegError(
-                f"{card.name}: calls {layer.name.rpartition('.')[0] or layer.name} twice, and its "
-                "weights would become two layers'; convert it with precision w8 or int8 for a "
-                "smaller file"
+                f"{card.name}: calls {name} twice, and its weights would become two layers'; "
+                "convert it with precision w8 or int8 for a smaller file"
             )
     train(graph)
     result.set_weights(source.get_weights())
