@@ -1,8 +1,9 @@
 """What a run on CamVid reached, into the package and into ``results/``.
 
-``python benchmarks/camvid.py RUN CAMVID``: of a run on train alone takes the state that was
-best on val, of one on train and val the last, puts its weights into ``kseg/weights`` and of
-the first writes
+``python benchmarks/camvid.py RUN CAMVID`` puts the weights of a complete run into
+``kseg/weights``, with their score as they are shipped: of a run on train alone the state that was
+best on val, if the folder has one (``checkpoints/best.keras``), else ``model.keras``, the last.
+Of a run on train alone it writes besides
 
     results/camvid.csv     IoU by class of every shipped model, a column a class
     results/camvid.json    versions and machine
@@ -10,13 +11,17 @@ the first writes
 
 A run that began with the weights of another (``--init OTHER/model.keras``) is its next stage.
 Weights of a run on train alone are ``camvid-train``, of one on train and val ``camvid``.
-``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them.
+``python benchmarks/camvid.py`` without arguments draws the sample that kseg ships beside them and
+runs the README's first lines, which make docs/street.png of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -24,7 +29,7 @@ from pathlib import Path
 import table
 from PIL import Image
 
-from kseg import shipped
+from kseg import checkpoints, shipped
 from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import Scores, evaluate
@@ -45,11 +50,17 @@ def ship_run(run: Path, folder: Path) -> None:
     """Scores a complete run, ships its weights and writes its row and its curve."""
     records = [json.loads((stage / "config.json").read_text()) for stage in stages(run)]
     configs = [record["config"] for record in records]
-    for stage, config in enumerate(configs[1:], 1):
-        config["init"] = FINAL.format(stage)
+    for stage, config in enumerate(configs):
+        config["init"] = config["init"] and start(config["init"], stage + 1)
+        if config.get("teacher"):
+            config["teacher"] = short(config["teacher"])
     splits = {part for config in configs for part in config["split"].split("+")}
     held_out = splits == {"train"}
-    model = load(run / ("checkpoints/best.keras" if held_out else "model.keras"))
+    best = run / "checkpoints/best.keras"
+    is_best = held_out and best.exists()
+    model = load(best if is_best else run / "model.keras")
+    # As they are shipped: the score is of these.
+    checkpoints.assign(model, checkpoints.with_half_kernels(checkpoints.published(model)))
     scores = None
     if held_out:
         scores = evaluate(KerasPredictor(model), open_dataset("camvid", folder, "val"))
@@ -61,7 +72,7 @@ def ship_run(run: Path, folder: Path) -> None:
             "scored_on": "camvid val" if scores else None,
             "mean_iou": scores and scores.mean_iou,
             "class_iou": scores and scores.class_iou,
-            "state": "best on val of those scored" if held_out else "last",
+            "state": "best on val of those scored" if is_best else "last",
             "recipe": configs,
             "versions": records[-1]["versions"],
             "licence": LICENCE,
@@ -83,6 +94,13 @@ def draw_sample() -> None:
     """A street at the size of CamVid's frames."""
     with atomic_write(shipped.SAMPLE) as path:
         Image.fromarray(draw_scene(21, 360, 480).image).save(path, quality=95)
+
+
+def draw_first_picture() -> None:
+    """The README's first lines, in ``docs``."""
+    (script, *_) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    with contextlib.chdir(ROOT / "docs"):
+        exec(compile(script, "README.md", "exec"), {})
 
 
 def stages(run: Path) -> list[Path]:
@@ -107,15 +125,26 @@ def history(runs: list[Path]) -> list[dict[str, str]]:
 def command(arguments: list[str], stage: int) -> str:
     """The command of a run, with folders as the README names them and one a stage."""
     words = ["kseg", *arguments[1:]]
-    folders = {
-        "--data-dir": "$CAMVID",
-        "--run-dir": f"runs/camvid-{stage}",
-        "--init": FINAL.format(stage - 1),
-    }
-    for flag, value in folders.items():
-        if flag in words:
-            words[words.index(flag) + 1] = value
+    for i, (flag, value) in enumerate(itertools.pairwise(words), 1):
+        if flag == "--data-dir":
+            words[i] = "$CAMVID"
+        elif flag == "--run-dir":
+            words[i] = f"runs/camvid-{stage}"
+        elif flag == "--init":
+            words[i] = start(value, stage)
+        elif flag == "--teacher":
+            words[i] = short(value)
     return " ".join(word if word.startswith("$") else shlex.quote(word) for word in words)
+
+
+def start(init: str, stage: int) -> str:
+    """What a stage began with: the stage before it, or for the first a file or a name."""
+    return FINAL.format(stage - 1) if stage > 1 else short(init)
+
+
+def short(path: str) -> str:
+    """A path's last folder and file: ``lite0/model.keras``; a name stays as it is."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def write_row(name: str, scores: Scores) -> None:
@@ -128,5 +157,6 @@ def write_row(name: str, scores: Scores) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         draw_sample()
+        draw_first_picture()
     else:
         ship_run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -329,3 +329,7 @@ def test_stages_of_a_run(tmp_path):
     assert camvid_results.command(words, 2) == (
         "kseg train --data-dir $CAMVID --run-dir runs/camvid-2 --init runs/camvid-1/model.keras"
     )
+    words = ["/x/kseg", "train", "--init", "imagenet", "--teacher", "/r/lite0/model.keras"]
+    assert camvid_results.command(words, 1) == (
+        "kseg train --init imagenet --teacher lite0/model.keras"
+    )

@@ -96,6 +96,59 @@ _ESPNET_NOTES = {
     "flip": "upside down there; left and right here",
 }
 
+_DUAL_RESOLUTION = {
+    "dataset": "cityscapes",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 5e-4,
+    "decayed": "all",
+    "batch_size": 12,
+    "epochs": 484,
+    "crop": (1024, 1024),
+    "loss": "ohem",
+    "ohem_threshold": 0.9,
+    "auxiliary_loss": "cross_entropy",
+    "class_weights": None,
+    "jitter": 0.0,
+    "init_part": "backbone",
+}
+_DUAL_RESOLUTION_NOTES = {
+    "optimizer": "momentum 0.9",
+    "schedule": "poly 0.9 by step",
+    "decayed": "all weights",
+    "epochs": "about 120,000 steps",
+    "class_weights": "a table of 0.84 to 1.15 in the code; equal ones here",
+    "init_part": "ImageNet's, which init must give",
+}
+_TORCHVISION = {
+    "dataset": "voc",
+    "split": "trainaug",
+    "optimizer": "sgd",
+    "decayed": "all",
+    "batch_size": 32,
+    "epochs": 30,
+    "crop": (480, 480),
+    "scale": (0.7, 2.8),
+    "batch_norm": "sync",
+    "class_weights": None,
+    "jitter": 0.0,
+    "init_part": "backbone",
+}
+_TORCHVISION_NOTES = {
+    "dataset": "its weights are of COCO's train2017 with VOC's classes, for which kseg has no "
+    "reader; train.py takes VOC too",
+    "split": "voc_aug in train.py",
+    "optimizer": "momentum 0.9, train.py",
+    "schedule": "poly 0.9 by step",
+    "decayed": "all weights",
+    "batch_size": "4 on each of 8 GPUs, README.md",
+    "epochs": "of COCO, which are many more steps",
+    "crop": "presets.py",
+    "scale": "to a short side of 260 to 1040 pixels in presets.py, of VOC's 375 here",
+    "batch_norm": "of all GPUs, train.py",
+    "init_part": "ImageNet's, which init must give",
+}
+
 _TEN_TIMES = "the encoder's is a tenth, "
 
 RECIPES: dict[str, Recipe] = {
@@ -184,6 +237,48 @@ RECIPES: dict[str, Recipe] = {
             "init_part": "ImageNet's, which init must give",
         },
     ),
+    "pidnet_cityscapes": Recipe(
+        "PIDNet, arXiv:2206.02066, Section 4.2, and the authors' pidnet_small_cityscapes.yaml",
+        {
+            **_DUAL_RESOLUTION,
+            "model": "pidnet_s",
+            "scale": (0.5, 2.1),
+            "ohem_fraction": 1 / 48,
+            "auxiliary": (0.4, 20.0),
+            "boundary_aware": 1.0,
+        },
+        {
+            **_DUAL_RESOLUTION_NOTES,
+            "scale": "0.5 to 2.1 in steps of 0.1, base_dataset.py; uniform here",
+            "ohem_fraction": "131,072 pixels of a GPU's six images; of each image here",
+            "auxiliary": "Section 3.1 and utils/criterion.py: seghead_p, and the boundaries of "
+            "seghead_d, whose labels kseg.training.losses.edges makes",
+            "auxiliary_loss": "utils/criterion.py",
+            "boundary_aware": "Section 3.1; where the boundaries are above 0.8; with OHEM, as in "
+            "utils/criterion.py",
+            "batch_size": "Section 4.2; with the BatchNorm of each GPU",
+        },
+    ),
+    "ddrnet_cityscapes": Recipe(
+        "DDRNet, arXiv:2101.06085, Section IV, and the HRNet code, which the authors trained in",
+        {
+            **_DUAL_RESOLUTION,
+            "model": "ddrnet_23_slim",
+            "batch_norm": "sync",
+            "ohem_fraction": 1 / 24,
+            "auxiliary": (0.4,),
+        },
+        {
+            **_DUAL_RESOLUTION_NOTES,
+            "ohem_threshold": "of the HRNet code; DDRNet's own training is not published",
+            "ohem_fraction": "131,072 pixels of a GPU's three images; of each image here",
+            "auxiliary": "Section III-E",
+            "auxiliary_loss": "of the HRNet code",
+            "batch_size": "on four GPUs with synchronised BatchNorm",
+            "class_uniform": "README: a class-balanced sample, whose details are not published; "
+            "not done here",
+        },
+    ),
     "liteseg_cityscapes": Recipe(
         "LiteSeg, arXiv:1912.06683, and the authors' train.py",
         {
@@ -246,6 +341,33 @@ RECIPES: dict[str, Recipe] = {
         "ESPNet, arXiv:1803.06815, Section 4, second stage: init is the first one's model.keras",
         {**_ESPNET, "model": "espnet", "batch_size": 6, "init_part": "backbone"},
         {**_ESPNET_NOTES, "init_part": "the decoder starts anew"},
+    ),
+    "lraspp_voc": Recipe(
+        "torchvision, references/segmentation; the paper, arXiv:1905.02244, gives no settings",
+        {
+            **_TORCHVISION,
+            "model": "lraspp_mobilenet_v3_large",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-6,
+        },
+        {**_TORCHVISION_NOTES, "learning_rate": "train.py", "weight_decay": "README.md"},
+    ),
+    "deeplab_v3_voc": Recipe(
+        "torchvision, references/segmentation, not the authors' of arXiv:1706.05587",
+        {
+            **_TORCHVISION,
+            "model": "deeplab_v3_resnet50",
+            "learning_rate": 0.02,
+            "weight_decay": 1e-4,
+            "auxiliary": (0.5,),
+        },
+        {
+            **_TORCHVISION_NOTES,
+            "learning_rate": "README.md; ten times as fast in the auxiliary head in train.py, as "
+            "fast as the rest here",
+            "weight_decay": "train.py",
+            "auxiliary": "train.py",
+        },
     ),
 }
 

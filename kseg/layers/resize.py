@@ -1,4 +1,4 @@
-"""Images and features at another size: normalisation, bilinear resizing, odd sizes matched."""
+"""Images and features at another size: normalisation, resizing, odd sizes matched."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Normalize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kseg")
 class Resize(keras.layers.Layer):
-    """Bilinear resizing of (N, h, w, C), the only one in kseg's graphs.
+    """Bilinear resizing of (N, h, w, C).
 
     Called as ``Resize(...)(x, like)`` it gives ``x`` at the height and width of ``like``;
     with ``size=(H, W)`` it takes ``x`` alone. No antialiasing. The dtype is kept.
@@ -161,6 +161,35 @@ def align_corners_resize(x: KerasTensor, height: int, width: int) -> KerasTensor
         first, second = ops.take(x, low, axis=axis), ops.take(x, high, axis=axis)
         x = first + (second - first) * weight
     return x
+
+
+@keras.saving.register_keras_serializable("kseg")
+class NearestResize(keras.layers.Layer):
+    """``NearestResize()(x, like)``: (N, h, w, C) at the height and width of ``like``.
+
+    Row i of H is row ``floor(i * (h / H))`` of h, in float32 as PyTorch's "nearest" computes it.
+    Keras' has half-pixel centres, and other rows where h does not divide H. The dtype is kept.
+    """
+
+    keeps_scale = True
+
+    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
+        wanted = tuple(like.shape[1:3])
+        if wanted == tuple(x.shape[1:3]) and None not in wanted:
+            return x
+        if keras.backend.backend() == "tensorflow":
+            # keras.ops takes no size that is known only at run time.
+            import tensorflow as tf
+
+            return tf.raw_ops.ResizeNearestNeighbor(images=x, size=ops.shape(like)[1:3])
+        for axis, size in zip((1, 2), wanted, strict=True):
+            scale = np.float32(x.shape[axis] / size)
+            rows = np.floor(np.arange(size, dtype="float32") * scale).astype("int32")
+            x = ops.take(x, np.minimum(rows, x.shape[axis] - 1), axis=axis)
+        return x
+
+    def compute_output_shape(self, x_shape: tuple, like_shape: tuple) -> tuple:
+        return (x_shape[0], *like_shape[1:3], x_shape[3])
 
 
 @keras.saving.register_keras_serializable("kseg")
