@@ -45,7 +45,7 @@ from kseg.data import (
     joint_digest,
     open_dataset,
 )
-from kseg.data.reading import check_jpeg, orientation_of
+from kseg.data.reading import check_jpegs, orientation_of
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
@@ -349,10 +349,8 @@ def _prepare(
         ):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
-    for _, part in todo:
-        # Here, since a worker would take seconds to load TensorFlow.
-        for sample in part.samples:
-            check_jpeg(sample.image)
+    # Here, since a worker would take seconds to load TensorFlow.
+    check_jpegs([sample.image for _, part in todo for sample in part.samples], workers)
     total = sum(map(len, slices.values()))
     done = total - sum(len(part) for _, part in todo)
     if progress:

@@ -11,8 +11,8 @@ from keras import KerasTensor, ops
 
 RESIZE_CONVENTIONS = ("half_pixel", "align_corners")
 
-# A power of two, which rounds nothing.
-_HALF_SCALE = 2.0**8
+# Half precision's smallest normal number.
+_LEAST_NORMAL = 2.0**-14
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -51,7 +51,8 @@ class Normalize(keras.layers.Layer):
 
         Weights below half precision's normal numbers (ESPNet's: it divides by 255 besides)
         are zeros on a GPU that flushes such numbers, and every image the same. They come in
-        two factors then: the converter would take up a product, but no convolution.
+        two factors then, as large as each other, of which one is a power of two and rounds
+        nothing: the converter would take up a product, but no convolution.
         """
         if x.dtype != "float32":
             x = ops.cast(x, "float32")
@@ -59,18 +60,18 @@ class Normalize(keras.layers.Layer):
         order = slice(None, None, -1) if self.channel_order == "BGR" else slice(None)
         kernel = np.eye(3)[order] / std
         shift = -np.asarray(self.mean) / std
-        smallest = np.finfo(np.float16).smallest_normal
-        factor = 1.0 if np.all(1 / std >= smallest) else _HALF_SCALE
+        small = 1 / std < _LEAST_NORMAL
+        factor = np.where(small, 2.0 ** np.round(np.log2(std) / 2), 1.0)
         conv = keras.layers.Conv2D(3, 1, trainable=False, name=self.name)
         x = conv(x)
         conv.set_weights([kernel[None, None] * factor, shift * factor])
-        if factor == 1:
+        if not small.any():
             return x
         scale = keras.layers.DepthwiseConv2D(
             1, use_bias=False, trainable=False, name=f"{self.name}.scale"
         )
         x = scale(x)
-        scale.set_weights([np.full((1, 1, 3, 1), 1 / factor)])
+        scale.set_weights([(1 / factor).reshape(1, 1, 3, 1)])
         return x
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
