@@ -73,4 +73,4 @@ def test_an_installed_wheel_has_weights_and_a_picture(wheel, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out/sample_overlay.png").is_file()
-    assert (tmp_path / "cgnet.tflite").is_file()
+    assert (tmp_path / "street.tflite").is_file()
