@@ -128,7 +128,7 @@ class Comparison:
             raise KsegError(
                 f"{self._path}: the logits are not finite on the CPU; the weights are damaged"
             )
-        self._results.append(_differences(want, got, self.card.output == "argmax"))
+        self._results.append(differences(want, got, self.card.output == "argmax"))
         return got
 
     @property
@@ -166,16 +166,23 @@ def compare(
         return both.agreement
 
 
-def _differences(want: np.ndarray, got: np.ndarray, channels: bool) -> tuple[float, float, float]:
-    """Largest difference by range, decibels and share of the same class; see Agreement."""
+def differences(want: np.ndarray, got: np.ndarray, channels: bool) -> tuple[float, float, float]:
+    """Largest difference by range, decibels and share of the same class; see Agreement.
+
+    Args:
+        want, got: logits (h, w, channels), or channel numbers (h, w) if ``channels``.
+    """
     want, got = want.astype(np.float32), got.astype(np.float32)
     if channels:
         same = float((want == got).mean())
         return 1 - same, np.inf if same == 1 else 0.0, same
-    error = got - want
-    noise = float((error**2).mean())
-    return (
-        float(np.abs(error).max() / max(np.ptp(want), 1e-12)),
-        10 * np.log10(float((want**2).mean()) / noise) if noise else np.inf,
-        float((want.argmax(-1) == got.argmax(-1)).mean()),
-    )
+    # A pixel without a number has no class.
+    same_class = (want.argmax(-1) == got.argmax(-1)) & np.isfinite(got).all(-1)
+    with np.errstate(all="ignore"):
+        error = got - want
+        noise = float((error**2).mean())
+        return (
+            float(np.abs(error).max() / max(np.ptp(want), 1e-12)),
+            10 * np.log10(float((want**2).mean()) / noise) if noise else np.inf,
+            float(same_class.mean()),
+        )

@@ -35,6 +35,7 @@ SUBCOMMANDS = {
     "cluster": "train a .keras file until each kernel has a few values",
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
+    "check-half": "whether a .tflite file's numbers fit into half precision",
     "benchmark": "latency, memory and size of files, by turns",
     "demo": "train, convert, score and compare once, on streets that it draws",
 }

@@ -83,6 +83,25 @@ def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "F
     )
 
 
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """A .tflite file and the images to check it on."""
+    parser.add_argument("file", type=Path, metavar="FILE.tflite")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
+    )
+    add_card(parser)
+
+
+def check_images(args: argparse.Namespace) -> list[np.ndarray]:
+    """The images that ``add_check`` names, else two drawn streets."""
+    from kseg.data import read_image
+    from kseg.streets import draw_scene
+
+    if args.images:
+        return [read_image(path) for path in args.images]
+    return [draw_scene(seed, 256, 512).image for seed in range(2)]
+
+
 def settings(args: argparse.Namespace) -> InferenceSettings:
     """What ``add_settings`` parsed, but for what runs the network."""
     from kseg.crf import DenseCRF

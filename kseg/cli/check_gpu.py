@@ -9,32 +9,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data import read_image
 from kseg.file_card import read_file_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and what to run it on."""
-    parser.add_argument("file", type=Path, metavar="FILE.tflite")
-    parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
-    )
-    arguments.add_card(parser)
+    arguments.add_check(parser)
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds (300)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison."""
-    from kseg.streets import draw_scene
     from kseg.tflite.gpu import NoAccelerator, compare
 
-    if args.images:
-        images = [read_image(path) for path in args.images]
-    else:
-        images = [draw_scene(seed, 256, 512).image for seed in range(2)]
+    images = arguments.check_images(args)
     try:
         result = compare(args.file, images, args.timeout, args.card and read_file_card(args.card))
     except NoAccelerator as error:
