@@ -31,8 +31,8 @@ from ai_edge_litert import schema_py_generated as schema
 from kseg.errors import KsegError
 from kseg.file_card import FileCard
 from kseg.resize import resize_bilinear
-from kseg.tflite.flatbuffer import Operator, operators
-from kseg.tflite.gpu import differences
+from kseg.tflite.flatbuffer import Operator
+from kseg.tflite.gpu import check_is_float, differences
 from kseg.tflite.naming import layers_in
 from kseg.tflite.predictors import TensorIO, TFLitePredictor, thread_count
 from kseg.tflite.stepwise import Stepwise
@@ -198,11 +198,10 @@ def check_half(
             are no images.
     """
     reference = TFLitePredictor(path, stated=stated)
+    check_is_float(path, reference)
     io, size, output = reference.io, reference.input_size, reference.card.output
     del reference
     content = Path(path).read_bytes()
-    if io.scale or io.input_scale or "QUANTIZE" in operators(content):
-        raise KsegError(f"{path}: computes in 8 bits; check the float file of the same model")
     try:
         check = _Check(Stepwise(content, thread_count(threads)), io, output == "argmax")
         for image in images:
@@ -230,7 +229,7 @@ class _Check:
         noise = {source: _decibels(tensor, half[source])}
         for operator, ends in model.in_order():
             outputs, total, partial = _exact(model, operator, exact)
-            for i, value in outputs.items():
+            for value in outputs.values():
                 if not np.isfinite(value).all():
                     name = self._name(operator)
                     raise KsegError(f"{name}: its values are not finite in float32 either")

@@ -64,7 +64,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-stride", type=int, metavar="N", help="of a .keras, other than it was trained at"
     )
-    parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
+    parser.add_argument(
+        "--runtime", default="cpu", help="of a .tflite: cpu, litert-gpu or litert-fp16"
+    )
     parser.add_argument(
         "--crf",
         action="store_true",

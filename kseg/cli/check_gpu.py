@@ -2,7 +2,8 @@
 
 Needs a Vulkan driver; Debian's chromium package brings a software one that will do.
 Exit code 0: they agree (0.1 % of the logits' range, int8 the same class on 99 % of the
-pixels), 1: they differ, 3: there is no accelerator here.
+pixels), 1: they differ, 3: there is no accelerator here. Of a float file the second line is half
+precision on the CPU, in which a phone may compute; the accelerator here computes in float32.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from kseg.tflite.gpu import NoAccelerator, compare
 
     images = arguments.check_images(args)
+    card = args.card and read_file_card(args.card)
     try:
-        result = compare(args.file, images, args.timeout, args.card and read_file_card(args.card))
+        result = compare(args.file, images, args.timeout, card)
     except NoAccelerator as error:
         print(f"kseg: {error}", file=sys.stderr)
         return 3
-    print(
-        f"{args.file}: {'agrees' if result.agrees else 'DIFFERS'}; largest difference "
-        f"{100 * result.difference:.4f} % of the range, {result.decibels:.1f} dB, "
-        f"same class on {100 * result.same_class:.3f} % of the pixels"
-    )
+    print(f"{args.file}: {'agrees' if result.agrees else 'DIFFERS'}; {result}")
+    if not result.quantised:
+        half = compare(args.file, images, args.timeout, card, "litert-fp16")
+        print(f"half precision on the CPU: {half}")
     return 0 if result.agrees else 1

@@ -15,6 +15,7 @@ from kseg.file_card import FileCard
 from kseg.tflite import check_half
 from kseg.tflite.export import to_flatbuffer
 from kseg.tflite.flatbuffer import CARD_ENTRY, Flatbuffer, operator_outputs
+from kseg.tflite.gpu import compare
 from kseg.tflite.half import LARGEST, added_up, rounded
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.quantise import activations, quantise_int8, quantise_weights
@@ -136,7 +137,7 @@ def test_the_worst_order_of_a_convolution(tmp_path):
     terms = np.einsum("hwcij,ijcf->hwfijc", windows, kernel).reshape(*SIZE, CLASSES, -1)
     terms = np.concatenate([terms, np.broadcast_to(bias[:, None], (*SIZE, CLASSES, 1))], -1)
     want = max(terms.clip(0).sum(-1).max(), -terms.clip(None, 0).sum(-1).min())
-    found = [each for each in report.operators if each.operator == "CONV_2D"][0]
+    found = next(each for each in report.operators if each.operator == "CONV_2D")
     # float32 sums of 28 terms
     assert found.partial == pytest.approx(want, rel=1e-5)
     assert found.total == pytest.approx(np.abs(terms.sum(-1)).max(), rel=1e-5)
@@ -239,6 +240,40 @@ def test_weights_in_fewer_bits(change, tmp_path):
     np.testing.assert_allclose(values[result][0], predictor(IMAGE), rtol=1e-6)
 
 
+def test_xnnpack_computes_in_16_bits(tmp_path):
+    kernel = np.random.default_rng(3).uniform(0.1, 1, (1, 1, 3, CLASSES))
+    path = file_of(conv("conv", kernel), tmp_path / "x.tflite")
+    with kseg.open_predictor(path, runtime="litert-fp16", threads=1) as predictor:
+        got = predictor(IMAGE)
+    assert predictor.runtime.endswith("cpu in half precision, 1 threads")
+    np.testing.assert_array_equal(got, got.astype(np.float16))
+    want = PIXELS @ kernel[0, 0].astype(np.float16).astype(np.float64)
+    # 2**-11 is a rounding to half precision; where the CPU adds up in it, there are three
+    np.testing.assert_allclose(got, want, rtol=3 * 2.0**-11)
+
+
+def test_half_precision_in_the_commands(tiny_model, tiny_camvid, tmp_path, capsys):
+    """A runtime like the others; the simulation has as much noise as XNNPACK."""
+    path = tmp_path / "x.tflite"
+    kseg.tflite.convert(tiny_model, path)
+    data = ["--dataset", "camvid", "--data-dir", str(tiny_camvid)]
+    report = tmp_path / "x.json"
+    command = ["compare", str(path), str(path), *data, "--runtime-b", "litert-fp16"]
+    assert main([*command, "--json", str(report)]) == 0
+    facts = json.loads(report.read_text())
+    assert "half precision" in facts["files"][1]["runtime"]
+    assert 0.9 < facts["same"]
+    assert main(["evaluate", str(path), *data, "--runtime", "litert-fp16"]) == 0
+    assert "in half precision" in capsys.readouterr().out
+    (timing,) = kseg.tflite.benchmark([path], runs=1, warm_up=0, threads=1, runtime="litert-fp16")
+    assert timing.runtime.endswith("cpu in half precision, 1 threads")
+
+    images = [kseg.data.read_image(image) for image in sorted((tiny_camvid / "val").iterdir())]
+    agreement = compare(path, images, runtime="litert-fp16")
+    # the same roundings but for sums, of which XNNPACK makes some in float32
+    assert check_half(path, images).decibels == pytest.approx(agreement.decibels, abs=3)
+
+
 def test_what_cannot_be_checked(tmp_path, capsys):
     path = file_of(
         pooled,
@@ -246,7 +281,9 @@ def test_what_cannot_be_checked(tmp_path, capsys):
         then=lambda content: quantise_int8(content, [IMAGE], SIZE, calibration="min-max"),
     )
     assert main(["check-half", str(path)]) == 1
-    assert "computes in 8 bits; check the float file" in capsys.readouterr().err
+    assert "computes in 8 bits; half precision is for float files" in capsys.readouterr().err
+    with pytest.raises(kseg.KsegError, match="computes in 8 bits"):
+        kseg.tflite.benchmark([path], runs=1, runtime="litert-fp16")
     with pytest.raises(kseg.KsegError, match="there are no images to check with"):
         check_half(file_of(scaling("a", 1), path), [])
     infinite = conv("a", np.full((1, 1, 3, CLASSES), np.inf))
