@@ -39,5 +39,13 @@ $(VENV)-mediapipe/installed: requirements-mediapipe.txt
 	$(VENV)-mediapipe/bin/pip install --quiet --no-deps -r requirements-mediapipe.txt
 	touch $@
 
+# For the tests of the Android app and of the web page: Kotlin's compiler and LiteRT.js.
+.npm/installed: tests/kotlin/package.json tests/kotlin/package-lock.json tflite/web_page.py $(VENV)/installed
+	mkdir -p .npm
+	cp tests/kotlin/package.json tests/kotlin/package-lock.json .npm/
+	npm ci --silent --prefix .npm
+	cd .npm && npm pack --silent $$(../$(RUN) -c "from kseg.tflite.web_page import PACKAGES as p; print(*(x.name for x in p))")
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-mediapipe build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe .npm build dist *.egg-info runs

@@ -41,9 +41,12 @@ def test_wheel_has_one_top_level_name(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kseg"}
     assert "kseg/py.typed" in names
-    # every module of the repository is in it
+    # every module of the repository is in it, and the apps
     for package, folder in FOLDERS.items():
-        for path in folder.rglob("*.py"):
+        template = [
+            path for path in [*folder.glob("android/**/*"), *folder.glob("web/*")] if path.is_file()
+        ]
+        for path in (*folder.rglob("*.py"), *template):
             inside = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
             assert inside in names
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kseg.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from kseg.tflite.android_project import write_android_project
     from kseg.tflite.clustering import cluster
     from kseg.tflite.conversion import convert, convert_each
     from kseg.tflite.gpu import GpuPredictor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from kseg.tflite.pruning import prune
     from kseg.tflite.qat import train_quantised
     from kseg.tflite.timing import Timing, benchmark
+    from kseg.tflite.web_page import write_web_page
 
 # Names that are no module's, by their modules.
 _MODULES = {
@@ -36,6 +38,8 @@ _MODULES = {
     "prune": "pruning",
     "quantisation_noise": "noise",
     "train_quantised": "qat",
+    "write_android_project": "android_project",
+    "write_web_page": "web_page",
 }
 
 __all__ = [
@@ -52,6 +56,8 @@ __all__ = [
     "prune",
     "quantisation_noise",
     "train_quantised",
+    "write_android_project",
+    "write_web_page",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -36,12 +36,14 @@ SUBCOMMANDS = {
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
     "check-half": "whether a .tflite file's numbers fit into half precision",
+    "android": "a .tflite file as an Android app: a Gradle project",
+    "web": "a .tflite file as a web page that runs it in the browser",
     "benchmark": "latency, memory and size of files, by turns",
     "demo": "train, convert, score and compare once, on streets that it draws",
 }
 
 # These read and draw pictures; the others start by loading Keras, which takes seconds.
-_WITHOUT_KERAS = ("streets", "check-data", "prepare")
+_WITHOUT_KERAS = ("streets", "check-data", "prepare", "android", "web")
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
