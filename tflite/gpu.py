@@ -213,10 +213,7 @@ class Comparison:
         if not self._results:
             raise KsegError(f"{self._path}: there are no images to compare on")
         differences, decibels, same = zip(*self._results, strict=True)
-        # NumPy's, since Python's pass over what is no number.
-        return Agreement(
-            float(np.max(differences)), float(np.min(decibels)), min(same), self._quantised
-        )
+        return Agreement(max(differences), min(decibels), min(same), self._quantised)
 
     def __enter__(self) -> Comparison:
         return self
@@ -251,6 +248,8 @@ def compare(
 def differences(want: np.ndarray, got: np.ndarray, channels: bool) -> tuple[float, float, float]:
     """Largest difference by range, decibels and share of the same class; see Agreement.
 
+    Where something is not finite, the difference is infinite and the decibels minus infinite.
+
     Args:
         want, got: logits (h, w, channels), or channel numbers (h, w) if ``channels``.
     """
@@ -259,12 +258,14 @@ def differences(want: np.ndarray, got: np.ndarray, channels: bool) -> tuple[floa
         same = float((want == got).mean())
         return 1 - same, np.inf if same == 1 else 0.0, same
     # A pixel without a number has no class.
-    same_class = (want.argmax(-1) == got.argmax(-1)) & np.isfinite(got).all(-1)
-    with np.errstate(all="ignore"):
-        error = got - want
-        noise = float((error**2).mean())
-        return (
-            float(np.abs(error).max() / max(np.ptp(want), 1e-12)),
-            10 * np.log10(float((want**2).mean()) / noise) if noise else np.inf,
-            float(same_class.mean()),
-        )
+    finite = np.isfinite(got).all(-1)
+    same = float(((want.argmax(-1) == got.argmax(-1)) & finite).mean())
+    if not finite.all():
+        return np.inf, -np.inf, same
+    error = got - want
+    noise = float((error**2).mean())
+    return (
+        float(np.abs(error).max() / max(np.ptp(want), 1e-12)),
+        10 * np.log10(float((want**2).mean()) / noise) if noise else np.inf,
+        same,
+    )

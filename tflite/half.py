@@ -259,9 +259,8 @@ class _Check:
                 )
                 for operator in self._model.operators
             ),
-            # NumPy's, since Python's pass over what is no number.
-            float(np.max(difference)),
-            float(np.min(decibels)),
+            max(difference),
+            min(decibels),
             min(same),
         )
 
