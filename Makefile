@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint matrix clean
+.PHONY: test demo lint matrix docs wheel release clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -19,6 +19,23 @@ lint: $(VENV)/installed
 	mkdir -p build/typed/kseg
 	ln -s $(CURDIR)/kseg/* $(CURDIR)/training $(CURDIR)/tflite build/typed/kseg/
 	cd build/typed && $(CURDIR)/$(RUN) -m mypy --config-file $(CURDIR)/setup.cfg --package kseg
+
+# The site, in build/site, with the first tutorial as an executed notebook.
+docs: $(VENV)/installed $(VENV)-docs/installed
+	$(RUN) benchmarks/website.py
+	JUPYTER_PATH=build/notebook/jupyter $(VENV)-docs/bin/jupyter execute --inplace build/notebook/*.ipynb
+	cp build/notebook/*.ipynb build/docs/tutorials/
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet --config-file build/mkdocs.yml
+	$(RUN) benchmarks/check_site.py build/site
+
+# build/lib would bring along modules that are no more.
+wheel: $(VENV)/installed
+	rm -rf build/lib dist
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# The wheel of a version, TAG=v0.1.0; the tag must be that of kseg/_version.py.
+release: wheel
+	test -f "dist/kseg-$(TAG:v%=%)-py3-none-any.whl"
 
 # Hours for the whole zoo; killed, it goes on where it was.
 matrix: $(VENV)/installed
@@ -47,5 +64,11 @@ $(VENV)-mediapipe/installed: requirements-mediapipe.txt
 	cd .npm && npm pack --silent $$(../$(RUN) -c "from kseg.tflite.web_page import PACKAGES as p; print(*(x.name for x in p))")
 	touch $@
 
+# For the site: an environment of its own, so that it changes none of the suite's packages.
+$(VENV)-docs/installed: requirements-docs.txt
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet -r requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-mediapipe .npm build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe $(VENV)-docs .npm build dist *.egg-info runs

@@ -46,8 +46,8 @@ def readme_tables() -> dict[str, str]:
     head = ["network", "parameters", "multiply-adds", "published mean IoU, %"]
     return {
         "demo": table_text(demo["rows"]),
-        "camvid": _markdown(header, scores),
-        "zoo": _markdown(head, [[name, *published_cells(name)] for name in list_models()]),
+        "camvid": markdown(header, scores),
+        "zoo": markdown(head, [[name, *published_cells(name)] for name in list_models()]),
     }
 
 
@@ -89,7 +89,7 @@ def _latency(rows: list[table.Row]) -> str:
     head = ["network", "logits: fp32, ms", "int8, ms", "times"]
     head += ["stride logits: fp32, ms", "int8, ms", "times"]
     head += [f"{cpu}, {form}: times" for cpu in others for form in ("logits", "stride logits")]
-    return _markdown([*head, "fp32, MB", "fp16, MB", "int8, MB"], lines)
+    return markdown([*head, "fp32, MB", "fp16, MB", "int8, MB"], lines)
 
 
 def _runtimes(rows: list[table.Row]) -> str:
@@ -106,7 +106,7 @@ def _runtimes(rows: list[table.Row]) -> str:
         lines.append([*form, *times, litert["of_best"], litert["of_smaller"]])
     head = ["network", "CPU", "output", "threads", "LiteRT, ms", "ONNX Runtime, ms"]
     head += ["PyTorch, ms", "TensorFlow, ms", "LiteRT by the faster of ONNX Runtime and PyTorch"]
-    return _markdown([*head, "LiteRT by itself at 256x512"], lines)
+    return markdown([*head, "LiteRT by itself at 256x512"], lines)
 
 
 def _operators(rows: list[table.Row]) -> str:
@@ -119,7 +119,7 @@ def _operators(rows: list[table.Row]) -> str:
     lines = [
         [*file, *(f"{by_kind[kind]:.1f}" for kind in kinds)] for file, by_kind in by_file.items()
     ]
-    return _markdown(["network", "CPU", "output", "file", *kinds], lines)
+    return markdown(["network", "CPU", "output", "file", *kinds], lines)
 
 
 def _quantisation(rows: list[table.Row]) -> str:
@@ -127,14 +127,15 @@ def _quantisation(rows: list[table.Row]) -> str:
     for row in rows:
         sizes = (f"{int(row[size]) / 1e3:.0f}" for size in ("bytes", "packed"))
         lines.append([row["model"], row["file"], row["mean_iou"], row["points"], *sizes])
-    return _markdown(["network", "file", "mean IoU, %", "points", "kB", "kB in a package"], lines)
+    return markdown(["network", "file", "mean IoU, %", "points", "kB", "kB in a package"], lines)
 
 
 def _round(milliseconds: str) -> str:
     return f"{float(milliseconds):.0f}"
 
 
-def _markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
     lines = [[*head], *rows]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,10 +1,12 @@
 """What tests share beside fixtures."""
 
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +17,30 @@ from kseg.card import Normalization
 from kseg.networks import Variant
 
 ROOT = Path(__file__).parents[1]
+
+
+class Block(NamedTuple):
+    """A block of code of a page, and the line of the page before it."""
+
+    text: str
+    page: Path
+    line: int
+
+
+def code_blocks(page: Path, language: str = "python") -> list[Block]:
+    """The fenced blocks of a language on a page of the documentation; "" for those without one."""
+    text = page.read_text()
+    fence = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+    return [
+        Block(textwrap.dedent(match[3]), page, text[: match.start(3)].count("\n"))
+        for match in fence.finditer(text)
+        if match[2] == language
+    ]
+
+
+def run_block(block: Block, names: dict[str, Any]) -> None:
+    """Runs a block as it is printed, with its page's line numbers in errors."""
+    exec(compile("\n" * block.line + block.text, str(block.page), "exec"), names)
 
 
 def write_camvid(folder: Path, counts: dict[str, int], size: tuple[int, int] = (48, 64)) -> None:

@@ -1,8 +1,6 @@
-"""The script and the commands of docs/wrapping.md are what they say."""
+"""The script and the card of docs/wrapping.md are what they say."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +8,20 @@ import pytest
 
 import kseg
 import kseg.tflite
-from kseg.cli import parser
 from kseg.file_card import FileCard
-from support import ROOT, write_camvid
+from support import ROOT, code_blocks, run_block, write_camvid
 
-PAGE = (ROOT / "docs/wrapping.md").read_text()
+PAGE = ROOT / "docs/wrapping.md"
 
 
 @pytest.mark.filterwarnings("ignore::kseg.errors.KsegWarning")
 def test_script(tmp_path, monkeypatch):
     """As printed, on eight small images."""
-    (script,) = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
+    (script,) = code_blocks(PAGE)
     monkeypatch.chdir(tmp_path)
     Path("camvid").mkdir()
     write_camvid(Path("camvid"), {"train": 8})
-    exec(compile(script, "wrapping.md", "exec"), {})
+    run_block(script, {})
     image = np.zeros((48, 64, 3), np.uint8)
     predictor = kseg.tflite.TFLitePredictor("mine.tflite")
     assert predictor(image).shape == (48, 64, 11)
@@ -32,11 +29,6 @@ def test_script(tmp_path, monkeypatch):
     assert kseg.tflite.TFLitePredictor("small.tflite")(image).shape == (24, 32, 11)
 
 
-def test_card_and_commands():
-    (text,) = re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)
-    assert FileCard(**json.loads(text)).channels == 2
-    lines = [line for line in PAGE.splitlines() if line.startswith("kseg ")]
-    assert len(lines) == 2
-    for line in lines:
-        argv = shlex.split(line)[1:]
-        parser(argv).parse_args(argv)
+def test_card():
+    (block,) = code_blocks(PAGE, "json")
+    assert FileCard(**json.loads(block.text)).channels == 2

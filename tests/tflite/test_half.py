@@ -12,6 +12,7 @@ import kseg
 import kseg.tflite
 from kseg.cli import main
 from kseg.file_card import FileCard
+from kseg.layers import Resize
 from kseg.tflite import check_half
 from kseg.tflite.export import to_flatbuffer
 from kseg.tflite.flatbuffer import CARD_ENTRY, Flatbuffer, operator_outputs
@@ -250,6 +251,11 @@ def test_xnnpack_computes_in_16_bits(tmp_path):
     want = PIXELS @ kernel[0, 0].astype(np.float16).astype(np.float64)
     # 2**-11 is a rounding to half precision; where the CPU adds up in it, there are three
     np.testing.assert_allclose(got, want, rtol=3 * 2.0**-11)
+    # As docs/android.md has it, a resizing stays in float32.
+    path = file_of(Resize((17, 33)), tmp_path / "x.tflite")
+    with kseg.open_predictor(path, runtime="litert-fp16", threads=1) as predictor:
+        got = predictor(IMAGE)
+    assert (got != got.astype(np.float16)).mean() > 0.5
 
 
 def test_half_precision_in_the_commands(tiny_model, tiny_camvid, tmp_path, capsys):
