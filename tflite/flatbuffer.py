@@ -31,7 +31,7 @@ _OPERATOR_NAMES = {
 _PRODUCTS = {"CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"}
 
 # Of constants.
-_DTYPES = {
+_DTYPES: dict[int, np.dtype] = {
     schema.TensorType.FLOAT32: np.dtype(np.float32),
     schema.TensorType.FLOAT16: np.dtype(np.float16),
     schema.TensorType.INT8: np.dtype(np.int8),
@@ -386,7 +386,7 @@ class Flatbuffer:
             if tensor.type not in _DTYPES:
                 raise KsegError(f"{name} is a constant of a type that kseg does not read")
             shape = tensor.shape if tensor.shape is not None else ()
-            values = np.asarray(data).view(_DTYPES[tensor.type]).reshape(shape)
+            values = np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
             found[number] = _dequantised(values, tensor.quantization)
         return found
 
@@ -406,7 +406,9 @@ class Flatbuffer:
             activation: False leaves out the one that is fused into the operator.
         """
         graph = self._model.subgraphs[0]
-        numbers, tensors, buffers = {-1: -1}, [], [_buffer(b"")]
+        numbers = {-1: -1}
+        tensors: list[schema.TensorT] = []
+        buffers = [_buffer(b"")]
         for number in dict.fromkeys((*operator.inputs, *operator.outputs)):
             if number < 0:
                 continue

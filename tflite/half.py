@@ -20,6 +20,7 @@ partial sums are compared with the limit all the same.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -350,10 +351,14 @@ def _reduction(
         sums = _powers(x, operator).sum(-1)
         return sums, sums
     if operator.kind == "AVERAGE_POOL_2D":
-        # In one pass over the windows each.
-        return sum(_windows(x, operator)), sum(_windows(np.abs(x), operator))
+        return _sum(_windows(x, operator)), _sum(_windows(np.abs(x), operator))
     axes = _axes(operator, x, constants)
     return x.sum(axes), np.abs(x).sum(axes)
+
+
+def _sum(terms: Iterable[np.ndarray]) -> np.ndarray:
+    """Of arrays, which are in memory one at a time."""
+    return functools.reduce(np.add, terms)
 
 
 def _axes(
@@ -411,8 +416,8 @@ def _halved(
             sums = added_up(np.moveaxis(powers, -1, 0))[..., None]
             return {output: rounded(powers / sums)}
         if operator.kind == "AVERAGE_POOL_2D":
-            count = sum(_windows(np.ones_like(x), operator))
-            result = rounded(added_up(_windows(x, operator)) / count)
+            counts = _sum(_windows(np.ones_like(x), operator))
+            result = rounded(added_up(_windows(x, operator)) / counts)
             ends = _ACTIVATIONS[operator.options.fusedActivationFunction]
             return {output: result.clip(*ends)}
         axes = _axes(operator, x, constants)

@@ -53,7 +53,7 @@ def check_phone(
             the whole file.
     """
     here = TFLitePredictor(path, stated=stated)
-    check_is_file(tool, "benchmark_model for the phone")
+    check_is_file(Path(tool), "benchmark_model for the phone")
     if here.input_size is None:
         raise KsegError(f"{path}: takes any size; convert it at the size that the phone runs")
     pixels = np.rint(resize_bilinear(image, here.input_size))

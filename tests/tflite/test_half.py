@@ -252,7 +252,7 @@ def test_xnnpack_computes_in_16_bits(tmp_path):
     # 2**-11 is a rounding to half precision; where the CPU adds up in it, there are three
     np.testing.assert_allclose(got, want, rtol=3 * 2.0**-11)
     # As docs/android.md has it, a resizing stays in float32.
-    path = file_of(Resize((17, 33)), tmp_path / "x.tflite")
+    path = file_of(Resize(size=(17, 33)), tmp_path / "x.tflite")
     with kseg.open_predictor(path, runtime="litert-fp16", threads=1) as predictor:
         got = predictor(IMAGE)
     assert (got != got.astype(np.float16)).mean() > 0.5
