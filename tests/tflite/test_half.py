@@ -258,7 +258,7 @@ def test_xnnpack_computes_in_16_bits(tmp_path):
     assert (got != got.astype(np.float16)).mean() > 0.5
 
 
-def test_half_precision_in_the_commands(tiny_model, tiny_camvid, tmp_path, capsys):
+def test_half_precision_in_the_commands(tiny_model, tiny_camvid, tmp_path):
     """A runtime like the others; the simulation has as much noise as XNNPACK."""
     path = tmp_path / "x.tflite"
     kseg.tflite.convert(tiny_model, path)
@@ -269,8 +269,6 @@ def test_half_precision_in_the_commands(tiny_model, tiny_camvid, tmp_path, capsy
     facts = json.loads(report.read_text())
     assert "half precision" in facts["files"][1]["runtime"]
     assert facts["same"] > 0.9
-    assert main(["evaluate", str(path), *data, "--runtime", "litert-fp16"]) == 0
-    assert "in half precision" in capsys.readouterr().out
     (timing,) = kseg.tflite.benchmark([path], runs=1, warm_up=0, threads=1, runtime="litert-fp16")
     assert timing.runtime.endswith("cpu in half precision, 1 threads")
 
