@@ -30,6 +30,8 @@ _LEFT_OUT = ("dtype", "_initializer", "_regularizer", "_constraint")
 
 # Activations by their names in tf_keras.
 _RENAMED = {"silu": "swish"}
+# What tf_keras has under the same name, but computes otherwise: 0.2 x + 0.5 between 0 and 1.
+_OTHER = ("hard_sigmoid",)
 
 Wrap = Callable[[tf_keras.layers.Layer], tf_keras.layers.Layer]
 
@@ -255,7 +257,9 @@ def _counterpart(layer: keras.Operation, args: tuple) -> tf_keras.layers.Layer:
 def _has_activation(layer: keras.Layer) -> bool:
     """Whether tf_keras knows the layer's activation, if it has one."""
     activation = layer.get_config().get("activation")
-    return activation in (None, *_RENAMED) or hasattr(tf_keras.activations, activation)
+    if activation in (None, *_RENAMED):
+        return True
+    return activation not in _OTHER and hasattr(tf_keras.activations, activation)
 
 
 def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:

@@ -96,6 +96,35 @@ _ESPNET_NOTES = {
     "flip": "upside down there; left and right here",
 }
 
+_TORCHVISION = {
+    "dataset": "voc",
+    "split": "trainaug",
+    "optimizer": "sgd",
+    "decayed": "all",
+    "batch_size": 32,
+    "epochs": 30,
+    "crop": (480, 480),
+    "scale": (0.7, 2.8),
+    "batch_norm": "sync",
+    "class_weights": None,
+    "jitter": 0.0,
+    "init_part": "backbone",
+}
+_TORCHVISION_NOTES = {
+    "dataset": "its weights are of COCO's train2017 with VOC's classes, for which kseg has no "
+    "reader; train.py takes VOC too",
+    "split": "voc_aug in train.py",
+    "optimizer": "momentum 0.9, train.py",
+    "schedule": "poly 0.9 by step",
+    "decayed": "all weights",
+    "batch_size": "4 on each of 8 GPUs, README.md",
+    "epochs": "of COCO, which are many more steps",
+    "crop": "presets.py",
+    "scale": "to a short side of 260 to 1040 pixels in presets.py, of VOC's 375 here",
+    "batch_norm": "of all GPUs, train.py",
+    "init_part": "ImageNet's, which init must give",
+}
+
 _TEN_TIMES = "the encoder's is a tenth, "
 
 RECIPES: dict[str, Recipe] = {
@@ -246,6 +275,33 @@ RECIPES: dict[str, Recipe] = {
         "ESPNet, arXiv:1803.06815, Section 4, second stage: init is the first one's model.keras",
         {**_ESPNET, "model": "espnet", "batch_size": 6, "init_part": "backbone"},
         {**_ESPNET_NOTES, "init_part": "the decoder starts anew"},
+    ),
+    "lraspp_voc": Recipe(
+        "torchvision, references/segmentation; the paper, arXiv:1905.02244, gives no settings",
+        {
+            **_TORCHVISION,
+            "model": "lraspp_mobilenet_v3_large",
+            "learning_rate": 0.01,
+            "weight_decay": 1e-6,
+        },
+        {**_TORCHVISION_NOTES, "learning_rate": "train.py", "weight_decay": "README.md"},
+    ),
+    "deeplab_v3_voc": Recipe(
+        "torchvision, references/segmentation, not the authors' of arXiv:1706.05587",
+        {
+            **_TORCHVISION,
+            "model": "deeplab_v3_resnet50",
+            "learning_rate": 0.02,
+            "weight_decay": 1e-4,
+            "auxiliary": (0.5,),
+        },
+        {
+            **_TORCHVISION_NOTES,
+            "learning_rate": "README.md; ten times as fast in the auxiliary head in train.py, as "
+            "fast as the rest here",
+            "weight_decay": "train.py",
+            "auxiliary": "train.py",
+        },
     ),
 }
 

@@ -85,6 +85,8 @@ class Encoder:
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
         least_size: of the input's height and width, below which a layer has no output.
         unused: prefixes of published tensors that no head uses, such as a classifier's.
+        alone: what names in a file of the encoder alone begin with in place of the one prefix
+            that they have in a network, such as "features."; None where they are the same.
         imagenet: where its ImageNet weights come from, one line.
         package: the installed file that ``weights="imagenet"`` reads, if there is one.
         application: the network of keras.applications that it is, if it is one; Keras
@@ -100,6 +102,7 @@ class Encoder:
     tensors: str = "pytorch"
     least_size: int = 1
     unused: tuple[str, ...] = ()
+    alone: str | None = None
     imagenet: str = "none published"
     package: Package | None = None
     application: str = ""

@@ -100,13 +100,21 @@ RESNET_50 = (3, 4, 6, 3)
 RESNET_101 = (3, 4, 23, 3)
 
 
-def _pytorch_names(block: int, unit: int, part: str) -> tuple[str, str]:
+def pytorch_names(scope: str, part: str) -> tuple[str, str]:
+    """torchvision's names of a convolution and its BatchNorm in a unit or another scope."""
+    if part == "shortcut":
+        return f"{scope}.downsample.0", f"{scope}.downsample.1"
+    return f"{scope}.{part}", f"{scope}.{part.replace('conv', 'bn')}"
+
+
+def _torchvision_names(block: int, unit: int, part: str) -> tuple[str, str]:
+    return pytorch_names(f"backbone.layer{block}.{unit - 1}" if block else "backbone", part)
+
+
+def _pspnet_names(block: int, unit: int, part: str) -> tuple[str, str]:
     if block == 0:
         return f"layer0.{3 * unit - 3}", f"layer0.{3 * unit - 2}"
-    prefix = f"layer{block}.{unit - 1}"
-    if part == "shortcut":
-        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-    return f"{prefix}.{part}", f"{prefix}.{part.replace('conv', 'bn')}"
+    return pytorch_names(f"layer{block}.{unit - 1}", part)
 
 
 def _deeplab_v2_names(block: int, unit: int, part: str) -> tuple[str, str]:
@@ -148,6 +156,8 @@ class Style:
         stem: filters of the 3x3 convolutions before the pooling; one is 7x7.
         stride_first: whether the first convolution of a unit has its stride, as in the
             paper, or the second, as in torchvision.
+        dilate_first: whether the first unit of a block that keeps its stride no more is dilated
+            as its others are. In torchvision it has the dilation of the block before.
         momentum: of BatchNorm.
         pool: the max pooling behind the stem, from its input and name.
         gate: what is done to a unit's residual before the sum, from the block and the unit.
@@ -157,6 +167,7 @@ class Style:
     stem: tuple[int, ...]
     stride_first: bool
     momentum: float
+    dilate_first: bool = True
     pool: Callable[[KerasTensor, str], KerasTensor] = max_pool
     gate: Callable[[KerasTensor, int, int], KerasTensor] | None = None
 
@@ -166,8 +177,9 @@ def caffe_pool(x: KerasTensor, name: str) -> KerasTensor:
     return ceil_max_pool(x, 3, name=name)
 
 
-# PSPNet in PyTorch, DeepLab v2, ICNet in Caffe, and deformable DeepLab in MXNet.
-DEEP_STEM = Style(_pytorch_names, (64, 64, 128), stride_first=False, momentum=0.9)
+# torchvision, PSPNet in PyTorch, DeepLab v2, ICNet in Caffe, and deformable DeepLab in MXNet.
+TORCHVISION = Style(_torchvision_names, (64,), stride_first=False, momentum=0.9, dilate_first=False)
+DEEP_STEM = Style(_pspnet_names, (64, 64, 128), stride_first=False, momentum=0.9)
 STRIDE_FIRST = Style(_deeplab_v2_names, (64,), stride_first=True, momentum=0.999)
 CAFFE = Style(_caffe_names, (64, 64, 128), stride_first=True, momentum=0.95)
 MXNET = Style(_mxnet_names, (64,), stride_first=True, momentum=0.9, pool=caffe_pool)
@@ -190,7 +202,7 @@ def resnet(
         units: of the blocks, ``RESNET_50`` or ``RESNET_101``.
         style: names and details of a published form.
         output_stride: 8, 16 or 32. Where a block keeps its stride no more, the 3x3
-            convolutions of all of its units are dilated, as published.
+            convolutions of its units are dilated, as published.
         deformable_units: how many units, from the last one on, have deformable 3x3
             convolutions (arXiv:1703.06211, Section 2.1).
     """
@@ -200,8 +212,8 @@ def resnet(
     deformable_from = sum(units) - deformable_units
     strides = atrous_units([2, 2, 1, 2, 2, 2], output_stride)[2:]
     for block, (count, (stride, dilation)) in enumerate(zip(units, strides, strict=True), 1):
-        if block > 1 and stride == 1:
-            dilation *= 2
+        later = 2 * dilation if block > 1 and stride == 1 else dilation
+        first = later if style.dilate_first else dilation
         for i in range(1, count + 1):
             x = bottleneck(
                 x,
@@ -209,7 +221,7 @@ def resnet(
                 block=block,
                 unit=i,
                 stride=stride if i == 1 else 1,
-                dilation=dilation,
+                dilation=first if i == 1 else later,
                 deformable=sum(units[: block - 1]) + i > deformable_from,
                 style=style,
             )
@@ -348,6 +360,18 @@ ENCODERS = {
         unused=("resnet_v1_101/logits/",),
         imagenet="DeepLab's TF-Slim checkpoint, resnet_v1_101_beta",
         source="arXiv:1512.03385, DeepLab's in TF-Slim",
+    ),
+    # torchvision's "v1.5": strides in the 3x3 convolutions.
+    "ResNet50PyTorch": Encoder(
+        functools.partial(resnet, units=RESNET_50, style=TORCHVISION, deformable_units=0),
+        IMAGENET,
+        prefixes=("backbone.",),
+        parameters=23_508_032,
+        channels={2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048},
+        alone="",
+        unused=("backbone.fc.",),
+        imagenet="torchvision's file, resnet50-*.pth",
+        source="arXiv:1512.03385, as in torchvision",
     ),
     # After arXiv:1812.01187, Section 4.1: a deep stem, and strides in the 3x3 convolutions.
     "ResNet50C": Encoder(

@@ -10,7 +10,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Encoder, Features
-from kseg.backbones.resnet import RESNET_50, Style, caffe_pool, resnet
+from kseg.backbones.resnet import RESNET_50, Style, caffe_pool, pytorch_names, resnet
 from kseg.card import IMAGENET
 from kseg.layers import conv
 
@@ -35,10 +35,7 @@ def se_resnet50(x: KerasTensor, *, output_stride: int = 32) -> Features:
 
 
 def _names(block: int, unit: int, part: str) -> tuple[str, str]:
-    prefix = f"layer{block}.{unit - 1}" if block else "layer0"
-    if part == "shortcut":
-        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-    return f"{prefix}.{part}", f"{prefix}.{part.replace('conv', 'bn')}"
+    return pytorch_names(f"layer{block}.{unit - 1}" if block else "layer0", part)
 
 
 def _squeeze_excite(x: KerasTensor, block: int, unit: int) -> KerasTensor:

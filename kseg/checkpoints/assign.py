@@ -177,8 +177,8 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
         model: a model of the zoo.
         tensors: from ``read``; wrappers (``module.``, ``model``, ``state_dict`` and their
             like) are taken off.
-        part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim too, and for
-            MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
+        part: "all"; "backbone", of an ImageNet checkpoint of TF-Slim or torchvision too, and
+            for MobileNetV2 of keras.applications; or "all-but-classifier". Within the part
             every tensor must be there and fit; outside it none is looked at.
 
     Where BatchNorm is folded into the convolutions, as in a .tflite file, the model gets the
@@ -289,10 +289,17 @@ def _membership(variant: Variant, part: str) -> Callable[[str], bool]:
 
 
 def _renamed(tensors: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    """Names that others gave to networks of TF-Slim and Keras, as they are here."""
+    """Names that others gave to networks of TF-Slim and Keras, and to encoders alone."""
+    encoder = variant.encoder
+    if encoder and encoder.alone is not None and not any(map(variant.is_backbone, tensors)):
+        (prefix,), own = encoder.prefixes, encoder.alone
+        return {
+            name if not name.startswith(own) else f"{prefix}{name[len(own) :]}": tensor
+            for name, tensor in tensors.items()
+        }
     if variant.tensors != "tf_slim":
         return tensors
-    if variant.encoder and variant.encoder.application == "MobileNetV2":
+    if encoder and encoder.application == "MobileNetV2":
         return in_keras_names(tensors)
     return in_tf_slim_names(tensors, variant.backbone)
 

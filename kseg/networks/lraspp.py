@@ -9,6 +9,7 @@ from keras import KerasTensor
 from keras import layers as kl
 
 from kseg.backbones import Features
+from kseg.backbones.encoders import ENCODERS
 from kseg.layers import Resize, batch_norm, conv
 from kseg.networks import Head
 
@@ -41,13 +42,25 @@ def lraspp(features: Features, num_classes: int, *, filters: int = 128) -> Keras
     return kl.Add(name="classifier.sum")(scores)
 
 
-HEADS = {
-    "lraspp": Head(
-        lraspp,
-        # As in torchvision and in the paper's Table 7.
-        options={"output_stride": 16},
-        classifier=("classifier.low_classifier", "classifier.high_classifier"),
-        needs=(8,),
-        source="arXiv:1905.02244, as in torchvision",
-    )
+_LRASPP = Head(
+    lraspp,
+    # As in torchvision and in the paper's Table 7.
+    options={"output_stride": 16},
+    classifier=("classifier.low_classifier", "classifier.high_classifier"),
+    needs=(8,),
+    source="arXiv:1905.02244, as in torchvision",
+)
+
+VARIANTS = {
+    "lraspp_mobilenet_v3_large": _LRASPP.on(
+        ENCODERS["MobileNetV3LargePyTorch"],
+        num_classes=21,
+        dataset="voc",
+        parameters=3_221_538,
+        multiply_adds={(520, 520): 2.09e9, (512, 1024): 3.95e9, (1024, 2048): 15.79e9},
+        mean_iou="57.9 COCO val2017 with VOC's classes",
+        source=_LRASPP.source,
+    ),
 }
+
+HEADS = {"lraspp": _LRASPP}

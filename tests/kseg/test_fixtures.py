@@ -74,6 +74,20 @@ LITESEG_TAPS = {
     "logits_low": "last_conv.6",
 }
 
+_LRASPP = {
+    "stem": "backbone.0.2",
+    "stage2": "backbone.3.sum",
+    "low": "backbone.4.block.3.1",
+    "block8": "backbone.8.sum",
+    "block12": "backbone.12.sum",
+    "block13": "backbone.13.block.3.1",
+    "high": "backbone.16.2",
+    "cbr": "classifier.cbr.2",
+    "scale": "classifier.scale.2",
+    "logits_low": "classifier.sum",
+}
+_LRASPP_ODD = ("low", "high", "scale", "logits_low")
+
 # fixture: (row, options, preprocessing in the fixture's graph, {tap: layer})
 CASES = {
     "cgnet_m3n21_a": (
@@ -202,6 +216,30 @@ CASES = {
             "backbone": "resnet_features.layers.23_convbatch.layers.2",
             "low_level": "resnet_features.layers.7_convbatch.layers.2",
             "low_level_bn": "bn2",
+        },
+    ),
+    "lraspp_mobilenet_v3_large_a": ("lraspp_mobilenet_v3_large", {}, False, _LRASPP),
+    "lraspp_mobilenet_v3_large_odd_a": (
+        "lraspp_mobilenet_v3_large",
+        {},
+        False,
+        {tap: _LRASPP[tap] for tap in _LRASPP_ODD},
+    ),
+    "deeplabv3_resnet50_a": (
+        "deeplab_v3_resnet50",
+        {},
+        False,
+        {
+            "maxpool": "pool1",
+            "layer1": "block1.unit_3.relu",
+            "layer2": "block2.unit_4.relu",
+            "layer3_0": "block3.unit_1.relu",
+            "layer3": "block3.unit_6.relu",
+            "layer4": "block4.unit_3.relu",
+            **{f"aspp{i + 1}": f"classifier.0.convs.{i}.2" for i in range(4)},
+            "image_pool": "classifier.0.convs.4.3",
+            "project": "classifier.0.project.2",
+            "logits_low": "classifier.4",
         },
     ),
 }

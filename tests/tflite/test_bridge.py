@@ -46,6 +46,7 @@ def test_layers_of_other_options(groups):
     y = kseg.layers.GroupedPointwiseConv(12, groups, name="grouped")(y)
     y = kseg.layers.SharedPReLU(name="shared")(y)
     y = kl.Activation("silu", name="last")(1 - y)
+    y = kl.Activation("hard_sigmoid", name="gate")(y)
     model = keras.Model(x, y)
     for weight in model.weights:
         weight.assign(np.random.default_rng(5).normal(size=weight.shape))
