@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint matrix docs wheel release clean
+.PHONY: test demo lint matrix kills docs wheel release clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -41,6 +41,10 @@ release: wheel
 matrix: $(VENV)/installed
 	$(RUN) benchmarks/matrix.py
 	$(RUN) benchmarks/pairs.py
+
+# About an hour: commands killed at random moments, and what they write after that.
+kills: $(VENV)/installed
+	$(RUN) benchmarks/kills.py
 
 # Made anew when the pins or the package's metadata change.
 $(VENV)/installed: requirements.txt requirements-hub.txt setup.cfg pyproject.toml

@@ -36,6 +36,7 @@ little, so that activations are of a trained network's size and no layer is the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -43,7 +44,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -278,6 +279,10 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
             raise kseg.KsegError("its process was killed, as where memory ends") from None
 
 
+# What is measured, and a call that puts its rows into a table.
+Job = tuple[str, Callable[[], list[table.Row]]]
+
+
 class Table(NamedTuple):
     """One of the tables.
 
@@ -331,29 +336,45 @@ def measured(name: str, graph: str) -> list[str]:
 
 def main(names: list[str]) -> int:
     """Measures what is missing, or all of the models that are named; 1 if some could not be."""
-    failed = 0
+    return run_each("matrix", _jobs(names))
+
+
+def _jobs(names: list[str]) -> Iterator[Job]:
     for name in names or kseg.list_models():
         graph = graph_of(name)
         there = [] if names else measured(name, graph)
         for title, kind in TABLES.items():
-            if title in there:
-                continue
-            begin = time.monotonic()
-            try:
-                rows = apart(kind.measure, name)
-            except NoAccelerator as error:
-                print(f"matrix: {error}", file=sys.stderr)
-                return 1
-            except kseg.KsegError as error:
-                print(f"matrix: {title}: {name}: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            rows = [{"model": name, "graph": graph, **row} for row in rows]
-            path = RESULTS / f"{title}.csv"
-            table.replace(path, kind.all_columns(), rows, kind.environment())
-            seconds = time.monotonic() - begin
-            notes = "; ".join(row["note"] for row in rows if row.get("note"))
-            print(f"{title}: {name}: {seconds:.0f} s; {notes or 'nothing to note'}", flush=True)
+            if title not in there:
+                yield f"{title}: {name}", functools.partial(_fill, title, kind, name, graph)
+
+
+def _fill(title: str, kind: Table, name: str, graph: str) -> list[table.Row]:
+    """Measures a model for one of the tables and puts its rows there."""
+    rows = [{"model": name, "graph": graph, **row} for row in apart(kind.measure, name)]
+    table.replace(RESULTS / f"{title}.csv", kind.all_columns(), rows, kind.environment())
+    return rows
+
+
+def run_each(program: str, jobs: Iterable[Job]) -> int:
+    """Runs every job and says what it took; 1 if one could not be done.
+
+    What fails is said, and the next is run; without an accelerator none is.
+    """
+    failed = 0
+    for title, job in jobs:
+        begin = time.monotonic()
+        try:
+            rows = job()
+        except NoAccelerator as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return 1
+        except kseg.KsegError as error:
+            print(f"{program}: {title}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        seconds = time.monotonic() - begin
+        notes = "; ".join(row["note"] for row in rows if row.get("note"))
+        print(f"{title}: {seconds:.0f} s; {notes or 'nothing to note'}", flush=True)
     return 1 if failed else 0
 
 

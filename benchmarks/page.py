@@ -52,13 +52,45 @@ def readme_tables() -> dict[str, str]:
 
 
 def latency_tables(results: Path = RESULTS) -> dict[str, str]:
-    """What the files of every network take, and what quantisation costs."""
+    """What the files of every network take, and what quantisation costs and gains."""
     return {
+        "int8": _int8(
+            *(table.read(results / f"{name}.csv") for name in ("tflite", "quantisation", "gpu"))
+        ),
         "latency": _latency(table.read(results / "tflite.csv")),
         "runtimes": _runtimes(table.read(results / "runtimes.csv")),
         "operators": _operators(table.read(results / "operators.csv")),
         "quantisation": _quantisation(table.read(results / "quantisation.csv")),
     }
+
+
+def _int8(times: list[table.Row], scores: list[table.Row], gpu: list[table.Row]) -> str:
+    """Every network of the zoo; "-" where a table has no row of it."""
+    # Of the first CPU of the latency table.
+    cpu = max(row["cpu"] for row in times)
+    faster = {
+        (row["model"], row["output"]): row["times"]
+        for row in times
+        if (row["cpu"], row["precision"]) == (cpu, "int8")
+    }
+    points = {row["model"]: row["points"] for row in scores if row["file"] == "int8"}
+    alike = {
+        (row["model"], row["precision"]): f"{100 * float(row['same_class']):.1f}"
+        for row in gpu
+        if row["same_class"]
+    }
+    lines = [
+        [
+            *(name, published_cells(name)[2]),
+            *(faster.get((name, output), "-") for output in ("logits", "stride-logits")),
+            points.get(name, "-"),
+            *(alike.get((name, precision), "-") for precision in ("fp16", "int8")),
+        ]
+        for name in list_models()
+    ]
+    head = ["network", "published mean IoU, %", "int8 on a CPU, logits: times"]
+    head += ["stride logits: times", "int8, points", "GPU as CPU, fp16: % of pixels"]
+    return markdown([*head, "int8: % of pixels"], lines)
 
 
 def _latency(rows: list[table.Row]) -> str:

@@ -23,10 +23,10 @@ Weights are random with a set seed, as those of ``benchmarks/matrix.py``.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import keras
@@ -38,9 +38,16 @@ import kseg
 import kseg.tflite
 from kseg.backbones.encoders import ENCODERS
 from kseg.environment import environment
-from kseg.tflite.gpu import NoAccelerator
 from kseg.zoo import HEADS
-from matrix import Subject, apart, like_trained, photograph, run_file, with_random_weights
+from matrix import (
+    Subject,
+    apart,
+    like_trained,
+    photograph,
+    run_each,
+    run_file,
+    with_random_weights,
+)
 
 SIZE = (65, 129)
 COLUMNS = ("model", "parameters", "size", "strides", "bytes", "keras", "gpu", "note")
@@ -105,25 +112,17 @@ def main(names: list[str]) -> int:
         return 1
     there = {row["model"]: row for row in table.read_current(path, facts)}
     strides = {name.partition(".")[2]: row["strides"] for name, row in there.items()}
-    failed = 0
-    for name in names or [name for name in every if name not in there]:
-        begin = time.monotonic()
+
+    def fill(name: str) -> list[table.Row]:
         encoder = name.partition(".")[2]
-        try:
-            if encoder not in strides or name in names:
-                strides[encoder] = apart(compare_strides, encoder)
-            row = {**apart(measure, name), "strides": strides[encoder]}
-        except NoAccelerator as error:
-            print(f"pairs: {error}", file=sys.stderr)
-            return 1
-        except kseg.KsegError as error:
-            print(f"pairs: {name}: {error}", file=sys.stderr)
-            failed += 1
-            continue
+        if encoder not in strides or name in names:
+            strides[encoder] = apart(compare_strides, encoder)
+        row = {**apart(measure, name), "strides": strides[encoder]}
         table.replace(path, COLUMNS, [row], facts, every)
-        seconds = time.monotonic() - begin
-        print(f"{name}: {seconds:.0f} s; {row.get('note') or 'nothing to note'}", flush=True)
-    return 1 if failed else 0
+        return [row]
+
+    todo = names or [name for name in every if name not in there]
+    return run_each("pairs", [(name, functools.partial(fill, name)) for name in todo])
 
 
 if __name__ == "__main__":

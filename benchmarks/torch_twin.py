@@ -304,7 +304,9 @@ _MODULES: dict[type, Callable[[Any], nn.Module]] = {
     kl.Cropping2D: _cropping,
     kl.Dropout: lambda layer: nn.Dropout(layer.rate),
     Normalize: lambda layer: Affine(layer.mean, layer.std, layer.channel_order == "BGR"),
-    PaddedAveragePooling: lambda layer: nn.AvgPool2d(3, layer.strides, padding=1),
+    PaddedAveragePooling: lambda layer: nn.AvgPool2d(
+        layer.size, layer.strides, padding=layer.size // 2
+    ),
     Resize: lambda layer: Interpolate(layer.convention == "align_corners", layer.size),
     MatchSize: lambda layer: Fit(),
 }

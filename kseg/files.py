@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import json
 import os
 import shutil
+import socket
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -26,10 +34,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=".kseg-", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            os.replace(temporary, path)
+        with _temporary_folder(path.parent) as folder:
+            yield folder / path.name
+            os.replace(folder / path.name, path)
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -40,19 +47,143 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise KsegError(f"{path}: exists and is not an empty folder; name another or remove it")
-    temporary = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=".kseg-", dir=path.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        with _temporary_folder(path.parent) as folder:
+            folder.chmod(0o755)
+            yield folder
+            if path.exists():
+                path.rmdir()
+            os.replace(folder, path)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+# Folders in which this process has looked for what killed ones left.
+_looked_in: set[Path] = set()
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, which is removed afterwards.
+
+    While it is in use it is locked, by which ``remove_left`` knows it from one that a killed
+    process left.
+    """
+    if parent.absolute() not in _looked_in:
+        _looked_in.add(parent.absolute())
+        remove_left(parent)
+    with contextlib.ExitStack() as leaving:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=f"{_OF_HOST}-", dir=parent))
+            if sys.platform == "win32":
+                break
+            descriptor = os.open(folder, os.O_RDONLY)
+            leaving.callback(os.close, descriptor)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Another process may have taken it for one that was left.
+            if folder.exists():
+                break
+        leaving.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+_TEMPORARY = ".kseg-unfinished"
+_OF_HOST = f"{_TEMPORARY}-{socket.gethostname()[:60]}"
+
+
+def remove_left(*folders: Path, of_all_hosts: bool = False) -> None:
+    """Removes what killed writers left in some folders, and nothing that is being written.
+
+    Args:
+        folders: may be missing.
+        of_all_hosts: where no other host writes in them. Some file systems that machines share
+            have no locks between them.
+    """
+    if sys.platform == "win32":
+        return
+    # Eight letters follow: of the host "a", not of "a-b".
+    names = f"{_TEMPORARY}-*/" if of_all_hosts else f"{glob.escape(_OF_HOST)}-????????/"
+    for path in (path for folder in folders for path in folder.glob(names)):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: str | Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Within it no other process works on ``path``, nor another thread of this one.
+
+    The lock is the operating system's, on a file beside or in what it is for. It ends with the
+    process, however that ends, so a file that a killed process left stops nobody.
+
+    Args:
+        path: a folder, which is made and has ``.lock`` in it; else a file, which need not
+            exist and has ``.NAME.lock`` beside it.
+        shared: with others who share it.
+        wait: for the others; else they are an error.
+
+    Raises:
+        KsegError: another process works on it, or the folder cannot be written to.
+    """
+    path = Path(path)
+    is_folder = path.is_dir()
+    place = path / ".lock" if is_folder else path.with_name(f".{path.name}.lock")
+    descriptor = _open_locked(path, place, shared=shared, wait=wait)
+    try:
+        yield
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor is not None:
+            # Another process that shares it keeps its file.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                place.unlink()
+            os.close(descriptor)
+
+
+def _open_locked(path: Path, place: Path, *, shared: bool, wait: bool) -> int | None:
+    """The locked file at ``place``; None where the system or the file system has no locks."""
+    if sys.platform == "win32":
+        return None
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        try:
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
+            fcntl.flock(descriptor, operation | (0 if wait else fcntl.LOCK_NB))
+            # Whoever had it may have removed the file just now.
+            if os.path.samestat(os.fstat(descriptor), os.stat(place)):
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                with contextlib.suppress(OSError):  # a full disk; the lock holds without
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, holder.encode(), 0)
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+                os.close(descriptor)
+                raise KsegError(
+                    f"{path}: {holder or 'another process'} works on it; let it end, or choose "
+                    "another name"
+                ) from None
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                os.close(descriptor)
+                raise write_error(path, error) from error
+            warnings.warn(
+                f"{path}: its file system has no locks; let one process at a time work on it",
+                KsegWarning,
+                stacklevel=4,
+            )
+            return descriptor
+        os.close(descriptor)
 
 
 def check_is_file(path: Path, name: str) -> None:
@@ -100,6 +231,27 @@ def check_output(path: str | Path, suffix: str | None = None) -> None:
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def check_room(path: str | Path, size: int) -> None:
+    """Says that there is no room for a file, for a writer that cannot say so itself.
+
+    HDF5 ends the process by a segmentation fault where it finds the disk full.
+
+    Args:
+        path: of the file to be written.
+        size: its bytes, at most.
+
+    Raises:
+        KsegError: there is no room, or the folder is missing or read-only.
+    """
+    path = Path(path)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         raise write_error(path, error) from error
 

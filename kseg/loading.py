@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -202,18 +204,28 @@ def _load_shipped(
 def ship(model: SegmentationModel, weights: str, description: dict[str, Any]) -> Path:
     """Puts a model's weights and facts into the package; the file of weights.
 
+    Kernels are kept in half precision (``checkpoints.with_half_kernels``); a model that is
+    loaded has float32 weights again.
+
     Args:
         model: trained.
         weights: the folder, such as "camvid-train".
-        description: facts beside the card.
+        description: facts beside the card and the file's.
     """
     from safetensors.numpy import save_file
 
     folder = make_folder(shipped.FOLDER / weights)
     card = model.card.for_inference().replace(weights=f"{weights}:{model.card.name}")
     path = folder / f"{card.name}.safetensors"
+    tensors = checkpoints.with_half_kernels(checkpoints.published(model))
     with atomic_write(path) as temporary:
-        save_file(checkpoints.published(model), temporary)
+        save_file(tensors, temporary)
         temporary.chmod(0o644)  # the library leaves it to its owner
-    write_json(path.with_suffix(".json"), {**description, "card": card.to_json()})
+    kernels = [str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1]
+    file = {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "kernels": dict(Counter(kernels)),
+    }
+    write_json(path.with_suffix(".json"), {**description, "file": file, "card": card.to_json()})
     return path

@@ -44,18 +44,24 @@ def cover(
 
 
 def overlay(
-    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colors: Sequence[Color]
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colors: Sequence[Color],
+    legend: Sequence[int] | None = None,
 ) -> Image.Image:
-    """The label map over the image, with a legend of the classes that occur below.
+    """The label map over the image, with a legend below.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8 train ids; those without a name leave the image as it is.
         names, colors: by train id.
+        legend: ids of the classes in it, None for those that occur.
     """
     picture = Image.fromarray(cover(image, labels, colors))
-    present = [i for i in np.unique(labels) if i < len(names)]
-    return _with_legend(picture, [names[i] for i in present], [colors[i] for i in present])
+    if legend is None:
+        legend = [i for i in np.unique(labels) if i < len(names)]
+    return _with_legend(picture, [names[i] for i in legend], [colors[i] for i in legend])
 
 
 def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> Image.Image:

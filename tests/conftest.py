@@ -42,6 +42,7 @@ REPRESENTATIVES = (
     "enet",
     "erfnet",
     "icnet_resnet50",
+    "pidnet_s",
     "deeplab_v3_plus_mobilenet_v3_large",
 )
 

@@ -1,10 +1,12 @@
 """What tests share beside fixtures."""
 
+import contextlib
 import re
+import resource
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ from PIL import Image
 
 from kseg import checkpoints, layers
 from kseg.card import Normalization
+from kseg.data import CITYSCAPES, DataSet, open_dataset
+from kseg.evaluation import LabelMaps
 from kseg.networks import Variant
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +60,50 @@ def write_camvid(folder: Path, counts: dict[str, int], size: tuple[int, int] = (
             image = np.where(label[..., None] == 0, 200, 60) + rng.integers(0, 40, (*size, 3))
             Image.fromarray(image.astype(np.uint8)).save(folder / split / f"{i:03d}.png")
             Image.fromarray(label).save(folder / f"{split}annot" / f"{i:03d}.png")
+
+
+def write_maps(folder: Path, count: int, seed: int = 5) -> tuple[DataSet, LabelMaps]:
+    """Frames in Cityscapes' layout with label maps beside them, most of them right.
+
+    Ids in blocks of 5 x 7 pixels, a tenth of the pixels of the label maps at random;
+    riders, cars and bicycles are instances.
+    """
+    rng = np.random.default_rng(seed)
+    table = CITYSCAPES.file_table()
+    for number in range(count):
+        name = f"bonn_{number:06d}_000019"
+        labels = table[rng.integers(0, 20, (8, 9))].repeat(5, 0).repeat(7, 1)
+        wide = labels.astype(np.uint16)
+        things = np.isin(labels, (25, 26, 33))
+        instances = np.where(things, wide * 1000 + rng.integers(0, 9, dtype=np.uint16), wide)
+        noise = rng.random(labels.shape) < 0.1
+        answer = np.where(noise, table[rng.integers(0, 20, labels.shape)], labels)
+        for path, pixels in (
+            (f"leftImg8bit/val/bonn/{name}_leftImg8bit", np.zeros((*labels.shape, 3), np.uint8)),
+            (f"gtFine/val/bonn/{name}_gtFine_labelIds", labels),
+            (f"gtFine/val/bonn/{name}_gtFine_instanceIds", instances),
+            (f"maps/{name}_pred_labelIds", answer),
+        ):
+            file = folder / f"{path}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    return open_dataset("cityscapes", folder, "val"), LabelMaps(folder / "maps")
+
+
+def without_time(report: dict[str, Any]) -> dict[str, Any]:
+    """Of a score as JSON."""
+    return {key: value for key, value in report.items() if key != "seconds"}
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Within it no file grows beyond so many bytes: the system's own error, EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:

@@ -22,6 +22,7 @@ import table
 import evaluation
 import kseg
 import matrix
+from kseg import shipped
 from kseg.zoo import VARIANTS
 from matrix import PRECISIONS, digest, graph_of
 from support import ROOT
@@ -344,6 +345,20 @@ def test_stages_of_a_run(tmp_path):
     assert [run.name for run in runs] == ["a", "b"]
     assert [row["step"] for row in camvid_results.history(runs)] == ["5", "9", "13"]
     words = ["/x/kseg", "train", "--data-dir", "/data", "--run-dir", "/r", "--init", "/r/a/x"]
-    assert camvid_results.command(words, 2) == (
+    assert camvid_results.command(words, 2, "runs/camvid-1/model.keras") == (
         "kseg train --data-dir $CAMVID --run-dir runs/camvid-2 --init runs/camvid-1/model.keras"
     )
+    words = ["/x/kseg", "train", "--init", "imagenet", "--teacher", "/r/lite0/model.keras"]
+    assert camvid_results.command(words, 1, "imagenet") == (
+        "kseg train --init imagenet --teacher lite0/model.keras"
+    )
+
+
+def test_shipped_weights_are_a_stage():
+    """The next run's facts begin with how they were made."""
+    facts = shipped.facts("camvid-train:cgnet_m3n21")
+    recipe, commands, last = camvid_results.before("camvid-train:cgnet_m3n21")
+    assert recipe == facts["recipe"]
+    assert " && ".join(commands) == facts["command"]
+    assert last == f"runs/camvid-{len(recipe)}/checkpoints/best.keras"
+    assert camvid_results.before("imagenet") == ([], [], None)

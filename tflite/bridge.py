@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +23,11 @@ import tf_keras
 from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.layers import GroupedPointwiseConv
+from kseg.model import SegmentationModel
+from kseg.tflite.flatten import flatten
 from kseg.tflite.rewrite import Calls, walk
 from kseg.tflite.weights import check_finite
+from kseg.zoo import build
 
 # What only matters before weights are there, or to a loss.
 _LEFT_OUT = ("dtype", "_initializer", "_regularizer", "_constraint")
@@ -194,13 +198,38 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
     return Bridge(tf_keras.Model(image, tensors[id(twin.outputs[0])]), weights)
 
 
-def check_of_zoo(card: Card, way: str) -> None:
-    """Raises KsegError for a wrapped model, whose layers are inside another model."""
-    if card.wrapped:
-        raise KsegError(
-            f"{card.name}: {way} takes networks of the zoo, not wrapped models; convert it with "
-            "precision w8 or int8 for a smaller file"
-        )
+def trained_copy(
+    model: SegmentationModel, card: Card, train: Callable[[keras.Model], None]
+) -> SegmentationModel:
+    """A copy of a model for inference, after training.
+
+    Args:
+        model: stays as it is.
+        card: of the copy.
+        train: takes a graph without models or layers of layers inside, and changes its weights.
+
+    Raises:
+        KsegError: a wrapped model with a layer that it calls twice, whose weights would become
+            two layers'.
+    """
+    result = build(card, weights_of=model)
+    if not card.wrapped:
+        train(result)
+        return result
+    # Its layers get other names in the graph, so that the copy itself stays apart.
+    source = build(card, weights_of=model)
+    graph = flatten(source)
+    known = {id(weight) for weight in source.weights}
+    for layer in graph.layers:
+        if any(id(weight) not in known for weight in layer.weights):
+            name = re.sub(r"\.[0-9]+$", "", layer.name)
+            raise KsegError(
+                f"{card.name}: calls {name} twice, and its weights would become two layers'; "
+                "convert it with precision w8 or int8 for a smaller file"
+            )
+    train(graph)
+    result.set_weights(source.get_weights())
+    return result
 
 
 def check_training(steps: int, least: int, learning_rate: float) -> None:

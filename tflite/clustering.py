@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
@@ -17,8 +18,7 @@ import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel, dtype_policy
-from kseg.tflite.bridge import check_of_zoo, check_training, has_dense_kernel, to_tf_keras
-from kseg.zoo import build
+from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras, trained_copy
 
 _START = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
 
@@ -45,15 +45,13 @@ def cluster(
         clusters: 3 to 256.
 
     Raises:
-        KsegError: a value out of range.
+        KsegError: a value out of range, or what ``bridge.trained_copy`` raises.
     """
     if not 3 <= clusters <= 256:
         raise KsegError(f"clusters is {clusters}; it must be 3 to 256")
     check_training(steps, 1, learning_rate)
     card = model.card.for_inference()
-    check_of_zoo(card, "clustering")
     way = f"{clusters} values a kernel"
-    result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
     wrappers: dict[str, tf_keras.layers.Layer] = {}
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
@@ -73,11 +71,13 @@ def cluster(
         )
         return wrappers[layer.name]
 
-    bridge = to_tf_keras(result, wrap)
-    bridge.fit(batches, loss, steps, learning_rate, progress)
-    for wrapper in wrappers.values():
-        # The last step moved the weights behind the choice of their values.
-        wrapper.update_clustered_weights_associations()
-        wrapper.original_clusterable_weights["kernel"].assign(wrapper.layer.kernel)
-    bridge.copy_to(result)
-    return result
+    def train(graph: keras.Model) -> None:
+        bridge = to_tf_keras(graph, wrap)
+        bridge.fit(batches, loss, steps, learning_rate, progress)
+        for wrapper in wrappers.values():
+            # The last step moved the weights behind the choice of their values.
+            wrapper.update_clustered_weights_associations()
+            wrapper.original_clusterable_weights["kernel"].assign(wrapper.layer.kernel)
+        bridge.copy_to(graph)
+
+    return trained_copy(model, card.replace(weights=f"{card.weights}; {way}"), train)

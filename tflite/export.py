@@ -22,6 +22,7 @@ from kseg.tflite.foreign import for_accelerator
 from kseg.tflite.onnx_export import to_onnx
 from kseg.tflite.options import check_input_size
 from kseg.tflite.rewrite import (
+    average_by_axes,
     fold_batch_norms,
     normalise_by_convolution,
     relu_into_branches,
@@ -101,7 +102,7 @@ def export_graph(
         card = card.replace(output_stride=stride)
     if rewritten:
         graph = normalise_by_convolution(split_wide_convolutions(graph))
-    graph = relu_into_branches(fold_batch_norms(graph))
+    graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)))
     check_finite(graph, card.name)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))

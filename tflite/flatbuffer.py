@@ -82,11 +82,29 @@ def operator_inputs(content: bytes) -> dict[str, list[str]]:
     return found
 
 
-def ranks(content: bytes) -> dict[str, int]:
-    """The number of dimensions of the main subgraph's tensors, by their names."""
+def shapes(content: bytes) -> dict[str, tuple[int, ...]]:
+    """The shapes of the main subgraph's tensors, by their names."""
     graph = schema.Model.GetRootAs(content).Subgraphs(0)
     tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
-    return {tensor.Name().decode(): tensor.ShapeLength() for tensor in tensors}
+    return {
+        tensor.Name().decode(): tuple(tensor.Shape(i) for i in range(tensor.ShapeLength()))
+        for tensor in tensors
+    }
+
+
+def backward_slices(content: bytes) -> set[str]:
+    """The outputs of the main subgraph's STRIDED_SLICEs with a negative stride, by name."""
+    model = schema.Model.GetRootAs(content)
+    names, graph = _opcode_names(model), model.Subgraphs(0)
+    found = set()
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        if names[operator.OpcodeIndex()] != "STRIDED_SLICE":
+            continue
+        buffer = model.Buffers(graph.Tensors(operator.Inputs(3)).Buffer())
+        if buffer.DataLength() and np.any(np.frombuffer(buffer.DataAsNumpy(), np.int32) < 0):
+            found.add(graph.Tensors(operator.Outputs(0)).Name().decode())
+    return found
 
 
 def between(content: bytes, kinds: Collection[str]) -> list[str]:

@@ -38,6 +38,7 @@ def for_accelerator(graph: keras.Model) -> keras.Model:
             with the result.
     """
     for rewrite in (
+        reverse_channels_by_convolution,
         normalise_by_layer,
         split_separable_convolutions,
         split_grouped_convolutions,
@@ -52,6 +53,32 @@ def for_accelerator(graph: keras.Model) -> keras.Model:
     ):
         graph = rewrite(graph)
     return graph
+
+
+def reverse_channels_by_convolution(graph: keras.Model) -> keras.Model:
+    """``x[..., ::-1]``, as from RGB to BGR, as a 1x1 convolution that permutes."""
+
+    def replace(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        if type(layer).__name__ != "GetItem" or not _reverses_channels(*args):
+            return layer(*args)
+        channels = args[0].shape[-1]
+        permute = kl.Conv2D(channels, 1, use_bias=False, name=layer.name)
+        return called(permute, args[0], [np.eye(channels)[::-1][None, None]])
+
+    return walk(graph, replace)
+
+
+def _reverses_channels(x: KerasTensor, key: Any) -> bool:
+    """Whether ``x[key]`` is (N, H, W, C) with the channels the other way round and no more."""
+    if not isinstance(key, tuple) or len(x.shape) != 4 or not key:
+        return False
+    *others, last = key
+    all_of_it = (Ellipsis, slice(None))
+    return (
+        last == slice(None, None, -1)
+        and all(part in all_of_it for part in others)
+        and (len(key) == 4 or Ellipsis in others)
+    )
 
 
 def normalise_by_layer(graph: keras.Model) -> keras.Model:

@@ -51,7 +51,7 @@ def layers_in(tensor: str) -> str:
 def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> list[str]:
     """The output tensors of the layers' operators.
 
-    A BatchNorm that ``fold_batch_norms`` has split stands for its parts.
+    A BatchNorm or a mean that export has split stands for its parts.
 
     Raises:
         KsegError: a layer that is not there or has no operator of its own.
@@ -59,7 +59,7 @@ def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> l
     owners = layer_names(content, graph)
     tensors = []
     for layer in layers:
-        pattern = re.compile(re.escape(layer) + r"(\.branch\d+|\.depthwise)?")
+        pattern = re.compile(re.escape(layer) + r"(\.branch\d+|\.depthwise|\.columns)?")
         found = [t for t, names in owners.items() if any(map(pattern.fullmatch, names))]
         if not found:
             names = sorted({name for names in owners.values() for name in names})

@@ -104,6 +104,6 @@ def _resize_to_sizes(graph: Any, nodes: list[Any]) -> list[Any]:
     constant stays a size.
     """
     for node in list(nodes):
-        if node.type == "ResizeBilinear":
+        if node.type in ("ResizeBilinear", "ResizeNearestNeighbor"):
             graph.insert_new_node_on_input(node, "Identity", node.input[1], input_index=1)
     return graph.get_nodes()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 
 from kseg.errors import KsegError
-from kseg.tflite.flatbuffer import operator_inputs, operator_outputs, operators, ranks
+from kseg.tflite.flatbuffer import (
+    backward_slices,
+    operator_inputs,
+    operator_outputs,
+    operators,
+    shapes,
+)
 
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
 # other is refused, since the delegate would fall back to the CPU or worse.
@@ -115,18 +120,16 @@ def check_operators(
     """
     found: dict[str, list[str]] = {}
     instead: list[str] = []
-    dimensions, makers = ranks(content), operator_inputs(content)
-    # A file that is for the CPU anyway may have more.
-    most = math.inf if beside else _DIMENSIONS
+    makers = operator_inputs(content)
+    # A file that is for the CPU anyway may have known operators in any form.
+    forms = {} if beside else _refused_forms(content, makers)
     for kind, tensor in operator_outputs(content).values():
-        if kind in beside or (kind in GPU_OPERATORS and dimensions[tensor] <= most):
+        if kind in beside or (kind in GPU_OPERATORS and tensor not in forms):
             continue
-        what = kind
+        what, way = kind, f"instead of {kind} {_INSTEAD[kind]}" if kind in _INSTEAD else ""
         if kind in GPU_OPERATORS:
-            what = f"{kind} of {dimensions[tensor]} dimensions"
-            way = "instead of five dimensions four, such as a shuffle by Concatenate of slices"
-        else:
-            way = f"instead of {kind} {_INSTEAD[kind]}" if kind in _INSTEAD else ""
+            form, way = forms[tensor]
+            what = f"{kind} {form}"
         found.setdefault(what, []).extend(_owners(tensor, layers, makers))
         if way and way not in instead:
             instead.append(way)
@@ -138,6 +141,41 @@ def check_operators(
     listed = [f"{what}{_of_layers(names)}" for what, names in sorted(found.items())]
     write = "; ".join(instead) or "the layer with those of kseg.tflite.operators.GPU_OPERATORS"
     raise KsegError(f"{name}: {', '.join(listed)} would not run on the GPU delegate; write {write}")
+
+
+def _refused_forms(content: bytes, inputs: Mapping[str, list[str]]) -> dict[str, tuple[str, str]]:
+    """By output tensor, the form of an operator that runs in others, and what to write instead.
+
+    As the LiteRT GPU accelerator of ai-edge-litert 2.3 was seen to do it: it refuses slices
+    backwards, ends its process on a product of a tensor with itself, and gives wrong numbers for
+    one of unequal batches.
+    """
+    sizes, backward = shapes(content), backward_slices(content)
+    forms = {}
+    for kind, tensor in operator_outputs(content).values():
+        if len(sizes[tensor]) > _DIMENSIONS:
+            forms[tensor] = (
+                f"of {len(sizes[tensor])} dimensions",
+                "instead of five dimensions four, such as a shuffle by Concatenate of slices",
+            )
+        elif tensor in backward:
+            forms[tensor] = (
+                "backwards",
+                "instead of x[:, ::-1] a Concatenate of slices in the other order",
+            )
+        elif kind == "BATCH_MATMUL":
+            first, second = inputs[tensor]
+            if first == second:
+                forms[tensor] = (
+                    "of a tensor with itself",
+                    "the factors of a product as two tensors, each by a convolution of its own",
+                )
+            elif sizes[first][:-2] != sizes[second][:-2]:
+                forms[tensor] = (
+                    "of unequal batches",
+                    "the factors of a product with equal batches, one repeated by Concatenate",
+                )
+    return forms
 
 
 def _owners(

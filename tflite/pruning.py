@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from kseg.errors import KsegError
 from kseg.model import SegmentationModel, dtype_policy
-from kseg.tflite.bridge import check_of_zoo, check_training, has_dense_kernel, to_tf_keras
-from kseg.zoo import build
+from kseg.tflite.bridge import check_training, has_dense_kernel, to_tf_keras, trained_copy
 
 STRUCTURES = {"2:4": (2, 4)}
 
@@ -49,7 +49,7 @@ def prune(
         progress: told steps done and in all.
 
     Raises:
-        KsegError: a value out of range.
+        KsegError: a value out of range, or what ``bridge.trained_copy`` raises.
     """
     if (sparsity is None) == (structure is None):
         raise KsegError("pruning takes either sparsity or structure")
@@ -61,9 +61,7 @@ def prune(
     schedule = _schedule(steps, sparsity or 0.5)
     pattern = None if structure is None else STRUCTURES[structure]
     card = model.card.for_inference()
-    check_of_zoo(card, "pruning")
     way = f"{structure} of weights pruned" if structure else f"{sparsity:.0%} of weights pruned"
-    result = build(card.replace(weights=f"{card.weights}; {way}"), weights_of=model)
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         if not has_dense_kernel(layer):
@@ -72,12 +70,14 @@ def prune(
             layer, pruning_schedule=schedule, sparsity_m_by_n=pattern
         )
 
-    bridge = to_tf_keras(result, wrap)
-    # It applies the zeros once more behind the last step.
-    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
-    bridge.fit(batches, loss, steps, learning_rate, progress, callbacks)
-    bridge.copy_to(result)
-    return result
+    def train(graph: keras.Model) -> None:
+        bridge = to_tf_keras(graph, wrap)
+        # It applies the zeros once more behind the last step.
+        callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+        bridge.fit(batches, loss, steps, learning_rate, progress, callbacks)
+        bridge.copy_to(graph)
+
+    return trained_copy(model, card.replace(weights=f"{card.weights}; {way}"), train)
 
 
 def _schedule(steps: int, sparsity: float) -> tfmot.sparsity.keras.PolynomialDecay:

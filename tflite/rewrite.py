@@ -191,6 +191,79 @@ def relu_into_branches(graph: keras.Model) -> keras.Model:
     return walk(graph, move)
 
 
+@keras.saving.register_keras_serializable("kseg")
+class AxisMean(kl.Layer):
+    """Means over rows (axis 1) or columns (axis 2), of (N, H, W, C) to one of them."""
+
+    def __init__(self, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        # The axis as a vector: some delegates read no scalar there.
+        return keras.ops.mean(x, axis=(self.axis,), keepdims=True)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[: self.axis], 1, *input_shape[self.axis + 1 :])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
+
+
+# Values up to 64, so many of them, add up to a quarter of half precision's largest number.
+_SUMMED = 256
+
+
+def average_by_axes(graph: keras.Model) -> keras.Model:
+    """Every mean of more than 256 pixels as one over columns and one over rows.
+
+    Some GPU drivers add up in half precision (github.com/google-ai-edge/LiteRT/issues/9249),
+    which ends at 65,504: the sums of CGNet's global means reach 270,000 at 1024x2048, those
+    of a row of theirs 3,000. Besides, one over so many pixels is below half precision's
+    normal numbers. Rows are of one length, so that the mean of their means is that of all
+    pixels, at any size; windows, cut off at the border or not, are products of both axes.
+
+    Args:
+        graph: a functional model of static size for inference; its layers are shared with
+            the result.
+
+    Returns:
+        A model of the same function, as far as float32 goes.
+    """
+
+    def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        x = args[0]
+        columns = f"{layer.name}.columns"
+        if _is_global_mean(layer, x) and _is_large(x.shape[1:3]):
+            y = AxisMean(1, name=layer.name)(AxisMean(2, name=columns)(x))
+            return y if layer.keepdims else kl.Flatten(name=f"{layer.name}.flat")(y)
+        if isinstance(layer, kl.AveragePooling2D) and _is_large(layer.pool_size):
+            for name, axis in ((columns, 1), (layer.name, 0)):
+                config = {**layer.get_config(), "name": name}
+                for key in ("pool_size", "strides"):
+                    config[key] = tuple(n if i == axis else 1 for i, n in enumerate(config[key]))
+                x = type(layer).from_config(config)(x)
+            return x
+        return layer(*args)
+
+    return walk(graph, split)
+
+
+def _is_global_mean(layer: keras.Operation, x: Any) -> bool:
+    """Whether it is a mean over height and width: Keras' layer, or ``keras.ops.mean``."""
+    if isinstance(layer, kl.GlobalAveragePooling2D):
+        return True
+    if type(layer).__name__ != "Mean" or len(x.shape) != 4:
+        return False
+    axes = np.ravel(range(4) if layer.axis is None else layer.axis) % 4
+    return sorted(axes.tolist()) == [1, 2]
+
+
+def _is_large(area: tuple[int, int]) -> bool:
+    """Whether a sum over (height, width) is to be one over each; in a line it is one already."""
+    return min(area) > 1 and int(np.prod(area)) > _SUMMED
+
+
 def is_relu(layer: keras.Layer) -> bool:
     """Whether convolutions' operators have it: ReLU and ReLU6."""
     config = layer.get_config()

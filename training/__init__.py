@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kseg.training.config import TrainingConfig
     from kseg.training.pipeline import dataset
     from kseg.training.recipes import RECIPES, from_recipe
-    from kseg.training.records import open_records, prepare
+    from kseg.training.records import open_records, prepare, prepare_shard
     from kseg.training.run import train
     from kseg.training.statistics import recompute_batch_norm
 
@@ -32,6 +32,7 @@ __all__ = [
     "metrics",
     "open_records",
     "prepare",
+    "prepare_shard",
     "recompute_batch_norm",
     "train",
 ]
@@ -43,6 +44,7 @@ _MODULES = {
     "from_recipe": "recipes",
     "open_records": "records",
     "prepare": "records",
+    "prepare_shard": "records",
     "recompute_batch_norm": "statistics",
     "train": "run",
 }

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet
 from kseg.errors import KsegError, first_line
-from kseg.files import atomic_write, make_folder
+from kseg.files import atomic_write, check_room, make_folder
 from kseg.model import SegmentationModel
 from kseg.pictures import cover, side_by_side
 from kseg.progress import duration
@@ -451,8 +451,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Writes the state of the present step, open.
 
         Raises:
-            KsegError: a weight is infinite or no number since the last update; the loss
-                would show it a step later.
+            KsegError: it has no room, or a weight is infinite or no number since the last
+                update; the loss would show it a step later.
         """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
@@ -462,6 +462,11 @@ class Checkpoint(keras.callbacks.Callback):
                     f"step {self.steps.done}: {variable.path} is no longer finite; nothing is "
                     "saved; start another run_dir with a lower learning_rate or clip_norm"
                 )
+        optimizer = getattr(self.model, "optimizer", None)
+        variables = [*self.model.variables, *(optimizer.variables if optimizer else ())]
+        values = sum(math.prod(variable.shape) for variable in variables)
+        # Of 32 bits each, and what HDF5 needs to find them, the name of a layer's group most.
+        check_room(self._path(_OPEN), 4 * values + 4096 * len(variables))
         with atomic_write(self._path(_OPEN)) as path:
             self.model.save_weights(path)
             with h5py.File(path, "a") as file:

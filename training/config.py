@@ -66,9 +66,15 @@ class TrainingConfig:
         batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
             initial statistics and scales.
         loss: a name of ``kseg.training.losses.LOSSES``, or a sum ("cross_entropy+lovasz").
+        ohem_threshold, ohem_fraction: of the loss "ohem": a pixel is hard where its label's
+            probability is below the threshold; the share of an image's pixels that counts at least.
         class_weights: c of 1 / ln(c + p), None for equal weights.
         auxiliary: training heads and the weights of their losses, in the order in which
-            the network has them; empty for none.
+            the network has them; empty for none. A head of boundaries, such as PIDNet's
+            "seghead_d", has ``kseg.training.losses.boundary``.
+        auxiliary_loss: of the other training heads, as ``loss``; None for that one.
+        boundary_aware: weight of the logits' loss over the pixels that the head of boundaries
+            gives 0.8 and more, added to the others (arXiv:2206.02066, Section 3.1); 0 for none.
         scale, flip, jitter: augmentation, as for ``kseg.training.dataset``.
         rotate, randaugment, blur, noise, jpeg: augmentation, as for
             ``kseg.training.augment.Augmentation``.
@@ -118,8 +124,12 @@ class TrainingConfig:
     precision: str = "float32"
     batch_norm: str = "train"
     loss: str = "cross_entropy"
+    ohem_threshold: float = 0.7
+    ohem_fraction: float = 1 / 16
     class_weights: float | None = 1.10
     auxiliary: tuple[float, ...] = ()
+    auxiliary_loss: str | None = None
+    boundary_aware: float = 0.0
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     jitter: float = 0.2
@@ -159,7 +169,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise KsegError(f"{name} is {value}; it must be at least 1")
-        for name in ("weight_decay", "warmup_steps", "final_epochs", "freeze_encoder_epochs"):
+        for name in (
+            *("weight_decay", "warmup_steps", "final_epochs", "freeze_encoder_epochs"),
+            "boundary_aware",
+        ):
             if getattr(self, name) < 0:
                 raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
         for name in (
@@ -174,12 +187,17 @@ class TrainingConfig:
             if value not in known:
                 raise KsegError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         check_seed(self.seed)
-        for name in ("class_uniform", "class_mix"):
+        for name in ("class_uniform", "class_mix", "ohem_threshold", "ohem_fraction"):
             check_share(name, getattr(self, name))
         if bool(self.final_crop) != (self.final_epochs > 0):
             raise KsegError(
                 f"final_crop is {self.final_crop} and final_epochs is {self.final_epochs}; "
                 "give both or none"
+            )
+        if self.auxiliary_loss is not None and not self.auxiliary:
+            raise KsegError(
+                f"auxiliary_loss is {self.auxiliary_loss!r}, and no training head has a weight; "
+                "give auxiliary"
             )
         if self.teacher is None:
             for name in ("distill_weight", "temperature"):

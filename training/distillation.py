@@ -12,6 +12,7 @@ from kseg.errors import KsegError
 from kseg.evaluation.predictions import check_classes
 from kseg.loading import load
 from kseg.model import SegmentationModel, dtype_policy, fixed_size
+from kseg.training.boundary_aware import BoundaryAware
 from kseg.training.config import TrainingConfig
 from kseg.training.losses import DistillationLoss
 from kseg.training.records import Records
@@ -49,14 +50,16 @@ def _resized(x: Any, size: tuple[int | None, int | None]) -> Any:
 
 
 class Student(SegmentationModel):
-    """A model whose training, but not its score, has a teacher's loss besides.
+    """A model whose training, but not its score, has losses of more than one output's labels.
 
     Attributes:
         teacher: None for the labels alone. It is no layer of the model: neither its weights
             nor its updates are the model's.
+        boundary_aware: the loss of the logits where the model itself finds boundaries, or None.
     """
 
     teacher: Teacher | None = None
+    boundary_aware: BoundaryAware | None = None
 
     def compute_loss(
         self,
@@ -67,11 +70,15 @@ class Student(SegmentationModel):
         training: bool = True,
     ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        if self.teacher is None or not training:
+        if not training:
             return loss
         labels, logits = (v["logits"] if isinstance(v, dict) else v for v in (y, y_pred))
-        answers = ops.stop_gradient(self.teacher(x))
-        return loss + self.teacher.weight * self.teacher.loss((labels, answers), logits)
+        if self.teacher is not None:
+            answers = ops.stop_gradient(self.teacher(x))
+            loss = loss + self.teacher.weight * self.teacher.loss((labels, answers), logits)
+        if self.boundary_aware is not None:
+            loss = loss + self.boundary_aware(labels, y_pred)
+        return loss
 
 
 def open_teacher(config: TrainingConfig, data: DataSet | Records) -> Teacher | None:

@@ -43,15 +43,20 @@ class Distribution:
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def prepared(
-        self, model: SegmentationModel, teacher: Teacher | None = None
+        self,
+        model: SegmentationModel,
+        teacher: Teacher | None = None,
+        *,
+        boundary_aware: bool = False,
     ) -> SegmentationModel:
         """The model as ``fit`` can take it here, sharing its weights.
 
         Args:
             teacher: what it learns from beside the labels.
+            boundary_aware: whether it will get the attribute of this name.
         """
         kind = Student if self.strategy is None or self.replicas == 1 else ReplicatedModel
-        if kind is Student and teacher is None:
+        if kind is Student and teacher is None and not boundary_aware:
             return model
         prepared = kind(model.input, model.output, name=model.name, card=model.card)
         prepared.teacher = teacher

@@ -12,9 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kseg.model import leaf_layers
+
 
 def fuse_batch_norm(model: keras.Model) -> int:
-    """Lets the BatchNorm layers of a model train by TensorFlow's fused operator.
+    """Lets the BatchNorm layers of a model, and of those inside, train by the fused operator.
 
     The function is Keras' own but for rounding, moving statistics included. Layers that the
     operator cannot replace stay as they are: synchronised or frozen ones, those without scale or
@@ -30,7 +32,7 @@ def fuse_batch_norm(model: keras.Model) -> int:
         return 0
     layers = [
         layer
-        for layer in model.layers
+        for layer in leaf_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and _fits(layer)
     ]
     for layer in layers:
@@ -39,7 +41,8 @@ def fuse_batch_norm(model: keras.Model) -> int:
 
 
 def _fits(layer: keras.layers.BatchNormalization) -> bool:
-    rank = len(layer.input.shape)
+    # A layer of a layer has no input of its own.
+    rank = layer.input_spec.ndim if layer.built else None
     return (
         layer.trainable
         and layer.scale
@@ -47,7 +50,7 @@ def _fits(layer: keras.layers.BatchNormalization) -> bool:
         and not layer.synchronized
         and not layer.renorm
         and rank == 4
-        and layer.axis in (-1, rank - 1)
+        and layer.axis in (-1, 3)
     )
 
 

@@ -81,7 +81,8 @@ def _check_wrapped(
             f"{card.name}: has {card.num_classes} channels and {data.name} {count} classes; wrap "
             "a model that ends in as many"
         )
-    for name, default in (("auxiliary", ()), ("init_part", "all")):
+    defaults = {"auxiliary": (), "boundary_aware": 0, "init_part": "all"}
+    for name, default in defaults.items():
         if (value := getattr(config, name)) != default:
             raise KsegError(f"{name} is {value!r}; a wrapped model has no parts, leave it out")
 

@@ -50,7 +50,7 @@ def checked(labels: Any, logits: Any, num_classes: int, ignore_id: int) -> tuple
         KsegError: another shape, one channel alone, or a label that is no class.
     """
     check_two_classes(logits.shape[-1], "the model's output")
-    labels = _of_shape(ops.convert_to_tensor(labels), logits)
+    labels = of_shape(ops.convert_to_tensor(labels), logits)
     kind = keras.backend.standardize_dtype(labels.dtype)
     whole = ops.cast(labels, "int32")
     # What int32 cannot hold must not be taken for another label.
@@ -112,8 +112,12 @@ def weights_of(sample_weight: Any, shape: Any, dtype: str) -> Any:
     return weights
 
 
-def _of_shape(labels: Any, logits: Any) -> Any:
-    """Labels in the shape of the logits' pixels."""
+def of_shape(labels: Any, logits: Any) -> Any:
+    """Labels in the shape of the logits' pixels.
+
+    Raises:
+        KsegError: another shape; in a TensorFlow graph the step fails where only a step shows it.
+    """
     given, wanted = tuple(labels.shape), tuple(logits.shape[:-1])
     if len(given) == len(wanted) + 1 and given[-1] == 1:
         labels = ops.squeeze(labels, axis=-1)

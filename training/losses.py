@@ -23,7 +23,10 @@ from keras import ops
 
 from kseg.data import IGNORE
 from kseg.errors import KsegError
-from kseg.training.labels import checked, weights_of
+from kseg.training.labels import checked, of_shape, weights_of
+
+# Of ``ohem``, as TrainingConfig has them.
+OHEM_THRESHOLD, OHEM_FRACTION = 0.7, 1 / 16
 
 
 def cross_entropy(
@@ -72,8 +75,8 @@ def ohem(
     labels: Any,
     logits: Any,
     *,
-    threshold: float = 0.7,
-    fraction: float = 1 / 16,
+    threshold: float = OHEM_THRESHOLD,
+    fraction: float = OHEM_FRACTION,
     class_weights: Sequence[float] | None = None,
     ignore_id: int = IGNORE,
 ) -> Any:
@@ -166,6 +169,75 @@ def distillation(targets: Any, logits: Any, *, temperature: float = 1.0) -> Any:
     return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
+def edges(labels: Any, *, ignore_id: int = IGNORE) -> Any:
+    """(N, H, W) bool: the band four pixels wide around the edges between two classes.
+
+    Both pixels of every pair of neighbours in a row or column with different classes, and their
+    eight neighbours. A pair with an ignored pixel is no edge: nobody has said what is there.
+
+    PIDNet's code takes OpenCV's Canny edges of the whole image's labels, one pixel wide, dilates
+    them by a square of four, whose centre is between pixels, and scales and crops the result with
+    the label. It has edges to ignored pixels too, and none within six pixels of the image's border.
+
+    Args:
+        labels: (N, H, W), whole numbers.
+    """
+    labels = ops.cast(labels, "int32")
+    valid = ops.not_equal(labels, ignore_id)
+
+    def differs(first: tuple[slice, ...], second: tuple[slice, ...]) -> Any:
+        both = ops.logical_and(valid[first], valid[second])
+        return ops.logical_and(both, ops.not_equal(labels[first], labels[second]))
+
+    every, but_first, but_last = slice(None), slice(1, None), slice(None, -1)
+    down = differs((every, but_last), (every, but_first))
+    right = differs((every, every, but_last), (every, every, but_first))
+    found = ops.logical_or(
+        ops.logical_or(
+            ops.pad(down, ((0, 0), (0, 1), (0, 0))), ops.pad(down, ((0, 0), (1, 0), (0, 0)))
+        ),
+        ops.logical_or(
+            ops.pad(right, ((0, 0), (0, 0), (0, 1))), ops.pad(right, ((0, 0), (0, 0), (1, 0)))
+        ),
+    )
+    band = ops.max_pool(
+        ops.cast(found, "float32")[..., None],
+        3,
+        strides=1,
+        padding="same",
+        data_format="channels_last",
+    )
+    return band[..., 0] > 0
+
+
+def boundary(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:
+    """(N, H, W): binary cross-entropy of the ``edges``, both kinds of pixels balanced.
+
+    arXiv:2206.02066, Section 3.1. A pixel of an edge is weighted by the share of the other pixels
+    in its image, those by the share of the edges; the code takes the shares of the whole batch.
+
+    Args:
+        labels: of classes, not of edges.
+        logits: (N, H, W, 1), of an edge.
+
+    Raises:
+        KsegError: labels of another shape, or more channels than one.
+    """
+    if logits.shape[-1] != 1:
+        raise KsegError(
+            f"a boundary has one channel, the model's output {logits.shape[-1]}; this loss is for "
+            "a head like seghead_d of PIDNet"
+        )
+    labels = of_shape(ops.convert_to_tensor(labels), logits)
+    logits = ops.cast(logits[..., 0], "float32")
+    valid = ops.cast(ops.not_equal(ops.cast(labels, "int32"), ignore_id), "float32")
+    truth = ops.cast(edges(labels, ignore_id=ignore_id), "float32") * valid
+    count = ops.maximum(ops.sum(valid, axis=(1, 2), keepdims=True), 1)
+    share = ops.sum(truth, axis=(1, 2), keepdims=True) / count
+    weights = valid * ops.where(truth > 0, 1 - share, share)
+    return weights * ops.binary_crossentropy(truth, logits, from_logits=True)
+
+
 LOSSES: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,
     "focal": focal,
@@ -193,6 +265,7 @@ class SegmentationLoss(keras.losses.Loss):
         kind: a name of ``LOSSES``, or several joined by "+", which are summed.
         class_weights: one a class, for those of a pixel; None weights all alike.
         ignore_id: labels that do not count.
+        ohem_threshold, ohem_fraction: ``threshold`` and ``fraction`` of ``ohem``.
 
     Raises:
         KsegError: an unknown kind, or a ``reduction`` that is not the mean.
@@ -204,6 +277,9 @@ class SegmentationLoss(keras.losses.Loss):
         class_weights: Sequence[float] | None = None,
         ignore_id: int = IGNORE,
         name: str = "loss",
+        *,
+        ohem_threshold: float = OHEM_THRESHOLD,
+        ohem_fraction: float = OHEM_FRACTION,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
@@ -218,6 +294,7 @@ class SegmentationLoss(keras.losses.Loss):
         self.kind = kind
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
         self.ignore_id = ignore_id
+        self.ohem_threshold, self.ohem_fraction = ohem_threshold, ohem_fraction
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Keras would multiply the mean by the weights.
@@ -229,15 +306,16 @@ class SegmentationLoss(keras.losses.Loss):
         y_pred = ops.cast(y_pred, "float32")
         total = 0.0
         for part in self.kind.split("+"):
-            weighted = {"class_weights": self.class_weights} if part in _CLASS_WEIGHTED else {}
-            values = LOSSES[part](y_true, y_pred, ignore_id=self.ignore_id, **weighted)
+            options: dict[str, Any] = {"ignore_id": self.ignore_id}
+            if part in _CLASS_WEIGHTED:
+                options["class_weights"] = self.class_weights
+            if part == "ohem":
+                options |= {"threshold": self.ohem_threshold, "fraction": self.ohem_fraction}
+            values = LOSSES[part](y_true, y_pred, **options)
             if sample_weight is not None:
                 values = values * self._weights(sample_weight, values, part)
-            # A replica may get no image of a last batch.
-            count = ops.maximum(ops.size(values), 1)
-            total = total + ops.sum(values) / ops.cast(count, values.dtype)
-        # Keras shares a loss among the replicas unless it is a scalar already.
-        return ops.reshape(total, (1,))
+            total = total + _mean(values)
+        return total
 
     def _weights(self, sample_weight: Any, values: Any, part: str) -> Any:
         """What multiplies the values of one of the sum's losses."""
@@ -257,7 +335,28 @@ class SegmentationLoss(keras.losses.Loss):
             "kind": self.kind,
             "class_weights": self.class_weights,
             "ignore_id": self.ignore_id,
+            "ohem_threshold": self.ohem_threshold,
+            "ohem_fraction": self.ohem_fraction,
         }
+
+
+@keras.saving.register_keras_serializable("kseg")
+class BoundaryLoss(keras.losses.Loss):
+    """The mean of ``boundary`` over the batch.
+
+    Args:
+        ignore_id: labels that do not count.
+    """
+
+    def __init__(self, ignore_id: int = IGNORE, name: str = "boundary", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.ignore_id = ignore_id
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return _mean(boundary(y_true, y_pred, ignore_id=self.ignore_id))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "ignore_id": self.ignore_id}
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -314,6 +413,13 @@ def class_weights(pixels: Sequence[int] | np.ndarray, c: float = 1.10) -> list[f
     if not total:
         raise KsegError("class weights need labelled pixels; every label is ignored")
     return [1 / float(np.log(c + int(n) / total)) for n in pixels]
+
+
+def _mean(values: Any) -> Any:
+    """(1,): Keras shares a loss among the replicas unless it is a scalar already."""
+    # A replica may get no image of a last batch.
+    count = ops.maximum(ops.size(values), 1)
+    return ops.reshape(ops.sum(values) / ops.cast(count, values.dtype), (1,))
 
 
 def _valid(labels: Any, ignore_id: int) -> tuple[Any, Any]:

@@ -96,6 +96,30 @@ _ESPNET_NOTES = {
     "flip": "upside down there; left and right here",
 }
 
+_DUAL_RESOLUTION = {
+    "dataset": "cityscapes",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 5e-4,
+    "decayed": "all",
+    "batch_size": 12,
+    "epochs": 484,
+    "crop": (1024, 1024),
+    "loss": "ohem",
+    "ohem_threshold": 0.9,
+    "auxiliary_loss": "cross_entropy",
+    "class_weights": None,
+    "jitter": 0.0,
+    "init_part": "backbone",
+}
+_DUAL_RESOLUTION_NOTES = {
+    "optimizer": "momentum 0.9",
+    "schedule": "poly 0.9 by step",
+    "decayed": "all weights",
+    "epochs": "about 120,000 steps",
+    "class_weights": "a table of 0.84 to 1.15 in the code; equal ones here",
+    "init_part": "ImageNet's, which init must give",
+}
 _TORCHVISION = {
     "dataset": "voc",
     "split": "trainaug",
@@ -211,6 +235,48 @@ RECIPES: dict[str, Recipe] = {
             "rotate": "tool/train.py",
             "crop": "half of them blurred besides; not done here",
             "init_part": "ImageNet's, which init must give",
+        },
+    ),
+    "pidnet_cityscapes": Recipe(
+        "PIDNet, arXiv:2206.02066, Section 4.2, and the authors' pidnet_small_cityscapes.yaml",
+        {
+            **_DUAL_RESOLUTION,
+            "model": "pidnet_s",
+            "scale": (0.5, 2.1),
+            "ohem_fraction": 1 / 48,
+            "auxiliary": (0.4, 20.0),
+            "boundary_aware": 1.0,
+        },
+        {
+            **_DUAL_RESOLUTION_NOTES,
+            "scale": "0.5 to 2.1 in steps of 0.1, base_dataset.py; uniform here",
+            "ohem_fraction": "131,072 pixels of a GPU's six images; of each image here",
+            "auxiliary": "Section 3.1 and utils/criterion.py: seghead_p, and the boundaries of "
+            "seghead_d, whose labels kseg.training.losses.edges makes",
+            "auxiliary_loss": "utils/criterion.py",
+            "boundary_aware": "Section 3.1; where the boundaries are above 0.8; with OHEM, as in "
+            "utils/criterion.py",
+            "batch_size": "Section 4.2; with the BatchNorm of each GPU",
+        },
+    ),
+    "ddrnet_cityscapes": Recipe(
+        "DDRNet, arXiv:2101.06085, Section IV, and the HRNet code, which the authors trained in",
+        {
+            **_DUAL_RESOLUTION,
+            "model": "ddrnet_23_slim",
+            "batch_norm": "sync",
+            "ohem_fraction": 1 / 24,
+            "auxiliary": (0.4,),
+        },
+        {
+            **_DUAL_RESOLUTION_NOTES,
+            "ohem_threshold": "of the HRNet code; DDRNet's own training is not published",
+            "ohem_fraction": "131,072 pixels of a GPU's three images; of each image here",
+            "auxiliary": "Section III-E",
+            "auxiliary_loss": "of the HRNet code",
+            "batch_size": "on four GPUs with synchronised BatchNorm",
+            "class_uniform": "README: a class-balanced sample, whose details are not published; "
+            "not done here",
         },
     ),
     "liteseg_cityscapes": Recipe(

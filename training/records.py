@@ -6,19 +6,20 @@ which the worker processes have no other use for; ``kseg.training.pipeline`` dec
 A folder holds ``shard-I-of-N.tfrecord`` (tf.train.Example: ``image`` a JPEG, ``label`` a
 PNG of train ids, ``name``) and ``index.json``: the data set, its classes, and where every
 record lies, so that any one is read alone. The index is written last; until then every
-finished shard has its own part of it beside it, so that a killed preparation goes on.
+finished shard has its own part of it beside it, so that a killed preparation goes on, and
+several processes can make the shards.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import struct
 import threading
@@ -33,18 +34,20 @@ from PIL import Image
 
 from kseg.data import (
     IGNORE,
+    WHOLE,
     ClassTable,
     DataSet,
     LabelCounts,
     Sample,
+    Shard,
     check_outputs,
     file_digests,
     joint_digest,
     open_dataset,
 )
-from kseg.data.reading import check_jpeg, orientation_of
+from kseg.data.reading import check_jpegs, orientation_of
 from kseg.errors import KsegError, KsegWarning
-from kseg.files import atomic_write, make_folder
+from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
@@ -205,7 +208,7 @@ def open_records(
     return Records(
         name=index["dataset"],
         split=index["split"],
-        classes=_classes(index["classes"]),
+        classes=ClassTable.from_json(index["classes"]),
         size=index["size"] and tuple(index["size"]),
         names=tuple(r["name"] for _, r in records),
         pixels=np.array([shard["class_pixels"] for shard in index["shards"]], np.int64).sum(0),
@@ -270,6 +273,34 @@ def prepare(
         KsegError: bad values, an unreadable image or label, records of other data in the
             folder, a folder among the files of the data set, or what cannot be written.
     """
+    prepare_shard(data, folder, WHOLE, shards=shards, workers=workers, progress=progress)
+    return open_records(folder)
+
+
+def prepare_shard(
+    data: DataSet,
+    folder: str | Path,
+    shard: Shard,
+    *,
+    shards: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Writes a part of the files of ``prepare``; the process that finds all writes the index.
+
+    The processes share the folder. What they write is to the byte what ``prepare`` writes.
+
+    Args:
+        data, folder, shards, workers: as for ``prepare``.
+        shard: the part of the files; with more parts than files some have nothing to do.
+        progress: as for ``prepare``, of this part.
+
+    Returns:
+        Whether the records are complete.
+
+    Raises:
+        KsegError: as ``prepare``, or another process that does this part.
+    """
     shards = shards if shards is not None else -(-len(data) // _SHARD_IMAGES)
     if not 1 <= shards <= len(data):
         raise KsegError(f"shards is {shards}; {len(data)} images make 1 to {len(data)} of them")
@@ -278,9 +309,32 @@ def prepare(
         raise KsegError(f"workers is {workers}; it must be at least 1")
     check_outputs([folder], data=[data])
     folder = make_folder(folder)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(locked(folder, shared=shard != WHOLE))
+        if shard != WHOLE:
+            locks.enter_context(locked(folder / f"part-{shard.number}-of-{shard.count}"))
+        return _prepare(data, folder, shard, shards, workers, progress)
+
+
+def _prepare(
+    data: DataSet,
+    folder: Path,
+    shard: Shard,
+    shards: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> bool:
+    """``prepare_shard`` in a folder that is locked, with checked values."""
     plan = _plan(data, shards)
-    slices = _slices(data, folder, shards)
-    parts = {p["file"]: p for p in _find_parts(folder, plan) if _is_whole(folder, p)}
+    every = _slices(data, folder, shards)
+    slices = dict(shard.of(list(every.items())))
+    files = {path.name for path in slices}
+    remove_left(folder, of_all_hosts=shard == WHOLE)
+    parts = {
+        p["file"]: p
+        for p in _find_parts(folder, plan)
+        if p["file"] in files and _is_whole(folder, p)
+    }
     for path, part in slices.items():
         names = [sample.name for sample in part.samples]
         if path.name in parts and [r["name"] for r in parts[path.name]["records"]] != names:
@@ -295,27 +349,42 @@ def prepare(
         ):
             del parts[path.name]
     todo = [(path, part) for path, part in slices.items() if path.name not in parts]
-    for _, part in todo:
-        # Here, since a worker would take seconds to load TensorFlow.
-        for sample in part.samples:
-            check_jpeg(sample.image)
-    done = len(data) - sum(len(part) for _, part in todo)
+    # Here, since a worker would take seconds to load TensorFlow.
+    check_jpegs([sample.image for _, part in todo for sample in part.samples], workers)
+    total = sum(map(len, slices.values()))
+    done = total - sum(len(part) for _, part in todo)
     if progress:
-        progress(done, len(data))
+        progress(done, total)
     for entry in _write_shards(todo, plan, workers):
         parts[entry["file"]] = entry
         done += len(entry["records"])
         if progress:
-            progress(done, len(data))
-    index = {**plan, "shards": [parts[path.name] for path in slices]}
-    with atomic_write(folder / "index.json") as temporary:
-        temporary.write_text(_json(index))
-    # Killed workers may have left the first; the index holds the parts now.
-    for path in folder.glob(".kseg-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in slices:
-        path.with_suffix(".json").unlink(missing_ok=True)
-    return open_records(folder)
+            progress(done, total)
+    return _write_index(folder, plan, [path.name for path in every], parts)
+
+
+def _write_index(
+    folder: Path, plan: dict[str, Any], files: Sequence[str], parts: dict[str, dict[str, Any]]
+) -> bool:
+    """Writes the index if all its parts are there; whether it did.
+
+    Args:
+        folder: of the records.
+        plan: as of ``_plan``.
+        files: names of all shards, in their order.
+        parts: by file, those that this process has seen to be right.
+    """
+    # Two processes that end together would remove each other's parts.
+    with locked(folder / "index.json", wait=True):
+        there = {p["file"]: p for p in _find_parts(folder, plan)} | parts
+        if not all(name in there for name in files):
+            return False
+        index = {**plan, "shards": [there[name] for name in files]}
+        with atomic_write(folder / "index.json") as temporary:
+            temporary.write_text(_json(index))
+        for name in files:
+            (folder / name).with_suffix(".json").unlink(missing_ok=True)
+    return True
 
 
 _ELSEWHERE = "choose another folder or remove this one"
@@ -406,10 +475,18 @@ def _write_shards(
         for path, data in todo:
             yield _write_shard(path, data, plan)
         return
-    # Not fork: the caller may have threads, TensorFlow's for one, which a forked process lacks.
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
-    ) as pool:
+    try:
+        # Not fork: the caller may have threads, TensorFlow's for one, which a forked process
+        # lacks.
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(todo)), multiprocessing.get_context("spawn"), _start_worker
+        )
+    except OSError as error:
+        raise KsegError(
+            f"workers is {workers}, and the system has no room for more processes "
+            f"({error.strerror}, perhaps of /dev/shm); run it again with workers 1"
+        ) from error
+    with pool:
         futures = [pool.submit(_write_shard, path, data, plan) for path, data in todo]
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -527,11 +604,3 @@ def _read_index(folder: Path) -> dict[str, Any]:
             "prepare the records again in another folder"
         )
     return index
-
-
-def _classes(value: dict[str, Any]) -> ClassTable:
-    """JSON has no tuples."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    for key in ("colors", "void_colors"):
-        fields[key] = tuple(map(tuple, fields.get(key, ())))
-    return ClassTable(**fields)

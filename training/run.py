@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -15,10 +16,11 @@ import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
-from kseg.files import atomic_write, make_folder
+from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
+from kseg.training.boundary_aware import open_boundary_aware
 from kseg.training.callbacks import (
     Checkpoint,
     EarlyStop,
@@ -40,7 +42,7 @@ from kseg.training.fused_batch_norm import fuse_batch_norm
 from kseg.training.initial import initial_model
 from kseg.training.inputs import INITIAL, Data, Given, from_configuration, from_model
 from kseg.training.labels import check_two_classes
-from kseg.training.losses import SegmentationLoss, class_weights
+from kseg.training.losses import BoundaryLoss, SegmentationLoss, class_weights
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import (
@@ -62,7 +64,7 @@ from kseg.training.run_folder import (
 )
 from kseg.training.schedule import Stretch, stretches
 from kseg.training.statistics import shorten_momentum
-from kseg.zoo import build, check_size
+from kseg.zoo import build, check_size, find_variant
 
 Batches: TypeAlias = tf.data.Dataset | tf.distribute.DistributedDataset
 
@@ -162,7 +164,8 @@ class Run:
         user_callbacks: those that ``train`` was given.
         frozen_steps: batches of the run in which the encoder stays as it is.
         model, metric: as ``fit`` takes them; the metric counts the logits.
-        loss: of each output.
+        loss: of the logits.
+        losses: of each output by name; empty where the logits are all there is.
         encoder: the layers with a rate or a beginning of their own.
         frozen: whether the model is compiled for the frozen steps.
         checkpoint: the states.
@@ -216,11 +219,38 @@ class Run:
             source: whose weights the run begins with; None for what the configuration says.
         """
         check_run_dir(self.folder, self.config, self.data, self.val_data)
+        if (finished := self._finished()) is not None:
+            return finished
+        folder = self.own_folder
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            with locked(make_folder(folder)):
+                # Another process may have worked on it until now.
+                if (finished := self._finished()) is not None:
+                    return finished
+                remove_left(folder, folder / "checkpoints", of_all_hosts=True)
+                return self._train(source)
+        finally:
+            # Of a run that is refused nothing is left; a folder with files stays.
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+    def _finished(self) -> SegmentationModel | None:
+        """The model of a run that is complete; None of one that is not.
+
+        Raises:
+            KsegError: as of ``check_folder``.
+        """
         if self._is_first_worker:
             check_folder(self.folder, self.config, self.data, self.val_data)
-        if (finished := self.folder / "model.keras").exists():
-            print(f"{self.folder}: this run is complete; remove the folder to train anew")
-            return load(finished)
+        if not (path := self.folder / "model.keras").exists():
+            return None
+        print(f"{self.folder}: this run is complete; remove the folder to train anew")
+        return load(path)
+
+    def _train(self, source: SegmentationModel | None) -> SegmentationModel:
+        """``train`` in a folder that no other process works on."""
         if source is not None:
             source = self._kept_or(source)
         check_two_classes(self.data.classes.num_classes, self.data.name)
@@ -228,13 +258,18 @@ class Run:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
-            self.model = self.devices.prepared(model, self._teacher())
+            self.model = self.devices.prepared(
+                model, self._teacher(), boundary_aware=self.config.boundary_aware > 0
+            )
             self.momenta = shorten_momentum(self.model, self.steps)
             fuse_batch_norm(self.model)
             self.metric = MeanIoU(self.data.classes.num_classes)
         self._count()
-        self.loss = self._loss()
+        self.loss = self._loss(self.config.loss)
         self._check_heads()
+        self.losses = self._losses()
+        if boundary_aware := open_boundary_aware(self.config, self.loss):
+            self.model.boundary_aware = boundary_aware
         self.encoder: list[keras.Layer] = []
         if self.config.encoder_rate != 1 or self.frozen_steps:
             # BatchNorm may be frozen for the whole run.
@@ -251,7 +286,7 @@ class Run:
         with averaged(self.model):
             result = build(self.model.card.for_inference(), weights_of=self.model)
         if self._is_first_worker:
-            with atomic_write(finished) as path:
+            with atomic_write(self.folder / "model.keras") as path:
                 result.save(path)
         return result
 
@@ -285,14 +320,29 @@ class Run:
             )
         return teacher
 
-    def _loss(self) -> SegmentationLoss:
-        """The loss of an output, with the weights of the data's classes."""
+    def _loss(self, kind: str) -> SegmentationLoss:
+        """A loss of an output, with the weights of the data's classes."""
         config = self.config
         weights = None
         if config.class_weights is not None and self.counts is not None:
             pixels = self.counts.pixels[: self.data.classes.num_classes]
             weights = class_weights(pixels, config.class_weights)
-        return SegmentationLoss(config.loss, weights)
+        return SegmentationLoss(
+            kind,
+            weights,
+            ohem_threshold=config.ohem_threshold,
+            ohem_fraction=config.ohem_fraction,
+        )
+
+    def _losses(self) -> dict[str, keras.losses.Loss]:
+        """What ``losses`` says."""
+        if not self._heads:
+            return {}
+        logits, *others = self._heads
+        boundary = find_variant(self.config.model).boundary
+        auxiliary = self._loss(self.config.auxiliary_loss or self.config.loss)
+        of_heads = {head: BoundaryLoss() if head == boundary else auxiliary for head in others}
+        return {logits: self.loss, **of_heads}
 
     def _check_heads(self) -> None:
         heads, weights = self._heads, self.config.auxiliary
@@ -316,7 +366,7 @@ class Run:
         on_jax = keras.backend.backend() == "jax"
         options: dict[str, Any] = {"jit_compile": config.xla or on_jax}
         if heads := self._heads:
-            options["loss"] = {head: self.loss for head in heads}
+            options["loss"] = self.losses
             options["loss_weights"] = dict(zip(heads, (1.0, *config.auxiliary), strict=True))
             options["metrics"] = {"logits": [self.metric]}
         else:

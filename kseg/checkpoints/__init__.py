@@ -8,6 +8,7 @@ from kseg.checkpoints.assign import (
     published,
     published_shapes,
 )
+from kseg.checkpoints.half import with_half_kernels
 from kseg.checkpoints.read import read
 from kseg.checkpoints.unfold import unfold_batch_norm
 
@@ -20,4 +21,5 @@ __all__ = [
     "published_shapes",
     "read",
     "unfold_batch_norm",
+    "with_half_kernels",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,18 +61,31 @@ _COUNTERS = ("num_batches_tracked", "global_step", "mean_rgb")
 _SLOTS = ("Momentum", "ExponentialMovingAverage", "Adam", "Adam_1", "RMSProp", "RMSProp_1")
 
 
+# A layer that has some of the published layer's output channels (see ``kseg.layers``).
+_GROUP = re.compile(r"\.group\d+$")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A model's variable as the published checkpoint knows it."""
+    """Variables of a model as one tensor of the published checkpoint.
+
+    Attributes:
+        layer: the published one.
+        variables: one; or several, which are its output channels in groups.
+        axes: that take the tensor to Keras' layout, None where it has it.
+    """
 
     layer: str
-    variable: Any
+    variables: list[Any]
     axes: tuple[int, ...] | None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The published shape."""
-        shape = tuple(self.variable.shape)
+        first, *others = (self._published(tuple(v.shape)) for v in self.variables)
+        return (first[0] + sum(shape[0] for shape in others), *first[1:]) if others else first
+
+    def _published(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.axes is None:
             return _squeezed(shape) if len(shape) == 3 else shape
         return tuple(shape[self.axes.index(i)] for i in range(len(shape)))
@@ -81,17 +95,25 @@ class _Entry:
         return tensor.shape == self.shape or (*tensor.shape, 1, 1) == self.shape
 
     def to_published(self) -> np.ndarray:
-        """The variable's value in the published layout."""
-        value = np.asarray(self.variable)
-        if self.axes is None:
-            return value.reshape(self.shape)
-        inverse = np.argsort(self.axes)
-        return np.ascontiguousarray(value.transpose(inverse))
-
-    def to_keras(self, tensor: np.ndarray) -> np.ndarray:
+        """The variables' values in the published layout."""
+        values = [np.asarray(variable) for variable in self.variables]
         if self.axes is not None:
-            tensor = tensor.reshape(self.shape).transpose(self.axes)
-        return tensor.reshape(self.variable.shape)
+            values = [value.transpose(np.argsort(self.axes)) for value in values]
+        joined = np.concatenate(values) if len(values) > 1 else values[0]
+        return np.ascontiguousarray(joined.reshape(self.shape))
+
+    def assign(self, tensor: np.ndarray) -> None:
+        """Gives the variables the values of a tensor that fits."""
+        if self.axes is not None:
+            tensor = tensor.reshape(self.shape)
+        pieces = [tensor]
+        if len(self.variables) > 1:
+            sizes = [self._published(tuple(v.shape))[0] for v in self.variables]
+            pieces = np.split(tensor, np.cumsum(sizes)[:-1])
+        for variable, piece in zip(self.variables, pieces, strict=True):
+            if self.axes is not None:
+                piece = piece.transpose(self.axes)
+            variable.assign(piece.reshape(variable.shape))
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -107,13 +129,20 @@ def _published_tensors(layer: keras.Layer, layout: str) -> _Tensors:
 
 def _entries(model: keras.Model, variant: Variant) -> dict[str, _Entry]:
     separator = _LAYOUTS[variant.tensors][1]
-    entries = {}
-    for layer in model.layers:
+    entries: dict[str, _Entry] = {}
+    for layer in sorted(model.layers, key=_group_number):
         for variable in layer.weights:
             suffix, axes = _published_tensors(layer, variant.tensors)[variable.name]
-            name = f"{layer.name.replace('.', separator)}{separator}{suffix}"
-            entries[name] = _Entry(layer.name, variable, axes)
+            published = _GROUP.sub("", layer.name)
+            name = f"{published.replace('.', separator)}{separator}{suffix}"
+            entries.setdefault(name, _Entry(published, [], axes)).variables.append(variable)
     return entries
+
+
+def _group_number(layer: keras.Layer) -> int:
+    """For an order in which groups of one layer follow their numbers."""
+    found = _GROUP.search(layer.name)
+    return int(found[0].removeprefix(".group")) if found else -1
 
 
 def published_shapes(model: SegmentationModel) -> dict[str, tuple[int, ...]]:
@@ -232,7 +261,7 @@ def assign(model: SegmentationModel, tensors: Mapping[str, Any], *, part: str = 
             f"classes: {'; '.join(problems)}; choose the model, its options, or another part"
         )
     for name, entry in entries.items():
-        entry.variable.assign(entry.to_keras(given[name]))
+        entry.assign(given[name])
 
 
 def copy(model: SegmentationModel, source: SegmentationModel, *, part: str = "all") -> None:

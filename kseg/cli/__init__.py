@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "prepare": "a split as records that training reads fast",
     "train": "train a model, or take up a run that was left",
     "evaluate": "score a file on a data set",
+    "merge": "the score or report of a split from its shards",
     "compare": "where two files disagree: pixels, classes, pictures",
     "predict": "train-id PNGs and overlays of images",
     "import": "a published checkpoint into a .keras file",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kseg.data import check_outputs, list_datasets, open_dataset
+from kseg.data import WHOLE, Shard, check_outputs, list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
 from kseg.progress import Countdown
@@ -17,6 +17,7 @@ from kseg.progress import Countdown
 if TYPE_CHECKING:
     import numpy as np
 
+    from kseg.data.check import DataReport
     from kseg.model import SegmentationModel
     from kseg.predictor import InferenceSettings
 
@@ -72,6 +73,24 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
     )
+
+
+def add_shard(parser: argparse.ArgumentParser, of: str) -> None:
+    """--shard: the part of a job that this process does."""
+    parser.add_argument(
+        "--shard", metavar="I/N", help=f"part I, from 1 on, of N of {of}; for N processes"
+    )
+
+
+def shard(args: argparse.Namespace) -> Shard:
+    """What ``add_shard`` parsed; the whole where it was not given."""
+    return WHOLE if args.shard is None else Shard.parse(args.shard)
+
+
+def print_reports(reports: Sequence[DataReport]) -> int:
+    """Prints reports of data; 1 when there are problems, warnings leave it 0."""
+    print("\n".join(map(str, reports)))
+    return int(any(report.problems for report in reports))
 
 
 def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "FILE") -> None:

@@ -1,4 +1,8 @@
-"""Reads every image and label of a data set and says what is wrong with them."""
+"""Reads every image and label of a data set and says what is wrong with them.
+
+With --shard I/N --json F, part I of the images alone; `kseg merge` makes the report of the N
+files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data.check import check_data
+from kseg.data.check import find_problems, write_data_shard
+from kseg.errors import KsegError
+from kseg.files import check_output
 from kseg.progress import Countdown
 
 
@@ -15,15 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_data(parser)
     parser.add_argument("--split", nargs="+", default=["train", "val"], metavar="S")
     parser.add_argument("--out", type=Path, metavar="DIR", help="pictures of labels over images")
+    arguments.add_shard(parser, "the images")
+    parser.add_argument("--json", type=Path, metavar="F", help="what the shard found, as a file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a report a split; 1 when there are problems, warnings leave it 0."""
-    if args.out:
-        arguments.data_outputs(args, args.split, [args.out])
-    reports = [
-        check_data(args.dataset, args.data_dir, split, out=args.out, progress=Countdown())
+    shard = arguments.shard(args)
+    if (args.shard is None) != (args.json is None):
+        raise KsegError("shard and json belong together; give --shard I/N --json F, or neither")
+    if args.out or args.json:
+        arguments.data_outputs(args, args.split, [args.out, args.json])
+    if args.json:
+        check_output(args.json)
+    found = [
+        find_problems(args.dataset, args.data_dir, split, shard, out=args.out, progress=Countdown())
         for split in args.split
     ]
-    print("\n".join(map(str, reports)))
-    return int(any(report.problems for report in reports))
+    if args.json:
+        write_data_shard(args.json, shard, found)
+        images = sum(split.sizes.total() for split in found)
+        print(f"{args.json}: shard {shard}, {images} images")
+        return 0
+    return arguments.print_reports([split.report() for split in found])

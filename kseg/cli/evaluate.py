@@ -2,6 +2,8 @@
 
 A folder of label maps is scored as it is: NAME_pred_labelIds.png, as `kseg predict
 --submission` writes it, or NAME.png for every image, in the data set's own ids.
+
+With --shard I/N, part I of the split alone; `kseg merge` makes the score of the N files.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.data import check_outputs, open_dataset
+from kseg.errors import KsegError
 from kseg.files import check_not_input, check_output, make_folder, write_json
 from kseg.progress import Countdown
 
@@ -36,15 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=Path, metavar="F", help="keep the score so far in F, and continue from it"
     )
+    arguments.add_shard(parser, "the images")
     parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
     parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON and the page."""
-    from kseg.evaluation import SavedScores, evaluate, format_report
+    from kseg.evaluation import SavedScores, evaluate, evaluate_shard, format_report
     from kseg.opening import open_source
 
+    shard = args.shard and arguments.shard(args)
+    if shard and args.json is None:
+        raise KsegError(f"shard {shard} needs a file for its counts; give --json F")
+    if shard and args.report:
+        raise KsegError(f"a report is of the whole score, not of shard {shard}; leave it out")
     data = open_dataset(args.dataset, args.data_dir, args.split)
     check_outputs(
         [args.json, args.resume, args.report and args.report / "report.html"], [args.file], [data]
@@ -61,15 +70,20 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         check_output(args.json)
     saved = args.resume and SavedScores(args.resume, args.file)
-    scores = evaluate(
-        source,
-        data,
-        settings,
-        boundaries=args.boundaries,
-        workers=args.workers,
-        saved=saved,
-        progress=Countdown(),
-    )
+    options = {
+        "boundaries": args.boundaries,
+        "workers": args.workers,
+        "saved": saved,
+        "progress": Countdown(),
+    }
+    if shard:
+        part = evaluate_shard(source, data, shard, settings, file=args.file, **options)
+        part.write(args.json)
+        print(f"{args.json}: shard {shard}, {part.counts.images} of {len(data)} images")
+        if saved:
+            saved.remove()
+        return
+    scores = evaluate(source, data, settings, **options)
     if args.json:
         write_json(args.json, {**scores.to_json(), "file": str(args.file)})
     print(format_report(scores))

@@ -2,6 +2,8 @@
 
 With --submission, the split of a data set in the form that its server takes: a PNG of
 the data set's own ids for every image, named as cityscapesScripts looks for it.
+
+With --shard I/N, part I of the images alone: N such commands write to one folder.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kseg import shipped
 from kseg.cli import arguments
 from kseg.data import check_outputs, open_dataset
 from kseg.errors import KsegError
 from kseg.progress import Countdown
+
+FLAGS = {"kinds": "--write"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,50 +24,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=arguments.FILES)
     images = parser.add_argument(
         "images",
-        type=_image,
         nargs="+",
         metavar="IMAGE",
-        help="a file, or the word sample for the drawn street that kseg ships; "
-        "none with --submission",
+        help="an image, a video, a folder or a quoted pattern of them; camera; sample, the "
+        "drawn street that kseg ships; none with --submission",
     )
     # Not "*", which takes nothing where an option stands between FILE and IMAGE.
     images.required = False
     to = parser.add_mutually_exclusive_group(required=True)
     to.add_argument("--out", type=Path, metavar="DIR", help="for what becomes of the images")
     to.add_argument("--submission", type=Path, metavar="DIR", help="for the split's label ids")
+    parser.add_argument(
+        "--write",
+        nargs="+",
+        default=["labels", "overlay"],
+        metavar="KIND",
+        help="labels, overlay or side-by-side (labels overlay)",
+    )
     arguments.add_data(parser, required=False)
     parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
+    arguments.add_shard(parser, "the images")
     arguments.add_settings(parser)
     arguments.add_card(parser)
 
 
-def _image(text: str) -> Path:
-    return shipped.SAMPLE if text == "sample" and not Path(text).exists() else Path(text)
-
-
 def run(args: argparse.Namespace) -> None:
-    """Writes NAME.png and NAME_overlay.png for every image, or the submission."""
+    """Writes what --write says for every image and video, or the submission."""
     from kseg.evaluation import write_submission
     from kseg.evaluation.overlays import check_overlays, write_overlays
+    from kseg.evaluation.sources import find_sources
     from kseg.opening import open_predictor
 
     if args.submission and (args.images or not args.dataset):
         raise KsegError("--submission takes --dataset and --data-dir, and no images")
     if args.out and not args.images:
         raise KsegError("--out takes images; name some, or use --submission with --dataset")
-    settings = arguments.settings(args)
+    settings, shard = arguments.settings(args), arguments.shard(args)
+    sources = find_sources(args.images or [])
     # The data set first: it is found missing in no time, while the network takes seconds.
     data = args.submission and open_dataset(args.dataset, args.data_dir, args.split)
     if data:
         check_outputs([args.submission], [args.file], [data])
     else:
-        check_overlays(args.images, args.out, [args.file])
+        check_overlays(sources, args.out, [args.file], args.write)
     predictor = open_predictor(
         args.file, runtime=args.runtime, output_stride=args.output_stride, card=args.card
     )
     if args.submission:
-        files = write_submission(predictor, data, args.submission, settings, progress=Countdown())
+        part = data.part(shard)
+        files = write_submission(predictor, part, args.submission, settings, progress=Countdown())
         print(f"{args.submission}: {len(files)} files")
         return
-    for file in write_overlays(predictor, args.images, args.out, settings):
+    part = shard.of(sources)
+    progress = Countdown() if len(part) > 1 or any(s.is_video for s in part) else None
+    for file in write_overlays(
+        predictor, part, args.out, settings, kinds=args.write, progress=progress
+    ):
         print(file)

@@ -2,6 +2,9 @@
 
 Killed, the same command goes on. On records that are done it verifies every shard and
 makes those anew that are missing or damaged.
+
+With --shard I/N, part I of the files alone: N such commands share the folder, and the one that
+ends last writes the index.
 """
 
 from __future__ import annotations
@@ -20,20 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", metavar="S", help="(train)")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the records")
     parser.add_argument("--shards", type=int, metavar="N", help="files (one to 64 images)")
+    arguments.add_shard(parser, "the files")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the records."""
-    from kseg.training import prepare
+    from kseg.training import open_records, prepare_shard
 
+    shard = arguments.shard(args)
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    records = prepare(
+    complete = prepare_shard(
         data,
         args.out,
+        shard,
         shards=args.shards,
         workers=args.workers,
         progress=Countdown(),
     )
+    if not complete:
+        print(f"{args.out}: shard {shard} is done, others are not yet")
+        return
+    records = open_records(args.out)
     size = sum(path.stat().st_size for path in records.shards)
     print(f"{args.out}: {len(records)} images in {len(records.shards)} shards, {size / 1e6:.1f} MB")

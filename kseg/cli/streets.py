@@ -1,4 +1,4 @@
-"""Make a procedural street data set in Cityscapes' layout, train and val."""
+"""Make a procedural street data set, train and val, in Cityscapes' layout."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, default=(256, 512), metavar=("H", "W"), help="default: 256 512"
     )
+    parser.add_argument(
+        "--simple",
+        action="store_true",
+        help="ten classes, without rare ones, in the layout of the data set `folder`",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other streets")
 
 
@@ -22,5 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the data set."""
     from kseg.streets import write_streets
 
-    write_streets(args.folder, args.count, size=tuple(args.size), seed=args.seed)
+    write_streets(
+        args.folder, args.count, size=tuple(args.size), seed=args.seed, simple=args.simple
+    )
     print(f"{args.folder}: {args.count} streets of {args.size[0]}x{args.size[1]}")

@@ -81,10 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", help="cross_entropy, focal, ohem, dice, lovasz; or a sum: a+b")
     group.add_argument(
+        "--ohem-threshold", type=float, metavar="P", help="hard pixels are below it (0.7)"
+    )
+    group.add_argument(
+        "--ohem-fraction", type=float, metavar="F", help="of an image's pixels at least (0.0625)"
+    )
+    group.add_argument(
         "--class-weights", type=_or_none(float), metavar="C", help="c of 1 / ln(c + share) (1.10)"
     )
     group.add_argument(
         "--auxiliary", type=float, nargs="+", metavar="W", help="weights of the training heads"
+    )
+    group.add_argument("--auxiliary-loss", metavar="LOSS", help="of these heads (that of --loss)")
+    group.add_argument(
+        "--boundary-aware", type=float, metavar="W", help="of the loss at boundaries, PIDNet (0)"
     )
     group.add_argument(
         "--teacher", metavar="FILE", help=".keras or shipped weights with the data's classes"

@@ -15,16 +15,20 @@ from kseg.data.datasets import DataSet, check_outputs, list_datasets, open_datas
 from kseg.data.finding import Sample
 from kseg.data.fingerprint import file_digests, joint_digest
 from kseg.data.reading import read_image
+from kseg.data.shard_files import read_shards
+from kseg.data.shards import WHOLE, Shard
 
 __all__ = [
     "CAMVID",
     "CITYSCAPES",
     "IGNORE",
     "VOC",
+    "WHOLE",
     "ClassTable",
     "DataSet",
     "LabelCounts",
     "Sample",
+    "Shard",
     "check_outputs",
     "file_digests",
     "first_difference",
@@ -34,4 +38,5 @@ __all__ = [
     "never_occurring",
     "open_dataset",
     "read_image",
+    "read_shards",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kseg._version import __version__
 from kseg.data.classes import (
     BAD,
     IGNORE,
@@ -20,7 +23,10 @@ from kseg.data.classes import (
 )
 from kseg.data.datasets import DataSet, check_outputs
 from kseg.data.finding import Sample, find_pairs
+from kseg.data.fingerprint import joint_digest
 from kseg.data.reading import Tell, check_jpeg, read_image, read_pair, read_palette
+from kseg.data.shard_files import ShardFile
+from kseg.data.shards import WHOLE, Shard
 from kseg.errors import KsegError
 from kseg.files import atomic_write, make_folder
 from kseg.pictures import Color, overlay
@@ -100,6 +106,30 @@ def check_data(
     Raises:
         KsegError: an unknown name, a missing folder, no images, or ``out`` among them.
     """
+    return find_problems(
+        name, folder, split, WHOLE, out=out, pictures=pictures, progress=progress
+    ).report()
+
+
+def find_problems(
+    name: str,
+    folder: str | Path | None,
+    split: str,
+    shard: Shard,
+    *,
+    out: str | Path | None = None,
+    pictures: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Findings:
+    """Reads a part of a split, as ``check_data`` reads all of it.
+
+    Args:
+        name, folder, split, out, pictures, progress: as for ``check_data``.
+        shard: the part; what is known without reading an image is found by the first one.
+
+    Raises:
+        KsegError: as ``check_data``.
+    """
     pairs = find_pairs(name, folder, split)
     read = DataSet(
         name, split, pairs.classes, (*pairs.samples, *pairs.unlabelled), None, pairs.root
@@ -108,74 +138,152 @@ def check_data(
     # A test split's labels may be the server's; any other split without labels is faulty.
     labelled = bool(pairs.samples) or not split.startswith("test")
     samples = pairs.samples if labelled else pairs.unlabelled
-    found = _Findings(pairs.classes)
-    found.problems += [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
-    if labelled:
-        found.problems += [f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled]
+    found = Findings(name, split, labelled, pairs.classes, joint_digest(read.names))
+    if shard.number == 1:
+        found.problems += [f"{path}: has no image in {pairs.images}" for path in pairs.imageless]
+        if labelled:
+            found.problems += [
+                f"{s.image}: has no label in {pairs.labels}" for s in pairs.unlabelled
+            ]
+        found.unused += _unused(pairs.images, pairs.unused_images)
+        found.unused += _unused(pairs.labels, pairs.unused_labels)
+        found.hidden = pairs.hidden
+    places = shard.of(range(len(samples)))
+    if labelled and places:
+        found.begin(samples[: places[0]])
     shown = set(np.linspace(0, len(samples) - 1, pictures).astype(int).tolist())
     if out is not None:
         out = make_folder(out)
-    for number, sample in enumerate(samples):
+    for number, place in enumerate(places, 1):
+        sample = samples[place]
         try:
             image, labels = found.read(sample)
         except KsegError as error:
             found.problems.append(str(error))
             continue
-        if out is not None and number in shown and labels is not None:
+        if out is not None and place in shown and labels is not None:
             picture = overlay(image, labels, pairs.classes.names, pairs.classes.colors)
             with atomic_write(out / f"{split}_{sample.name}.png") as path:
                 picture.save(path)
         if progress:
-            progress(number + 1, len(samples))
-    warnings = [_first_of(texts) for texts in found.doubts.values()]
-    notes: list[str] = []
-    if labelled:
-        found.doubt_classes(warnings, notes, is_test=split.startswith("test"))
-    warnings += _unused(pairs.images, pairs.unused_images)
-    warnings += _unused(pairs.labels, pairs.unused_labels)
-    if pairs.hidden:
-        notes.append(f"{pairs.hidden} names with a dot in front or of the system are passed over")
-    return DataReport(
-        split=split,
-        images=found.sizes.total(),
-        labelled=labelled,
-        classes=pairs.classes,
-        pixels=found.pixels,
-        ignored=found.ignored,
-        sizes=dict(found.sizes),
-        problems=found.problems,
-        warnings=warnings,
-        notes=notes,
-    )
+            progress(number, len(places))
+    return found
 
 
-class _Findings:
-    """What the images and labels of a split show, read one after the other.
+@dataclasses.dataclass
+class Findings:
+    """What the images and labels of a split, or of a part of it, show.
 
     Attributes:
-        problems: as of ``DataReport``.
+        dataset, split: as given to ``open_dataset``.
+        labelled, classes, problems: as of ``DataReport``.
+        names: of all samples of the split, a digest.
         doubts: what may be meant otherwise, by its kind.
         sizes: how many images have each (H, W).
+        counts: of all labels.
+        first_mask: the first label with 0 and 255 alone.
+        unused: a line for each kind of files that are not used.
+        hidden: how many names were passed over.
     """
 
-    def __init__(self, classes: ClassTable) -> None:
-        self.problems: list[str] = []
-        self.doubts: dict[str, list[str]] = {}
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self._classes = classes
-        self._counts = LabelCounts()
-        self._palettes: dict[Path, tuple[Color, ...]] = {}
-        self._first_mask: Path | None = None
+    dataset: str
+    split: str
+    labelled: bool
+    classes: ClassTable
+    names: str
+    problems: list[str] = dataclasses.field(default_factory=list)
+    doubts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    counts: LabelCounts = dataclasses.field(default_factory=LabelCounts)
+    first_mask: str | None = None
+    unused: list[str] = dataclasses.field(default_factory=list)
+    hidden: int = 0
+    _palettes: dict[Path, tuple[Color, ...]] = dataclasses.field(default_factory=dict)
+
+    def begin(self, samples: Sequence[Sample]) -> None:
+        """Takes the first palette of the samples before this part, to compare others with it."""
+        if any(self.classes.chosen_colors):
+            return
+        for sample in samples:
+            if self._palettes:
+                return
+            # Whoever reads the label says what is wrong with it.
+            with contextlib.suppress(KsegError):
+                if sample.label is not None and read_palette(sample.label):
+                    read_pair(sample.image, sample.label, self.classes, lambda *_: None)
+                    check_jpeg(sample.image)
+                    _compare_palettes(sample.label, self._palettes, self.classes, self._tell)
+
+    def merge(self, other: Findings) -> None:
+        """Adds those of the part that follows."""
+        self.problems += other.problems
+        for kind, texts in other.doubts.items():
+            self.doubts.setdefault(kind, []).extend(texts)
+        self.sizes += other.sizes
+        self.counts += other.counts
+        self.first_mask = self.first_mask or other.first_mask
+        self.unused += other.unused
+        self.hidden += other.hidden
+
+    def report(self) -> DataReport:
+        """What is to be said of them."""
+        warnings = [_first_of(texts) for texts in self.doubts.values()]
+        problems = list(self.problems)
+        notes: list[str] = []
+        if self.labelled:
+            self._doubt_classes(problems, warnings, notes)
+        warnings += self.unused
+        if self.hidden:
+            notes.append(
+                f"{self.hidden} names with a dot in front or of the system are passed over"
+            )
+        return DataReport(
+            split=self.split,
+            images=self.sizes.total(),
+            labelled=self.labelled,
+            classes=self.classes,
+            pixels=self.pixels,
+            ignored=self.ignored,
+            sizes=dict(self.sizes),
+            problems=problems,
+            warnings=warnings,
+            notes=notes,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``restore`` takes, as plain JSON."""
+        return {
+            "problems": self.problems,
+            "doubts": self.doubts,
+            "sizes": [[*size, count] for size, count in self.sizes.items()],
+            "pixels": self.counts.pixels.tolist(),
+            "masks": [self.counts.masks, self.counts.edged],
+            "first_mask": self.first_mask,
+            "unused": self.unused,
+            "hidden": self.hidden,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: what is no such thing.
+        """
+        self.problems, self.doubts = list(state["problems"]), dict(state["doubts"])
+        self.sizes = Counter({(h, w): count for h, w, count in state["sizes"]})
+        self.counts = LabelCounts(np.array(state["pixels"], np.int64), *state["masks"])
+        self.first_mask = state["first_mask"]
+        self.unused, self.hidden = list(state["unused"]), int(state["hidden"])
 
     @property
     def pixels(self) -> np.ndarray:
         """(num_classes,) int64 by train id."""
-        return self._counts.pixels[: self._classes.num_classes]
+        return self.counts.pixels[: self.classes.num_classes]
 
     @property
     def ignored(self) -> int:
         """Pixels of no class."""
-        return int(self._counts.pixels[IGNORE])
+        return int(self.counts.pixels[IGNORE])
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
         """The image, and its labels where it has some of its size.
@@ -188,7 +296,7 @@ class _Findings:
             check_jpeg(sample.image)
             self.sizes[image.shape[:2]] += 1
             return image, None
-        image, labels, unknown = read_pair(sample.image, sample.label, self._classes, self._tell)
+        image, labels, unknown = read_pair(sample.image, sample.label, self.classes, self._tell)
         check_jpeg(sample.image)
         size = image.shape[:2]
         self.sizes[size] += 1
@@ -197,33 +305,82 @@ class _Findings:
         if unknown:
             share = 100 * (labels == BAD).mean()
             self.problems.append(f"{sample.label}: {share:.2f} % of its pixels have {unknown}")
-        if not any(self._classes.chosen_colors):
-            _compare_palettes(sample.label, self._palettes, self._classes, self._tell)
+        if not any(self.classes.chosen_colors):
+            _compare_palettes(sample.label, self._palettes, self.classes, self._tell)
         counts = LabelCounts.of(np.bincount(labels.ravel(), minlength=256))
-        self._counts += counts
-        if counts.masks and self._first_mask is None:
-            self._first_mask = sample.label
+        self.counts += counts
+        if counts.masks and self.first_mask is None:
+            self.first_mask = str(sample.label)
         return image, labels if size == labels.shape else None
 
     def _tell(self, kind: str, path: Path, text: str) -> None:
         self.doubts.setdefault(kind, []).append(f"{path}: {text}")
 
-    def doubt_classes(self, warnings: list[str], notes: list[str], *, is_test: bool) -> None:
+    def _doubt_classes(self, problems: list[str], warnings: list[str], notes: list[str]) -> None:
         """Adds what the classes' pixels say of labels that may mean something else."""
-        classes, pixels, counts = self._classes, self.pixels, self._counts
+        classes, pixels, counts = self.classes, self.pixels, self.counts
         absences = self.sizes and never_occurring(classes, pixels, self.ignored)
         if absences:
             if pixels.any():
                 (notes if classes in PUBLISHED else warnings).append(absences)
             else:
                 # A benchmark's test labels hide the classes.
-                (warnings if is_test else self.problems).append(absences)
+                (warnings if self.split.startswith("test") else problems).append(absences)
         if classes.num_classes == 1:
             warnings.append(ONE_CLASS)
         if doubt := counts.mask_doubt(classes):
             warnings.append(
-                f"{self._first_mask}: has 0 and 255 alone ({counts.masks} such labels), {doubt}"
+                f"{self.first_mask}: has 0 and 255 alone ({counts.masks} such labels), {doubt}"
             )
+
+
+def write_data_shard(path: str | Path, shard: Shard, splits: Sequence[Findings]) -> None:
+    """Writes what was found in a part of some splits, for ``merge_data_shards``.
+
+    Args:
+        path: of the file.
+        shard: the part.
+        splits: what was found in each.
+
+    Raises:
+        KsegError: it cannot be written.
+    """
+    job = {
+        "dataset": [found.dataset for found in splits],
+        "split": [found.split for found in splits],
+        "labelled": [found.labelled for found in splits],
+        "names": [found.names for found in splits],
+        "classes": [dataclasses.asdict(found.classes) for found in splits],
+        "kseg": __version__,
+    }
+    ShardFile(Path(path), "data", shard, job, {"splits": [f.to_json() for f in splits]}).write()
+
+
+def merge_data_shards(shards: Sequence[ShardFile]) -> list[DataReport]:
+    """The reports of some splits from all parts, as one process would make them.
+
+    Args:
+        shards: of ``read_shards``.
+
+    Raises:
+        KsegError: a file that is damaged.
+    """
+    job, place = shards[0].job, shards[0]
+    fields = ("dataset", "split", "labelled", "classes", "names")
+    reports = []
+    try:
+        for number, facts in enumerate(zip(*(job[field] for field in fields), strict=True)):
+            dataset, split, labelled, classes, names = facts
+            table = ClassTable.from_json(classes)
+            whole = Findings(dataset, split, labelled, table, names)
+            for place in shards:
+                part = Findings(dataset, split, labelled, table, names)
+                part.restore(place.found["splits"][number])
+                whole.merge(part)
+            reports.append(whole.report())
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise place.damaged() from error
+    return reports
 
 
 def _compare_palettes(

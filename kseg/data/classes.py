@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,18 @@ class ClassTable:
     categories: tuple[str, ...] | None = None
     instance_sizes: tuple[float | None, ...] | None = None
     void_colors: tuple[Color, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ClassTable:
+        """From ``dataclasses.asdict`` as JSON gives it back, without tuples.
+
+        Raises:
+            AttributeError, TypeError: what is no class table.
+        """
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        for key in ("colors", "void_colors"):
+            fields[key] = tuple(map(tuple, fields.get(key, ())))
+        return cls(**fields)
 
     @property
     def num_classes(self) -> int:

@@ -23,6 +23,7 @@ from kseg.data.reading import (
     upright_label,
     warn_once,
 )
+from kseg.data.shards import Shard
 from kseg.errors import KsegError
 from kseg.files import check_not_input
 
@@ -137,6 +138,10 @@ class DataSet:
             raise KsegError(f"{count} images are asked for; at least 1 is needed")
         places = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
         return dataclasses.replace(self, samples=tuple(self.samples[i] for i in places))
+
+    def part(self, shard: Shard) -> DataSet:
+        """The samples of one of several parts; it may have none."""
+        return dataclasses.replace(self, samples=shard.of(self.samples))
 
     def images(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 each, without their labels."""

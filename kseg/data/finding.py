@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     """Images and labels of a split, matched by name.
 
     Suffixes count in any case, linked folders are followed, names with a dot in front are
-    passed over.
+    passed over. Accents may be written as macOS writes them in one folder and not in the
+    other: names are in Unicode's composed form (NFC). What is no file, such as a named pipe,
+    is not used.
 
     Raises:
         KsegError: an unknown name, a missing folder, no images, two files of one name, a
@@ -257,7 +260,7 @@ class _Folder:
     def take(
         self, ending: str, suffixes: tuple[str, ...], but: Iterable[str] = ()
     ) -> dict[str, list[Path]]:
-        """Files by relative name without ending and suffix (in any case), sorted.
+        """Files by relative name, NFC, without ending and suffix (in any case), sorted.
 
         Args:
             ending: before the suffix.
@@ -272,7 +275,9 @@ class _Folder:
             lower = path.name.lower()
             suffix = next((e for e in endings if lower.endswith(e)), None)
             key = None if suffix is None else path.as_posix()[start:][: -len(suffix)]
-            if key is None or key in but or path.is_dir():
+            key = None if key is None else unicodedata.normalize("NFC", key)
+            # Reading from a pipe would wait for somebody to write.
+            if key is None or key in but or (not path.is_file() and path.exists()):
                 left.append(path)
             else:
                 _check_name(path)
@@ -322,7 +327,7 @@ def _read_listing(
         raise KsegError(f"{path}: cannot be read as text ({error})") from error
     keys, absent = set(), []
     for number, line in enumerate(lines, 1):
-        line = line.strip()
+        line = unicodedata.normalize("NFC", line.strip())
         if not line:
             continue
         key = _listed(f"{path}, line {number}", line, images.name, files)

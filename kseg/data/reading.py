@@ -7,7 +7,8 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -79,34 +80,53 @@ def read_image(path: str | Path, tell: Tell | None = None) -> np.ndarray:
 
 
 def check_jpeg(path: Path) -> None:
-    """Decodes a file that is a JPEG as training from records does.
+    """``check_jpegs`` of one file."""
+    check_jpegs([path])
+
+
+def check_jpegs(paths: Iterable[Path], threads: int = 1) -> None:
+    """Decodes those of the files that are JPEGs as training from records does.
 
     Pillow fills up what is missing behind a cut or a broken marker; TensorFlow, which decodes
     the windows of records, refuses such a file. Other files are fine.
 
+    Args:
+        threads: that decode; TensorFlow needs Python for none of it.
+
     Raises:
-        KsegError: missing, or a JPEG that TensorFlow refuses.
+        KsegError: the first file that is missing, or a JPEG that TensorFlow refuses.
     """
-    content = _content(path)
+    # Once for all threads, which share it: libjpeg writes there of what it can repair.
+    with quiet_stderr(), ThreadPoolExecutor(threads) as pool:
+        fault = next((fault for fault in pool.map(_jpeg_fault, paths) if fault), None)
+        # The others need no look then.
+        pool.shutdown(cancel_futures=True)
+    if fault:
+        raise KsegError(fault)
+
+
+def _jpeg_fault(path: Path) -> str | None:
+    """What is wrong with a file that is a JPEG; None for nothing."""
+    try:
+        content = _content(path)
+    except KsegError as error:
+        return str(error)
     if not content.startswith(b"\xff\xd8"):
-        return
+        return None
     again = "replace it, or save it again if it looks right"
     if content.find(b"\xff\xd9", content.rfind(b"\xff\xda")) < 0:
-        raise KsegError(f"{path}: is a JPEG that is cut short (no end-of-image marker); {again}")
-    # libjpeg writes to standard error of what it can repair.
-    with quiet_stderr():
-        import tensorflow as tf
+        return f"{path}: is a JPEG that is cut short (no end-of-image marker); {again}"
+    import tensorflow as tf
 
-        try:
-            with tf.device("CPU"):
-                tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
-            return
-        except tf.errors.InvalidArgumentError:
-            pass
-    raise KsegError(
-        f"{path}: is a JPEG that TensorFlow refuses, which decodes the images of records, "
-        f"whatever viewers show; {again}"
-    )
+    try:
+        with tf.device("CPU"):
+            tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+    except tf.errors.InvalidArgumentError:
+        return (
+            f"{path}: is a JPEG that TensorFlow refuses, which decodes the images of records, "
+            f"whatever viewers show; {again}"
+        )
+    return None
 
 
 def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:

@@ -12,6 +12,7 @@ import numpy as np
 from kseg.data import IGNORE
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix, mean
+from kseg.evaluation.sums import ExactSums
 
 WIDTHS = 40
 """The widest band, in pixels."""
@@ -35,7 +36,8 @@ class BoundaryScores:
     Attributes:
         bands: (40, num_classes, num_classes + 1) int64, a confusion matrix by the pixels'
             distance from a border.
-        f_scores: of the images, by class.
+        f_scores: sum of the images' F-scores by class.
+        f_images: (num_classes,) int64, images that have one.
 
     Raises:
         KsegError: SciPy is not installed.
@@ -50,7 +52,8 @@ class BoundaryScores:
         self._distance = scipy.ndimage.distance_transform_edt
         self._tree = scipy.spatial.cKDTree
         self.bands = np.zeros((WIDTHS, num_classes, num_classes + 1), np.int64)
-        self.f_scores: list[list[float]] = [[] for _ in range(num_classes)]
+        self.f_scores = ExactSums(num_classes)
+        self.f_images = np.zeros(num_classes, np.int64)
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         """Adds one image.
@@ -59,7 +62,7 @@ class BoundaryScores:
             labels: (H, W) uint8 train ids, 255 ignored.
             predictions: (H, W) uint8 classes; ``num_classes`` and above is no class.
         """
-        classes = len(self.f_scores)
+        classes = len(self.f_images)
         predictions = np.minimum(predictions, classes)
         self._add_bands(labels, predictions)
         scored = labels != IGNORE
@@ -69,15 +72,18 @@ class BoundaryScores:
             for edge, ids in zip(edges, (labels, predictions), strict=True)
         )
         tolerance = TOLERANCE * np.hypot(*labels.shape)
-        for scores, a, b in zip(self.f_scores, wanted, found, strict=True):
+        scores = np.zeros(classes)
+        for c, (a, b) in enumerate(zip(wanted, found, strict=True)):
             if len(a) or len(b):
-                scores.append(self._f_score(a, b, tolerance))
+                scores[c] = self._f_score(a, b, tolerance)
+                self.f_images[c] += 1
+        self.f_scores.add(scores)
 
     def merge(self, other: BoundaryScores) -> None:
         """Adds the counts of another with the same number of classes."""
         self.bands += other.bands
-        for scores, more in zip(self.f_scores, other.f_scores, strict=True):
-            scores += more
+        self.f_scores.merge(other.f_scores)
+        self.f_images += other.f_images
 
     def trimap_iou(self) -> list[float | None]:
         """Mean IoU of the pixels in the bands of 1 to 40 pixels' width, narrowest first.
@@ -99,7 +105,8 @@ class BoundaryScores:
         pixels that lie within the tolerance of the label's, and R the other way round.
         Borders to void do not count. None for a class without a boundary in any image.
         """
-        return [mean(scores) for scores in self.f_scores]
+        sums = zip(self.f_scores.values().tolist(), self.f_images.tolist(), strict=True)
+        return [total / images if images else None for total, images in sums]
 
     def _add_bands(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         border = _edges(labels, np.ones(labels.shape, bool))

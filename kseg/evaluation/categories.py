@@ -14,6 +14,7 @@ from kseg.data import ClassTable
 from kseg.data.classes import IGNORE
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ByName, ConfusionMatrix, runs
+from kseg.evaluation.sums import ExactSums
 
 
 def category_iou(matrix: ConfusionMatrix, classes: ClassTable) -> ByName:
@@ -32,15 +33,15 @@ class InstanceScores:
         classes: with categories and sizes of instances.
 
     Attributes:
-        weighted: (3, num_classes) float64 by class: hits, hits of its category, and both
-            with the misses.
+        weighted: (3, num_classes) by class: hits, hits of its category, and both with the
+            misses.
     """
 
     def __init__(self, classes: ClassTable) -> None:
         self._classes = classes
         self._sizes = classes.instance_sizes or ()
         self._names, self._groups = _groups(classes)
-        self.weighted = np.zeros((3, classes.num_classes))
+        self.weighted = ExactSums(3, classes.num_classes)
 
     def update(self, instances: np.ndarray, predictions: np.ndarray) -> None:
         """Adds one image.
@@ -75,8 +76,10 @@ class InstanceScores:
                 f"instance {instance} is of id {instance // 1000}, which has no instances"
             )
         weights = sizes / counts[2, found]
-        for total, count in zip(self.weighted, counts, strict=True):
+        image = np.zeros((3, self._classes.num_classes))
+        for total, count in zip(image, counts, strict=True):
             np.add.at(total, owners[found], count[found] * weights)
+        self.weighted.add(image)
 
     def class_iou(self, matrix: ConfusionMatrix) -> ByName:
         """Instance-level IoU, 0..1, of the classes that have instances.
@@ -85,7 +88,7 @@ class InstanceScores:
             matrix: of the same images.
         """
         alarms = matrix.false_alarms()
-        hits, _, pixels = self.weighted
+        hits, _, pixels = self.weighted.values()
         return {
             name: _ratio(hits[i], pixels[i] + alarms[i])
             for i, name in enumerate(self._classes.names)
@@ -99,11 +102,11 @@ class InstanceScores:
             matrix: of the same images.
         """
         alarms = matrix.grouped(self._groups).false_alarms()
-        scores = {}
+        weighted, scores = self.weighted.values(), {}
         for group, name in enumerate(self._names):
             members = [i for i, g in enumerate(self._groups) if g == group]
             if all(self._sizes[i] is not None for i in members):
-                _, hits, pixels = self.weighted[:, members].sum(1)
+                _, hits, pixels = weighted[:, members].sum(1)
                 scores[name] = _ratio(hits, pixels + alarms[group])
         return scores
 

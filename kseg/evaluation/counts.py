@@ -37,6 +37,11 @@ class Counts:
         """How many were added."""
         return len(self._image_iou)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the images, in the order in which they were added."""
+        return list(self._image_iou)
+
     def add(
         self, name: str, label: np.ndarray, prediction: np.ndarray, instances: np.ndarray | None
     ) -> None:
@@ -73,15 +78,16 @@ class Counts:
         if self._boundaries and other._boundaries:
             self._boundaries.merge(other._boundaries)
         if self._instances and other._instances:
-            self._instances.weighted += other._instances.weighted
+            self._instances.weighted.merge(other._instances.weighted)
 
     def to_json(self) -> dict[str, Any]:
         """What ``restore`` takes; plain JSON, which keeps float64 exactly."""
         return {
             "confusion_matrix": self._matrix.counts.tolist(),
-            "instances": self._instances and self._instances.weighted.tolist(),
+            "instance_sums": self._instances and self._instances.weighted.to_json(),
             "bands": self._boundaries and self._boundaries.bands.tolist(),
-            "f_scores": self._boundaries and self._boundaries.f_scores,
+            "f_sums": self._boundaries and self._boundaries.f_scores.to_json(),
+            "f_images": self._boundaries and self._boundaries.f_images.tolist(),
             "image_iou": self._image_iou,
             "ignored": int(self._labels.pixels[IGNORE]),
             "masks": [self._labels.masks, self._labels.edged],
@@ -101,9 +107,10 @@ class Counts:
         self._labels = LabelCounts(pixels, *map(int, state.get("masks", (0, 0))))
         if self._boundaries:
             self._boundaries.bands[:] = state["bands"]
-            self._boundaries.f_scores = state["f_scores"]
+            self._boundaries.f_scores.restore(state["f_sums"])
+            self._boundaries.f_images[:] = state["f_images"]
         if self._instances:
-            self._instances.weighted[:] = state["instances"]
+            self._instances.weighted.restore(state["instance_sums"])
 
     def doubts(self) -> list[str]:
         """What ``label_doubts`` says of the labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ class FilePredictions:
         self._folder, self._data = folder, data
         found = defaultdict(list)
         for path in sorted(folder.rglob("*.png")):
-            found[path.name].append(path)
+            # Of samples' names; macOS writes accents apart.
+            found[unicodedata.normalize("NFC", path.name)].append(path)
         self._files: dict[str, Path] = {}
         for sample in data.samples:
             names = [f"{sample.name}{suffix}" for suffix in _SUFFIXES]

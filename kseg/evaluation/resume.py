@@ -14,6 +14,7 @@ from kseg import shipped
 from kseg.data import DataSet, check_outputs, file_digests, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
+from kseg.evaluation.scores import without_threads
 from kseg.files import atomic_write
 
 INTERVAL = 10.0
@@ -31,9 +32,9 @@ class SavedScores:
     """
 
     def __init__(self, path: str | Path, scored: Path | None = None) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._file = scored and shipped.file_of(scored)
-        self._content = self._file and _content(self._file)
+        self._content = self._file and content_of(self._file)
         self._run: dict[str, Any] = {}
         self._digests: list[str] = []
         self._written = time.monotonic()
@@ -56,11 +57,10 @@ class SavedScores:
             KsegError: the file is of another run or cannot be read, or a file cannot be
                 written there.
         """
-        check_outputs([self._path], [self._file, *maps], [data])
-        # The number of threads, which follows the comma, does not change a score.
+        check_outputs([self.path], [self._file, *maps], [data])
         run = {
             **run,
-            "runtime": run["runtime"].partition(", ")[0],
+            "runtime": without_threads(run["runtime"]),
             "content": self._content,
             "names": _digest(s.name for s in data.samples),
         }
@@ -68,11 +68,11 @@ class SavedScores:
         self._digests = _digests(data, maps)
         # With the types that JSON gives back, for the comparison.
         self._run = json.loads(json.dumps(run))
-        if not self._path.exists():
+        if not self.path.exists():
             self.save(counts, 0.0)
             return 0.0
         try:
-            state = json.loads(self._path.read_text())
+            state = json.loads(self.path.read_text())
             there = dict(state["run"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise self._unfit(error) from error
@@ -84,7 +84,7 @@ class SavedScores:
         ]
         if others:
             raise KsegError(
-                f"{self._path}: is of another score: {', '.join(others)}; "
+                f"{self.path}: is of another score: {', '.join(others)}; "
                 "name another file or delete this one"
             )
         try:
@@ -94,12 +94,12 @@ class SavedScores:
             raise self._unfit(error) from error
         if files is None:
             raise KsegError(
-                f"{self._path}: was left by an earlier kseg, which kept no digest of the files "
+                f"{self.path}: was left by an earlier kseg, which kept no digest of the files "
                 "that it scored; delete it to score all of them anew"
             )
         if files != self._scored(counts):
             raise KsegError(
-                f"{self._path}: images, labels, classes or label maps were changed after they "
+                f"{self.path}: images, labels, classes or label maps were changed after they "
                 "were scored; delete this file to score all of them anew"
             )
         return seconds
@@ -119,7 +119,7 @@ class SavedScores:
             "files": self._scored(counts),
             "scores": counts.to_json(),
         }
-        with atomic_write(self._path) as path:
+        with atomic_write(self.path) as path:
             path.write_text(json.dumps(state))
         self._written = time.monotonic()
 
@@ -130,15 +130,15 @@ class SavedScores:
 
     def _unfit(self, error: Exception) -> KsegError:
         return KsegError(
-            f"{self._path}: is no score that was left ({error!r}); name another file or delete it"
+            f"{self.path}: is no score that was left ({error!r}); name another file or delete it"
         )
 
     def remove(self) -> None:
         """Deletes the file, once the complete score is kept elsewhere."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> str | None:
+def content_of(path: Path) -> str | None:
     """A digest of a file; None for a folder of label maps."""
     if path.is_dir():
         return None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from kseg.card import Normalization
+from kseg.crf import DenseCRF
+from kseg.errors import KsegWarning
 from kseg.evaluation.confusion import ByName
+from kseg.evaluation.counts import Counts
 from kseg.predictor import InferenceSettings
 
 
@@ -77,6 +81,30 @@ class Scores:
         """The fields as plain JSON, those of the settings in place of ``settings``."""
         return fields_to_json(vars(self))
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Scores:
+        """From what ``to_json`` gave, also after a file.
+
+        Raises:
+            KeyError, TypeError, ValueError: what is no such thing.
+        """
+        fields = dict(value)
+        names = [field.name for field in dataclasses.fields(InferenceSettings)]
+        settings = {name: fields.pop(name) for name in names}
+        # Label maps are scored without any, and the overlap is None without windows.
+        given = {name: setting for name, setting in settings.items() if setting is not None}
+        if crf := given.get("crf"):
+            given["crf"] = DenseCRF(**crf)
+        normalization = fields["normalization"]
+        return cls(
+            **fields
+            | {
+                "settings": InferenceSettings(**given) if given else None,
+                "normalization": normalization and Normalization(**normalization),
+                "void_channels": tuple(fields["void_channels"]),
+            }
+        )
+
 
 def fields_to_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Some fields of ``Scores`` as plain JSON, those of the settings in place of ``settings``."""
@@ -90,6 +118,17 @@ def fields_to_json(fields: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[name] = value
     return result
+
+
+def warn_of_labels(facts: Mapping[str, Any], counts: Counts) -> None:
+    """Gives each doubt about the labels as a KsegWarning; ``facts`` are fields of ``Scores``."""
+    for doubt in counts.doubts():
+        warnings.warn(f"{facts['dataset']} {facts['split']}: {doubt}", KsegWarning, stacklevel=3)
+
+
+def without_threads(runtime: str) -> str:
+    """The name of a runtime; the number of threads behind it does not change a score."""
+    return runtime.partition(", ")[0]
 
 
 def format_report(scores: Scores) -> str:

@@ -7,20 +7,23 @@ import contextlib
 import itertools
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kseg import shipped
 from kseg._version import __version__
-from kseg.data import DataSet, Sample
-from kseg.errors import KsegError, KsegWarning
+from kseg.data import WHOLE, DataSet, Sample, Shard, joint_digest
+from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
 from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
-from kseg.evaluation.resume import SavedScores
-from kseg.evaluation.scores import Scores, fields_to_json
+from kseg.evaluation.resume import SavedScores, content_of
+from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels
+from kseg.evaluation.shards import ScoreShard
+from kseg.files import locked
 from kseg.predictor import InferenceSettings, Predictor, inference_settings
 
 
@@ -54,35 +57,125 @@ def evaluate(
         KsegError: classes that do not match, no images, saved scores of another run, or
             an image, label or network that fails.
     """
+    counts, facts, seconds = _counted(
+        source,
+        data,
+        WHOLE,
+        inference_settings(settings, keywords),
+        boundaries=boundaries,
+        workers=workers,
+        saved=saved,
+        progress=progress,
+    )
+    warn_of_labels(facts, counts)
+    return Scores(**counts.figures(), **facts, seconds=seconds)
+
+
+def evaluate_shard(
+    source: Predictor | LabelMaps,
+    data: DataSet,
+    shard: Shard,
+    settings: InferenceSettings | None = None,
+    *,
+    file: Path | None = None,
+    boundaries: bool = False,
+    workers: int | None = None,
+    saved: SavedScores | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **keywords: Any,
+) -> ScoreShard:
+    """``evaluate`` on a part of the split, which may be empty; ``merge_shards`` scores the whole.
+
+    Args:
+        source, data, settings, boundaries, workers, **keywords: as for ``evaluate``.
+        shard: the part.
+        file: that ``source`` is of; its content must be that of the other shards.
+        saved, progress: as for ``evaluate``, of this part.
+
+    Raises:
+        KsegError: as ``evaluate``.
+    """
+    content = None if file is None else content_of(shipped.file_of(file))
+    settings = inference_settings(settings, keywords)
+    kinds = _kinds(data, boundaries)
+    counts, facts, seconds = _counted(
+        source,
+        data,
+        shard,
+        settings,
+        boundaries=boundaries,
+        workers=workers,
+        saved=saved,
+        progress=progress,
+    )
+    return ScoreShard(
+        shard=shard,
+        facts=fields_to_json(facts),
+        kinds=kinds,
+        names=joint_digest(data.names),
+        file=None if file is None else str(file),
+        content=content,
+        classes=data.classes,
+        counts=counts,
+        seconds=seconds,
+    )
+
+
+def _kinds(data: DataSet, boundaries: bool) -> dict[str, bool]:
+    """The kinds of scores, as arguments of ``Counts``."""
+    return {"instances": data.has_instances, "boundaries": boundaries}
+
+
+def _counted(
+    source: Predictor | LabelMaps,
+    data: DataSet,
+    shard: Shard,
+    settings: InferenceSettings,
+    *,
+    boundaries: bool,
+    workers: int | None,
+    saved: SavedScores | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Counts, dict[str, Any], float]:
+    """The counts of a part of the split, the fields of ``Scores`` that decide them, and seconds.
+
+    Args:
+        source, data, shard, settings, boundaries, workers, saved, progress: as for
+            ``evaluate_shard``.
+    """
     if workers is not None and workers < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
     if not data.samples:
         raise KsegError(f"{data.name} {data.split} has no images; name another split")
-    predictions = predictions_of(source, data, inference_settings(settings, keywords))
-    facts = {"dataset": data.name, "split": data.split, "images": len(data), **predictions.facts()}
-    kinds = {"instances": data.has_instances, "boundaries": boundaries}
+    part = data.part(shard)
+    predictions = predictions_of(source, part, settings)
+    facts = {
+        **{"dataset": data.name, "split": data.split, "images": len(data)},
+        **predictions.facts(),
+        "kseg": __version__,
+    }
+    kinds = _kinds(data, boundaries)
     counts, seconds = Counts(data.classes, **kinds), 0.0
-    if saved:
-        run = {**fields_to_json(facts), **kinds, "kseg": __version__}
-        seconds = saved.load(run, data, counts, predictions.files())
-    begin = time.monotonic() - seconds
-    if progress and counts.images:
-        progress(counts.images, len(data))
-    try:
-        samples = data.samples[counts.images :]
+    with contextlib.ExitStack() as leaving:
+        if saved:
+            leaving.enter_context(locked(saved.path))
+            run = {**fields_to_json(facts), **kinds}
+            if shard != WHOLE:
+                run["shard"] = str(shard)
+            seconds = saved.load(run, part, counts, predictions.files())
+        begin = time.monotonic() - seconds
+        if saved:
+            leaving.callback(lambda: saved.save(counts, time.monotonic() - begin))
+        if progress and counts.images:
+            progress(counts.images, len(part))
+        samples = part.samples[counts.images :]
         for image in _count(predictions, data, samples, kinds, workers):
             counts.merge(image)
             if saved:
                 saved.save_sometimes(counts, time.monotonic() - begin)
             if progress:
-                progress(counts.images, len(data))
-    finally:
-        if saved:
-            saved.save(counts, time.monotonic() - begin)
-    seconds = time.monotonic() - begin
-    for doubt in counts.doubts():
-        warnings.warn(f"{data.name} {data.split}: {doubt}", KsegWarning, stacklevel=2)
-    return Scores(**counts.figures(), **facts, seconds=seconds, kseg=__version__)
+                progress(counts.images, len(part))
+    return counts, facts, time.monotonic() - begin
 
 
 def _count(
@@ -95,7 +188,7 @@ def _count(
     """The counts of each sample alone, in their order, a few samples in memory at a time."""
 
     def count(sample: Sample, label: np.ndarray, prediction: np.ndarray) -> Counts:
-        instances = data.instances(sample, label.shape) if data.has_instances else None
+        instances = data.instances(sample, label.shape) if kinds["instances"] else None
         image = Counts(data.classes, **kinds)
         try:
             image.add(sample.name, label, prediction, instances)

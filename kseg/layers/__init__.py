@@ -5,6 +5,9 @@ to the last dot, so that a checkpoint can be assigned by name. Every operation h
 to TensorFlow Lite operators that the LiteRT GPU accelerator computes right, or says that it
 does not (``cpu_operators``).
 
+Layers ``NAME.group0``, ``NAME.group1`` and so on have the output channels of the published tensors
+of NAME in turn: a convolution in groups is one a group here.
+
 What a layer class of kseg says about itself, where it applies; checkpoints and export
 know Keras' own layers by tables, and a new one by this alone:
 
@@ -46,6 +49,7 @@ from kseg.layers.convolution import (
 from kseg.layers.deformable import DeformableConv2D
 from kseg.layers.pooling import (
     AdaptiveAveragePooling,
+    ChannelSum,
     DilatedPooling,
     MaxUnpooling,
     PaddedAveragePooling,
@@ -57,6 +61,7 @@ from kseg.layers.probabilities import LogProbabilities
 from kseg.layers.resize import (
     RESIZE_CONVENTIONS,
     MatchSize,
+    NearestResize,
     Normalize,
     Resize,
     align_corners_resize,
@@ -66,12 +71,14 @@ __all__ = [
     "AdaptiveAveragePooling",
     "CenterIdentity",
     "ChannelShuffle",
+    "ChannelSum",
     "DeformableConv2D",
     "DilatedPooling",
     "GroupedPointwiseConv",
     "LogProbabilities",
     "MatchSize",
     "MaxUnpooling",
+    "NearestResize",
     "Normalize",
     "PadChannels",
     "PaddedAveragePooling",

@@ -11,20 +11,24 @@ from keras import KerasTensor, ops
 
 @keras.saving.register_keras_serializable("kseg")
 class PaddedAveragePooling(keras.layers.Layer):
-    """3x3 average pooling, one row and column of zeros around, always over 9.
+    """Average pooling with half a window of zeros around, always over the whole window.
 
-    PyTorch's ``AvgPool2d(3, stride=strides, padding=1)``: (N, H, W, C) to (N, ceil(H/s),
-    ceil(W/s), C). Written as a depthwise convolution with 1/9, because the LiteRT GPU
-    accelerator merges padding into a pooling and then leaves it out of the count.
+    PyTorch's ``AvgPool2d(size, stride=strides, padding=size // 2)``: (N, H, W, C) to
+    (N, ceil(H/s), ceil(W/s), C). Written as a depthwise convolution with 1/size^2, because the
+    LiteRT GPU accelerator merges padding into a pooling and then leaves it out of the count.
+
+    Args:
+        strides: at most half a window and one pixel.
+        size: of the square window, odd.
     """
 
-    def __init__(self, strides: int = 2, **kwargs: Any) -> None:
+    def __init__(self, strides: int = 2, size: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.strides = strides
+        self.strides, self.size = strides, size
 
     def call(self, x: KerasTensor) -> KerasTensor:
         # A constant: the converter would leave ops.full's BROADCAST_TO in the file.
-        kernel = ops.convert_to_tensor(np.full((3, 3, x.shape[-1], 1), 1 / 9), dtype=x.dtype)
+        kernel = ops.convert_to_tensor(self._kernel(x.shape[-1]), dtype=x.dtype)
         x = ops.pad(x, ((0, 0), *self.padding(x.shape), (0, 0)))
         return ops.depthwise_conv(
             x, kernel, strides=self.strides, padding="valid", data_format="channels_last"
@@ -34,21 +38,26 @@ class PaddedAveragePooling(keras.layers.Layer):
         """As padding and a depthwise convolution, which does not train."""
         x = keras.layers.ZeroPadding2D(self.padding(x.shape), name=f"{self.name}.pad")(x)
         pool = keras.layers.DepthwiseConv2D(
-            3, strides=self.strides, use_bias=False, trainable=False, name=self.name
+            self.size, strides=self.strides, use_bias=False, trainable=False, name=self.name
         )
         y = pool(x)
-        pool.set_weights([np.full((3, 3, x.shape[-1], 1), 1 / 9)])
+        pool.set_weights([self._kernel(x.shape[-1])])
         return y
+
+    def _kernel(self, channels: int) -> np.ndarray:
+        return np.full((self.size, self.size, channels, 1), 1 / self.size**2)
 
     def padding(self, input_shape: tuple) -> tuple[tuple[int, int], tuple[int, int]]:
         """Zeros above and below, left and right, that a window reaches.
 
-        At stride 2 none reaches below an even height. A row there would make the padding
-        the same as that of a convolution beside the pooling, which the converter shares
+        At stride 2 a window of 3 reaches none below an even height. A row there would make the
+        padding the same as that of a convolution beside the pooling, which the converter shares
         then; a shared one is computed on its own, and takes longer than the pooling.
         """
+        before = self.size // 2
         rows, columns = (
-            (1, int(extent is None or (extent - 1) % self.strides == 0))
+            # Behind an extent that is not known: what any needs at most.
+            (before, before if extent is None else before - (extent - 1) % self.strides)
             for extent in input_shape[1:3]
         )
         return rows, columns
@@ -58,7 +67,31 @@ class PaddedAveragePooling(keras.layers.Layer):
         return (input_shape[0], *size, input_shape[3])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "strides": self.strides}
+        config = {**super().get_config(), "strides": self.strides}
+        # The graphs that were measured with windows of 3, and their files, do not state it.
+        return config if self.size == 3 else {**config, "size": self.size}
+
+
+@keras.saving.register_keras_serializable("kseg")
+class ChannelSum(keras.layers.Layer):
+    """(N, H, W, C) to (N, H, W, 1): the sum of the channels.
+
+    Written as a 1x1 convolution with ones, which every runtime has in 8 bits.
+    """
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        kernel = ops.convert_to_tensor(np.ones((1, 1, x.shape[-1], 1)), dtype=x.dtype)
+        return ops.conv(x, kernel, data_format="channels_last")
+
+    def as_convolutions(self, x: KerasTensor) -> KerasTensor:
+        """As a convolution, which does not train."""
+        total = keras.layers.Conv2D(1, 1, use_bias=False, trainable=False, name=self.name)
+        y = total(x)
+        total.set_weights([np.ones((1, 1, x.shape[-1], 1))])
+        return y
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[:-1], 1)
 
 
 def _cut(x: KerasTensor, axis: int, first: Any, last: Any) -> KerasTensor:

@@ -1,4 +1,4 @@
-"""Images and features at another size: normalisation, bilinear resizing, odd sizes matched."""
+"""Images and features at another size: normalisation, resizing, odd sizes matched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from keras import KerasTensor, ops
 
 RESIZE_CONVENTIONS = ("half_pixel", "align_corners")
 
-# A power of two, which rounds nothing.
-_HALF_SCALE = 2.0**8
+# Half precision's smallest normal number.
+_LEAST_NORMAL = 2.0**-14
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -51,7 +51,8 @@ class Normalize(keras.layers.Layer):
 
         Weights below half precision's normal numbers (ESPNet's: it divides by 255 besides)
         are zeros on a GPU that flushes such numbers, and every image the same. They come in
-        two factors then: the converter would take up a product, but no convolution.
+        two factors then, as large as each other, of which one is a power of two and rounds
+        nothing: the converter would take up a product, but no convolution.
         """
         if x.dtype != "float32":
             x = ops.cast(x, "float32")
@@ -59,18 +60,18 @@ class Normalize(keras.layers.Layer):
         order = slice(None, None, -1) if self.channel_order == "BGR" else slice(None)
         kernel = np.eye(3)[order] / std
         shift = -np.asarray(self.mean) / std
-        smallest = np.finfo(np.float16).smallest_normal
-        factor = 1.0 if np.all(1 / std >= smallest) else _HALF_SCALE
+        small = 1 / std < _LEAST_NORMAL
+        factor = np.where(small, 2.0 ** np.round(np.log2(std) / 2), 1.0)
         conv = keras.layers.Conv2D(3, 1, trainable=False, name=self.name)
         x = conv(x)
         conv.set_weights([kernel[None, None] * factor, shift * factor])
-        if factor == 1:
+        if not small.any():
             return x
         scale = keras.layers.DepthwiseConv2D(
             1, use_bias=False, trainable=False, name=f"{self.name}.scale"
         )
         x = scale(x)
-        scale.set_weights([np.full((1, 1, 3, 1), 1 / factor)])
+        scale.set_weights([(1 / factor).reshape(1, 1, 3, 1)])
         return x
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -85,7 +86,7 @@ class Normalize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kseg")
 class Resize(keras.layers.Layer):
-    """Bilinear resizing of (N, h, w, C), the only one in kseg's graphs.
+    """Bilinear resizing of (N, h, w, C).
 
     Called as ``Resize(...)(x, like)`` it gives ``x`` at the height and width of ``like``;
     with ``size=(H, W)`` it takes ``x`` alone. No antialiasing. The dtype is kept.
@@ -160,6 +161,35 @@ def align_corners_resize(x: KerasTensor, height: int, width: int) -> KerasTensor
         first, second = ops.take(x, low, axis=axis), ops.take(x, high, axis=axis)
         x = first + (second - first) * weight
     return x
+
+
+@keras.saving.register_keras_serializable("kseg")
+class NearestResize(keras.layers.Layer):
+    """``NearestResize()(x, like)``: (N, h, w, C) at the height and width of ``like``.
+
+    Row i of H is row ``floor(i * (h / H))`` of h, in float32 as PyTorch's "nearest" computes it.
+    Keras' has half-pixel centres, and other rows where h does not divide H. The dtype is kept.
+    """
+
+    keeps_scale = True
+
+    def call(self, x: KerasTensor, like: KerasTensor) -> KerasTensor:
+        wanted = tuple(like.shape[1:3])
+        if wanted == tuple(x.shape[1:3]) and None not in wanted:
+            return x
+        if keras.backend.backend() == "tensorflow":
+            # keras.ops takes no size that is known only at run time.
+            import tensorflow as tf
+
+            return tf.raw_ops.ResizeNearestNeighbor(images=x, size=ops.shape(like)[1:3])
+        for axis, size in zip((1, 2), wanted, strict=True):
+            scale = np.float32(x.shape[axis] / size)
+            rows = np.floor(np.arange(size, dtype="float32") * scale).astype("int32")
+            x = ops.take(x, np.minimum(rows, x.shape[axis] - 1), axis=axis)
+        return x
+
+    def compute_output_shape(self, x_shape: tuple, like_shape: tuple) -> tuple:
+        return (x_shape[0], *like_shape[1:3], x_shape[3])
 
 
 @keras.saving.register_keras_serializable("kseg")

@@ -33,6 +33,8 @@ class Variant:
         tensors: layout of its published checkpoints, "pytorch" or "tf_slim".
         backbone, classifier: prefixes of the layer names of these parts; a backbone's are
             compared with the name and a "." behind it.
+        boundary: the training head whose one channel is the logit of a boundary between classes;
+            "" where all heads have the classes' channels.
         least_size: of the input's height and width.
         unused: prefixes of published tensors that the reference itself does not run.
         encoder: what its head stands on, where the builder is a head on an encoder.
@@ -52,6 +54,7 @@ class Variant:
     tensors: str = "pytorch"
     backbone: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
+    boundary: str = ""
     least_size: int = 1
     unused: tuple[str, ...] = ()
     encoder: Encoder | None = None

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kseg.data.classes import CITYSCAPES, IGNORE
 from kseg.errors import KsegError
 from kseg.files import atomic_folder, make_folder
-from kseg.streets.plan import Street
+from kseg.streets.plan import NOT_SIMPLE, Street
 from kseg.streets.scenery import draw
 
 SIZE = (256, 512)
@@ -29,6 +30,15 @@ SIZE = (256, 512)
 _CITIES = {
     "train": ("ahornstadt", "birkenau", "eichenberg", "erlenbach", "kiefernthal", "lindenfurt"),
     "val": ("ulmenried", "weidenbruck"),
+}
+
+# The classes of simple streets: Cityscapes' label id and colour by name.
+_SIMPLE = {
+    name: (file_id, color)
+    for name, file_id, color in zip(
+        CITYSCAPES.names, CITYSCAPES.file_ids, CITYSCAPES.colors, strict=True
+    )
+    if name not in NOT_SIMPLE
 }
 
 
@@ -48,22 +58,32 @@ class Scene:
     instances: np.ndarray
 
 
-def draw_scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Scene:
+def draw_scene(
+    seed: int, height: int = SIZE[0], width: int = SIZE[1], *, simple: bool = False
+) -> Scene:
     """The street of a seed; a seed is the same street at every size.
+
+    Args:
+        simple: another street, without the classes of ``plan.NOT_SIMPLE``.
 
     Raises:
         KsegError: a negative seed or a side below 16.
     """
     _check((height, width), seed)
-    image, instances = draw(Street(seed, height, width))
+    image, instances = draw(Street(seed, height, width, simple=simple))
     labels = np.where(instances >= 1000, instances // 1000, instances).astype(np.uint8)
     return Scene(image, labels, instances)
 
 
 def write_streets(
-    folder: str | Path, count: int, *, size: tuple[int, int] = SIZE, seed: int = 0
+    folder: str | Path,
+    count: int,
+    *,
+    size: tuple[int, int] = SIZE,
+    seed: int = 0,
+    simple: bool = False,
 ) -> None:
-    """Writes ``count`` streets in Cityscapes' layout, a fifth of them as val.
+    """Writes ``count`` streets, a fifth of them as val: Cityscapes' layout, or simple ones.
 
     Streets of a split depend on ``seed`` and their number alone, so a larger data set
     begins with the smaller one's streets, and train and val never share one.
@@ -72,6 +92,9 @@ def write_streets(
         folder: must not exist, or be empty; appears when all is written.
         count: train and val together, at least 2.
         size: (H, W).
+        simple: streets without the classes of ``plan.NOT_SIMPLE``, in the layout of the data
+            set "folder": ``images/SPLIT``, ``labels/SPLIT`` and a ``classes.txt`` with the ten
+            of Cityscapes' classes that are left.
 
     Raises:
         KsegError: a count below 2, a size below 16, or what cannot be written.
@@ -84,7 +107,11 @@ def write_streets(
     with atomic_folder(folder) as root:
         for split, number in (("train", count - val), ("val", val)):
             for index in range(number):
-                _write(root, split, index, draw_scene(_scene_seed(seed, split, index), *size))
+                scene = draw_scene(_scene_seed(seed, split, index), *size, simple=simple)
+                (_write_simple if simple else _write)(root, split, index, scene)
+        if simple:
+            lines = [f"{name} #{bytes(color).hex()}" for name, (_, color) in _SIMPLE.items()]
+            (root / "classes.txt").write_text("\n".join(lines) + "\n")
 
 
 def _check(size: tuple[int, int], seed: int) -> None:
@@ -110,5 +137,14 @@ def _write(root: Path, split: str, index: int, scene: Scene) -> None:
         ("gtFine", "gtFine_instanceIds", scene.instances),
     ):
         path = root / kind / split / city / f"{stem}_{suffix}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def _write_simple(root: Path, split: str, index: int, scene: Scene) -> None:
+    table = np.full(256, IGNORE, np.uint8)
+    table[[file_id for file_id, _ in _SIMPLE.values()]] = range(len(_SIMPLE))
+    for kind, pixels in (("images", scene.image), ("labels", table[scene.labels])):
+        path = root / kind / split / f"{index:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)

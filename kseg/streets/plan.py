@@ -20,6 +20,11 @@ _VOID = {"ego vehicle": 1, "static": 4, "dynamic": 5, "parking": 9, "rail track"
 IDS = dict(zip(CITYSCAPES.names, CITYSCAPES.file_ids, strict=True)) | _VOID
 _FIRST_WITH_INSTANCES = 24
 
+NOT_SIMPLE = (
+    *("wall", "fence", "traffic light", "rider", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+"""Classes that simple streets do not have."""
+
 # How often a side of the street has what, by the part of town.
 _LOTS = {
     "centre": {"row": 0.86, "wall": 0.04, "park": 0.06, "fence": 0.04},
@@ -93,6 +98,7 @@ class Street:
     so a seed is the same street at every size.
 
     Attributes:
+        simple: there is nothing of the classes ``NOT_SIMPLE``.
         half, front: from the middle to the kerb, and to the front line of the lots.
         own, yaw: the camera's u, and how far it is turned from the street.
         end: where the street ends, ``STOP`` if it is not seen to.
@@ -102,8 +108,9 @@ class Street:
         shadows, spots: (corners, factor) and (x, z, radius, factor), to multiply the ground by.
     """
 
-    def __init__(self, seed: int, height: int, width: int) -> None:
+    def __init__(self, seed: int, height: int, width: int, *, simple: bool = False) -> None:
         self.rng = rng = random.Random(seed)
+        self.simple = simple
         side = math.sqrt(2 * height * width)
         focal, center = side * rng.uniform(0.75, 1.0), width * rng.uniform(0.46, 0.54)
         horizon, eye = height * rng.uniform(0.37, 0.46), rng.uniform(1.3, 1.8)
@@ -143,6 +150,7 @@ class Street:
         self.lane = rng.uniform(2.9, 3.5)
         self.lanes = rng.choice((1, 1, 1, 1, 1, 2)) if self.town != "avenue" else rng.choice((1, 2))
         self.tram = rng.random() < {"centre": 0.2, "avenue": 0.32}.get(self.town, 0.06)
+        self.tram = self.tram and not self.simple
         self.median = rng.uniform(1.6, 2.2) if self.tram else 0.0
         if not self.tram and self.town == "avenue" and rng.random() < 0.4:
             self.median = rng.uniform(0.8, 2.5)
@@ -214,7 +222,9 @@ class Street:
 
     def _lots_of(self, side: int) -> list[Lot]:
         rng = self.rng
-        weights = _LOTS[self.town]
+        weights = dict(_LOTS[self.town])
+        if self.simple:
+            del weights["wall"], weights["fence"]
         base = rng.uniform(9, 20) if self.town in ("centre", "avenue") else rng.uniform(5.5, 11)
         lots, v = [], float(START)
         edges = [*self.crossings, (self.end, self.end)]
@@ -358,17 +368,19 @@ class Street:
                 self._sign(edge + rng.uniform(-0.1, 0.3) * side, rng.uniform(7, 55))
             if rng.random() < 0.3:
                 self._bollards(side)
-            if rng.random() < 0.16:
+            if rng.random() < 0.16 and not self.simple:
                 self._barrier(side)
             for _ in range(rng.choice((0, 0, 1, 1, 2))):
                 self._bin(side)
-            for _ in range(rng.choice((0, 1, 1, 2))):
-                self._rack(side)
-        for start, stop in self.crossings:
-            if start < 70 and rng.random() < 0.9:
-                self._signals(start, stop)
-        if rng.random() < 0.35:
-            self._signals(rng.uniform(14, 40), None)
+            if not self.simple:
+                for _ in range(rng.choice((0, 1, 1, 2))):
+                    self._rack(side)
+        if not self.simple:
+            for start, stop in self.crossings:
+                if start < 70 and rng.random() < 0.9:
+                    self._signals(start, stop)
+            if rng.random() < 0.35:
+                self._signals(rng.uniform(14, 40), None)
         if rng.random() < 0.05 and self.end > 60:
             self._bridge(rng.uniform(28, 50))
 
@@ -512,6 +524,10 @@ class Street:
     def _traffic(self) -> None:
         """Trams, large vehicles, parked and moving cars, riders."""
         rng = self.rng
+        lanes = [self.median + self.lane * (k + 0.5) for k in range(self.lanes)]
+        if self.simple:
+            self._cars(lanes)
+            return
         if self.tram and rng.random() < 0.85:
             toward = rng.random() < 0.5
             u = (-0.5 if toward else 0.5) * self.median * 0.9
@@ -519,7 +535,6 @@ class Street:
         elif not self.tram and rng.random() < 0.05 and self.crossings:
             start, stop = self.crossings[0]
             self._vehicle("train", rng.uniform(-9, 9), (start + stop) / 2, math.pi / 2)
-        lanes = [self.median + self.lane * (k + 0.5) for k in range(self.lanes)]
         for name, chance in (("bus", 0.2), ("truck", 0.26 if self.town != "works" else 0.5)):
             if rng.random() < chance:
                 toward = rng.random() < 0.5
@@ -551,7 +566,7 @@ class Street:
                 fill = rng.uniform(0.35, 0.95)
                 while v < min(self.end - 14, 100):
                     if rng.random() < fill and not self.crossing(v, 5):
-                        name = "truck" if rng.random() < 0.02 else "car"
+                        name = "truck" if rng.random() < 0.02 and not self.simple else "car"
                         turn = 0 if side > 0 or rng.random() < 0.3 else math.pi
                         u = side * (self.half - 1.0)
                         self._vehicle(name, u, v, turn + rng.gauss(0, 0.02))

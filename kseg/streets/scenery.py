@@ -352,7 +352,8 @@ def _border(street: Street, lot: Lot, rng: random.Random) -> None:
     """The front line: a wall, a fence, a hedge or nothing."""
     kind = lot.kind
     if kind in ("garden", "park"):
-        kind = rng.choice(("fence", "wall", "hedge", "open", "open" if kind == "park" else "fence"))
+        kinds = ("fence", "wall", "hedge", "open", "open" if kind == "park" else "fence")
+        kind = rng.choice(("hedge", "open") if street.simple else kinds)
     if kind == "open":
         return
     height, name, look = {

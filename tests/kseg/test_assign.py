@@ -26,6 +26,11 @@ def torch_layers(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     x = kl.DepthwiseConv2D((3, 2), name="depthwise")(x)
     x = SharedPReLU(name="shared")(x)
     x = GroupedPointwiseConv(8, 2, name="grouped")(x)
+    pieces = []
+    for i in range(2):
+        piece = kl.Conv2D(3, (1, 2), name=f"pieces.conv.group{i}")(x[..., 4 * i : 4 * (i + 1)])
+        pieces.append(kl.BatchNormalization(epsilon=1e-5, name=f"pieces.norm.group{i}")(piece))
+    x = kl.Concatenate()(pieces)
     x = kl.Conv2DTranspose(5, (2, 3), strides=2, name="up")(x)
     x = kl.Conv2D(5, 1, name="classifier.hidden")(x)
     return kl.Conv2D(num_classes, 1, name="classifier.linear")(x)
@@ -102,7 +107,11 @@ def published_torch():
     network.add_module("depthwise", nn.Conv2d(6, 6, (3, 2), groups=6))
     network.add_module("shared", nn.PReLU())
     network.add_module("grouped", nn.Conv2d(6, 8, 1, groups=2))
-    network.add_module("up", nn.ConvTranspose2d(8, 5, (2, 3), stride=2))
+    pieces = nn.Sequential()
+    pieces.add_module("conv", nn.Conv2d(8, 6, (1, 2), groups=2))
+    pieces.add_module("norm", nn.BatchNorm2d(6))
+    network.add_module("pieces", pieces)
+    network.add_module("up", nn.ConvTranspose2d(6, 5, (2, 3), stride=2))
     network.add_module("classifier", nn.Sequential())
     network.classifier.add_module("hidden", nn.Conv2d(5, 5, 1))
     network.classifier.add_module("linear", nn.Conv2d(5, 3, 1))
@@ -111,7 +120,8 @@ def published_torch():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5).mul_(torch.sign(torch.randn(tensor.shape)))
         # Slopes as they are in use, and variances above 0.
-        for tensor in (stem.act.weight, network.shared.weight, stem.norm.running_var):
+        slopes = stem.act.weight, network.shared.weight
+        for tensor in (*slopes, stem.norm.running_var, pieces.norm.running_var):
             tensor.abs_().mul_(0.5)
     return network.eval()
 
@@ -137,7 +147,8 @@ def test_published_tensors_load_into_torch(published_torch):
     state = {name: tensor.numpy() for name, tensor in published_torch.state_dict().items()}
     model = row("torch_layers")
     checkpoints.assign(model, state)
-    state.pop("stem.norm.num_batches_tracked")
+    for norm in ("stem", "pieces"):
+        state.pop(f"{norm}.norm.num_batches_tracked")
     shapes = checkpoints.published_shapes(model)
     assert shapes == {name: tensor.shape for name, tensor in state.items()}
     published = checkpoints.published(model)
@@ -281,6 +292,10 @@ def filled(model: keras.Model) -> set[str]:
 
 
 BACKBONE = {"stem.conv", "stem.norm", "stem.act", "depthwise"}
+MIDDLE = {
+    *("shared", "grouped", "up"),
+    *(f"pieces.{part}.group{i}" for part in ("conv", "norm") for i in range(2)),
+}
 
 
 def test_parts_from_another_model():
@@ -294,7 +309,7 @@ def test_parts_from_another_model():
     checkpoints.copy(model, source, part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.copy(model, source, part="all-but-classifier")
-    assert filled(model) == BACKBONE | {"shared", "grouped", "up"}
+    assert filled(model) == BACKBONE | MIDDLE
     with pytest.raises(kseg.KsegError, match=r"stem\.conv is missing; .*depthwise is missing"):
         checkpoints.copy(model, row("slim_layers"), part="backbone")
 
@@ -335,8 +350,6 @@ def test_parts_of_a_checkpoint():
     checkpoints.assign(model, torch_tensors(4), part="backbone")
     assert filled(model) == BACKBONE
     checkpoints.assign(model, torch_tensors(4), part="all-but-classifier")
-    assert filled(model) == BACKBONE | {"shared", "grouped", "up"}
+    assert filled(model) == BACKBONE | MIDDLE
     checkpoints.assign(model, torch_tensors())
-    assert filled(model) == BACKBONE | {
-        *("shared", "grouped", "up", "classifier.hidden", "classifier.linear")
-    }
+    assert filled(model) == BACKBONE | MIDDLE | {"classifier.hidden", "classifier.linear"}

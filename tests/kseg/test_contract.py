@@ -108,16 +108,27 @@ def test_sizes_and_file(name: str, model, tmp_path):
         np.testing.assert_allclose(got, outputs[size], atol=atol, rtol=0)
 
 
-def test_gradients_reach_every_weight(model):
+def without_gradient(model: kseg.SegmentationModel, image: np.ndarray) -> set[str]:
+    """The weights that an image's gradient does not reach."""
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.square(model(photo(SIZES[1]), training=False)))
+        loss = tf.reduce_mean(tf.square(model(image, training=False)))
     weights = model.trainable_weights
     gradients = tape.gradient(loss, [weight.value for weight in weights])
-    lost = [
+    return {
         weight.path
         for weight, gradient in zip(weights, gradients, strict=True)
         if gradient is None or not np.abs(gradient).max() > 0
-    ]
+    }
+
+
+def test_gradients_reach_every_weight(model):
+    image = photo(SIZES[1])
+    lost = without_gradient(model, image)
+    if lost:
+        # Random weights hold PIDNet's gates at their ends, where they have no slope; those of a
+        # faint image are in between.
+        mean = np.asarray(model.card.normalization.rgb_mean, "float32")
+        lost &= without_gradient(model, mean + (image - mean) / 100)
     assert not lost
 
 

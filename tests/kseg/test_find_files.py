@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kseg.data import open_dataset
 from kseg.data.check import check_data
 from kseg.data.finding import find_pairs, joined_names
 from kseg.errors import KsegWarning
+from kseg.evaluation import LabelMaps, evaluate
 
 
 def write(path: Path, pixels) -> None:
@@ -112,6 +114,34 @@ def test_dot_names(own):
         "  no problems",
         "  note: 10 names with a dot in front or of the system are passed over",
     ]
+
+
+@pytest.mark.parametrize(("image", "label"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_as_macos_writes_them(image, label, own):
+    """A file's name is other bytes there; people see the same."""
+    name = {form: unicodedata.normalize(form, "Straße_Café") for form in ("NFC", "NFD")}
+    write_pair(own, name[image], 20)
+    (own / f"labels/train/{name[image]}.png").rename(own / f"labels/train/{name[label]}.png")
+    data = open_dataset("folder", own, "train")
+    assert data.names == (name["NFC"], "a")
+    assert check_data("folder", own, "train").problems == []
+    write(own / f"maps/{name[label]}.png", np.arange(48).reshape(6, 8) % 2)
+    write(own / "maps/a.png", np.arange(48).reshape(6, 8) % 2)
+    assert evaluate(LabelMaps(own / "maps"), data).mean_iou == 1
+    shutil.copy(own / f"images/train/{name[image]}.png", own / f"images/train/{name[label]}.png")
+    with pytest.raises(kseg.KsegError, match=r"Caf.*: has the name of .*Caf.*; remove one"):
+        open_dataset("folder", own, "train")
+
+
+def test_pipes_are_no_images(own):
+    """To read one would wait for somebody who writes."""
+    os.mkfifo(own / "images/train/b.png")
+    os.mkfifo(own / "labels/train/a.tif")
+    with pytest.warns(KsegWarning, match=r"b\.png: is not used"):
+        assert open_dataset("folder", own, "train").names == ("a",)
+    report = check_data("folder", own, "train")
+    assert report.problems == []
+    assert [line.rpartition(": ")[2] for line in report.warnings] == ["b.png", "a.tif"]
 
 
 def test_names_that_cannot_be_used(own):

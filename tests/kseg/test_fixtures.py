@@ -88,6 +88,23 @@ _LRASPP = {
 }
 _LRASPP_ODD = ("low", "high", "scale", "logits_low")
 
+
+def _ffnet_taps(blocks: tuple[int, int, int, int]) -> dict[str, str]:
+    taps = {
+        f"feat{2 ** (i + 2)}": f"backbone_model.layer{i}.{count - 1}.relu"
+        for i, count in enumerate(blocks, 1)
+    }
+    fams = {"sm64": "32_sm", "sm32": "16_sm", "sm16": "8_sm", "sm8": "4"}
+    return taps | {
+        "adapter64": "head.layers.0.adapter_conv.3.layers.1.relu",
+        **{tap: f"head.layers.1.fam_{name}.layers.1.relu" for tap, name in fams.items()},
+        "concat": "head.layers.1.concat",
+        "logits_low": "head.layers.3.last_layer.3",
+    }
+
+
+_FFNET_40S = _ffnet_taps((4, 5, 6, 4))
+
 # fixture: (row, options, preprocessing in the fixture's graph, {tap: layer})
 CASES = {
     "cgnet_m3n21_a": (
@@ -186,6 +203,15 @@ CASES = {
             "decoder_5": "decoder.layers.5.relu",
         },
     ),
+    "ffnet_40s_a": ("ffnet_40s", {}, False, _FFNET_40S),
+    # The nearest resizes are by no whole factor.
+    "ffnet_40s_odd_a": (
+        "ffnet_40s",
+        {},
+        False,
+        {tap: layer for tap, layer in _FFNET_40S.items() if tap not in ("adapter64", "sm64")},
+    ),
+    "ffnet_78s_a": ("ffnet_78s", {}, False, _ffnet_taps((6, 12, 12, 8))),
     "liteseg_mobilenetv2_a": (
         "liteseg_mobilenet_v2",
         {},

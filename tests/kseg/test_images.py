@@ -1,5 +1,6 @@
 """Images as people have them: turned by EXIF, with alpha, huge, in other modes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,9 @@ def test_a_jpeg_that_one_decoder_refuses(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     Image.fromarray(pixels).save(images / "a.jpg", quality=90)
     Image.fromarray(np.arange(32 * 48).reshape(32, 48).astype(np.uint8) % 2).save(labels / "a.png")
+    for name in "bc":
+        shutil.copy(images / "a.jpg", images / f"{name}.jpg")
+        shutil.copy(labels / "a.png", labels / f"{name}.png")
     assert check_data("folder", tmp_path, "train").problems == []
 
     whole = (images / "a.jpg").read_bytes()
@@ -209,13 +213,17 @@ def test_a_jpeg_that_one_decoder_refuses(tmp_path):
         + b"\xff\xfe\xff\xff"
         + whole[middle + 4 :],
     }
-    for message, content in damages.items():
+    # The first is named, whichever thread is done first.
+    (images / "c.jpg").write_bytes(whole[:-2])
+    for (message, content), workers in zip(damages.items(), (1, 2), strict=True):
         (images / "a.jpg").write_bytes(content)
         assert read_image(images / "a.jpg").shape == (32, 48, 3)
         with pytest.raises(tf.errors.InvalidArgumentError):
             tf.io.decode_and_crop_jpeg(content, [0, 0, 32, 48], channels=3)
-        (problem,) = check_data("folder", tmp_path, "train").problems
+        problem, _ = check_data("folder", tmp_path, "train").problems
         assert f"a.jpg: {message}" in problem
         with pytest.raises(kseg.KsegError, match=rf"a\.jpg: {message}"):
-            prepare(open_dataset("folder", tmp_path, "train"), tmp_path / "records", workers=1)
-        assert not [*(tmp_path / "records").glob("shard*")]
+            prepare(
+                open_dataset("folder", tmp_path, "train"), tmp_path / "records", workers=workers
+            )
+        assert not [*(tmp_path / "r").glob("shard*")]

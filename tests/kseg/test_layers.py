@@ -10,6 +10,7 @@ import tensorflow as tf
 import kseg
 from kseg.layers import (
     AdaptiveAveragePooling,
+    ChannelSum,
     DilatedPooling,
     Normalize,
     PaddedAveragePooling,
@@ -97,13 +98,31 @@ def test_resize_refuses_to_guess_a_size():
         Resize()(keras.Input((4, 6, 3)))
 
 
-@pytest.mark.parametrize("shape", [(6, 8), (5, 7)])
-def test_padded_average_pooling(shape):
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7), (16, 33), (1, 2)])
+@pytest.mark.parametrize(("strides", "size"), [(2, 3), (1, 3), (2, 5), (4, 9), (8, 17)])
+def test_padded_average_pooling(shape, strides, size):
+    """Also built for any size, and from its configuration."""
     x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
-    want = windows.sum((-1, -2))[:, ::2, ::2] / 9
-    np.testing.assert_allclose(np.asarray(PaddedAveragePooling()(x)), want, atol=FLOAT32)
+    around = (size // 2,) * 2
+    padded = np.pad(x, ((0, 0), around, around, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    want = windows.sum((-1, -2))[:, ::strides, ::strides] / size**2
+    layer = PaddedAveragePooling(strides, size)
+    np.testing.assert_allclose(np.asarray(layer(x)), want, atol=FLOAT32)
+    assert layer.compute_output_shape(x.shape) == want.shape
+    assert PaddedAveragePooling.from_config(layer.get_config()).size == size
+    image = keras.Input((None, None, 3))
+    np.testing.assert_allclose(keras.Model(image, layer(image))(x), want, atol=FLOAT32)
+
+
+def test_channel_sum():
+    """In both forms."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
+    layer = ChannelSum(name="sum")
+    np.testing.assert_allclose(np.asarray(layer(x)), x.sum(-1, keepdims=True), atol=FLOAT32)
+    image = keras.Input((3, 4, 5))
+    twin = keras.Model(image, layer.as_convolutions(image))
+    np.testing.assert_allclose(twin(x), x.sum(-1, keepdims=True), atol=FLOAT32)
 
 
 def test_normalize():

@@ -13,46 +13,20 @@ from PIL import Image
 
 import kseg
 from kseg.cli import main
-from kseg.data import CITYSCAPES, open_dataset
-from kseg.evaluation import ConfusionMatrix, LabelMaps, SavedScores, evaluate, resume
+from kseg.data import CITYSCAPES, Shard, open_dataset, read_shards
+from kseg.evaluation import (
+    ConfusionMatrix,
+    SavedScores,
+    evaluate,
+    evaluate_shard,
+    merge_shards,
+    resume,
+)
 from kseg.evaluation.boundaries import BoundaryScores
 from kseg.evaluation.categories import InstanceScores
 from kseg.evaluation.confusion import runs
 from kseg.evaluation.counts import Counts
-from support import write_camvid
-
-
-def write_maps(folder, count, seed=5):
-    """Frames in Cityscapes' layout with label maps beside them, most of them right.
-
-    Ids in blocks of 5 x 7 pixels, a tenth of the pixels of the label maps at random;
-    riders, cars and bicycles are instances.
-    """
-    rng = np.random.default_rng(seed)
-    table = CITYSCAPES.file_table()
-    for number in range(count):
-        name = f"bonn_{number:06d}_000019"
-        labels = table[rng.integers(0, 20, (8, 9))].repeat(5, 0).repeat(7, 1)
-        wide = labels.astype(np.uint16)
-        things = np.isin(labels, (25, 26, 33))
-        instances = np.where(things, wide * 1000 + rng.integers(0, 9, dtype=np.uint16), wide)
-        noise = rng.random(labels.shape) < 0.1
-        answer = np.where(noise, table[rng.integers(0, 20, labels.shape)], labels)
-        for path, pixels in (
-            (f"leftImg8bit/val/bonn/{name}_leftImg8bit", np.zeros((*labels.shape, 3), np.uint8)),
-            (f"gtFine/val/bonn/{name}_gtFine_labelIds", labels),
-            (f"gtFine/val/bonn/{name}_gtFine_instanceIds", instances),
-            (f"maps/{name}_pred_labelIds", answer),
-        ):
-            file = folder / f"{path}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return open_dataset("cityscapes", folder, "val"), LabelMaps(folder / "maps")
-
-
-def without_time(report):
-    """Of a score as JSON."""
-    return {key: value for key, value in report.items() if key != "seconds"}
+from support import without_time, write_camvid, write_maps
 
 
 def test_runs_are_the_pixels():
@@ -186,28 +160,63 @@ def test_label_maps_that_do_not_fit(tmp_path, capsys):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kseg.data import open_dataset
-from kseg.evaluation import LabelMaps, SavedScores, evaluate, resume
-
-def kill(done, total):
-    if done == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+from kseg.data import WHOLE, Shard, open_dataset
+from kseg.evaluation import LabelMaps, SavedScores, evaluate_shard, resume
 
 resume.INTERVAL = 0
 folder = Path(sys.argv[1])
-evaluate(
-    LabelMaps(folder / "maps"), open_dataset("cityscapes", folder, "val"), boundaries=True,
-    saved=SavedScores(folder / "saved.json", folder / "maps"), progress=kill,
-)
+data = open_dataset("cityscapes", folder, "val")
+for shard, images in ((WHOLE, 3), (Shard(1, 2), 1), (Shard(2, 2), 2)):
+
+    def kill(done, total):
+        if done == images:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        saved = SavedScores(folder / f"{shard.number}-of-{shard.count}.saved", folder / "maps")
+        evaluate_shard(
+            LabelMaps(folder / "maps"), data, shard, boundaries=True, saved=saved, progress=kill
+        )
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
-    data, maps = write_maps(tmp_path, 6)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folder, data and label maps of a score and of two halves of it that were killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    data, maps = write_maps(folder, 6)
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, folder], timeout=300, stdout=subprocess.PIPE, check=True
+    )
+    assert list(map(int, child.stdout.split())) == [-signal.SIGKILL] * 3
+    return folder, data, maps
+
+
+def test_killed_shards_go_on_to_the_same_score(killed, tmp_path):
+    folder, data, maps = killed
+    files, done = [tmp_path / "1.json", tmp_path / "2.json"], []
+    for number, file in enumerate(files, 1):
+        evaluate_shard(
+            maps,
+            data,
+            Shard(number, 2),
+            boundaries=True,
+            saved=SavedScores(folder / f"{number}-of-2.saved", maps.folder),
+            progress=lambda *counts: done.append(counts),
+        ).write(file)
+    assert done == [(1, 3), (2, 3), (3, 3), (2, 3), (3, 3)]
+    scores, _ = merge_shards(read_shards(files))
+    want = evaluate(maps, data, boundaries=True)
+    assert without_time(scores.to_json()) == without_time(want.to_json())
+
+
+def test_a_killed_score_goes_on_to_the_same_figures(killed, tmp_path):
+    folder, data, maps = killed
     want = evaluate(maps, data, boundaries=True).to_json()
-    child = subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=300)
-    assert child.returncode == -signal.SIGKILL
-    saved = SavedScores(tmp_path / "saved.json", maps.folder)
+    saved = SavedScores(folder / "1-of-1.saved", maps.folder)
     done = []
     got = evaluate(
         maps, data, boundaries=True, saved=saved, progress=lambda *counts: done.append(counts)
@@ -224,7 +233,7 @@ def test_a_killed_score_goes_on_to_the_same_figures(tmp_path):
         (some, dict(boundaries=True), "images 6 there and 3 here"),
         (data, dict(boundaries=False), "boundaries true there and false here"),
     ):
-        with pytest.raises(kseg.KsegError, match=rf"saved\.json: is of another score: .*{name}"):
+        with pytest.raises(kseg.KsegError, match=rf"\.saved: is of another score: .*{name}"):
             evaluate(maps, other, saved=saved, **way)
     _, other = write_maps(tmp_path / "other", 6, seed=6)
     with pytest.raises(kseg.KsegError, match=r"another score: model .* there and .* here; name"):

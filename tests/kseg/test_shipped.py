@@ -1,12 +1,15 @@
 """Weights that come with the package, and how they are put there."""
 
+import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import kseg
 from kseg import checkpoints, shipped
@@ -31,8 +34,42 @@ def test_a_model_comes_back(folder, tiny_model):
     assert shipped.list_shipped() == ["tiny:cgnet_m3n21"]
     model = load("tiny:cgnet_m3n21")
     assert model.card == tiny_model.card.replace(weights="tiny:cgnet_m3n21")
-    for a, b in zip(model.get_weights(), tiny_model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for variable, wanted in zip(model.weights, tiny_model.get_weights(), strict=True):
+        assert variable.dtype == "float32"
+        # A kernel is within half of float16's last digit, and of its smallest number.
+        close = {"rtol": 2**-11, "atol": 2**-25} if variable.name == "kernel" else {"rtol": 0}
+        np.testing.assert_allclose(variable, wanted, **close)
+
+
+def test_only_kernels_in_the_range_of_float16_are_halved():
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(0, 0.1, (8, 4, 3, 3)).astype(np.float32)
+    kernel[0, 0, 0] = 0, 1e-6, -1e-8  # below float16's normal numbers
+    full = {
+        "large": np.float32([[1.0, 7e4]]),
+        "small": np.float32([[5e-5, 0]]),
+        "running_var": np.float32([1e-9, 0.3, 85_080]),
+        "bias": np.float32([0.1, 0.2]),
+    }
+    kept = checkpoints.with_half_kernels({"kernel": kernel, **full})
+    halved = kept.pop("kernel")
+    assert halved.dtype == np.float16
+    np.testing.assert_allclose(halved, kernel, rtol=2**-11, atol=2**-25)
+    for name, tensor in kept.items():
+        assert tensor.dtype == np.float32
+        np.testing.assert_array_equal(tensor, full[name])
+
+
+@pytest.mark.parametrize("name", shipped.list_shipped())
+def test_facts_are_of_the_file(name):
+    path = shipped.weights_file(name)
+    content, file = path.read_bytes(), shipped.facts(name)["file"]
+    assert len(content) == file["bytes"] < 8e6
+    assert hashlib.sha256(content).hexdigest() == file["sha256"]
+    tensors = load_file(path).values()
+    kernels = [str(tensor.dtype) for tensor in tensors if tensor.ndim > 1]
+    assert Counter(kernels) == file["kernels"]
+    assert {str(tensor.dtype) for tensor in tensors if tensor.ndim == 1} == {"float32"}
 
 
 @pytest.mark.parametrize("path", [":x.keras", "/tmp:1/x.keras", "other:x.keras"])
@@ -46,12 +83,12 @@ def test_the_tensors_have_their_published_names(folder, tiny_model):
     assert {n: t.shape for n, t in tensors.items()} == checkpoints.published_shapes(tiny_model)
 
 
-def test_by_the_argument_of_create_model(folder, tiny_model):
+def test_by_the_argument_of_create_model(folder):
     model = kseg.create_model("cgnet_m3n21", weights="tiny", input_shape=(48, 64, 3), batch_size=1)
     assert model.input_shape == (1, 48, 64, 3)
     assert model.card.dataset == "camvid"
     image = np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)).astype("float32")
-    np.testing.assert_allclose(model(image), tiny_model(image), atol=1e-5)
+    np.testing.assert_allclose(model(image), load("tiny:cgnet_m3n21")(image), atol=1e-5)
     with pytest.raises(kseg.KsegError, match="tiny:cgnet_m3n21: has 11 classes, not 19"):
         kseg.create_model("cgnet_m3n21", weights="tiny", num_classes=19)
     with pytest.raises(kseg.KsegError, match=r"tiny:enet: no such weights; kseg ships tiny:cgnet"):

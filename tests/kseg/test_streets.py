@@ -17,6 +17,7 @@ from kseg.errors import KsegError
 from kseg.streets import Scene, draw_scene, write_streets
 from kseg.streets.colors import rgb
 from kseg.streets.drawing import Canvas, Frame, Light, Pen
+from kseg.streets.plan import NOT_SIMPLE
 
 SCENES = 40
 
@@ -123,6 +124,17 @@ def test_every_class_occurs_with_a_sane_share(train_ids):
     outside = {n: got[n] for n, (low, high) in SHARES.items() if not low <= got[n] <= high}
     assert not outside
     assert 1 < shares[255] < 12  # void: bonnet, bins, parking, rails, bridges
+
+
+def test_simple_streets_have_ten_classes():
+    """The ten each in most streets, the other nine in none."""
+    drawn = [draw_scene(seed, 96, 192, simple=True).labels for seed in range(12)]
+    ids = CITYSCAPES.label_table()[np.stack(drawn)].reshape(len(drawn), -1)
+    found = np.stack([np.bincount(labels, minlength=256)[:19] > 0 for labels in ids])
+    share = dict(zip(CITYSCAPES.names, found.mean(0).tolist(), strict=True))
+    absent = {name for name in share if not share[name]}
+    assert absent == set(NOT_SIMPLE)
+    assert min(share[name] for name in share.keys() - absent) > 0.5
 
 
 def test_instances_agree_with_labels(scenes):
@@ -250,11 +262,11 @@ def test_errors(tmp_path):
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     drawn = []
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(args)
-        return draw_scene(*args)
+        return draw_scene(*args, **options)
 
     monkeypatch.setattr(streets, "draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -266,8 +278,18 @@ def test_command(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     folder = tmp_path / "streets"
-    args = ["--count", "2", "--size", "32", "64", "--seed", "4"]
+    args = ["--count", "2", "--size", "32", "64", "--seed", "4", "--simple"]
     command.run(parser.parse_args([str(folder), *args]))
-    write_streets(tmp_path / "same", 2, size=(32, 64), seed=4)
+    write_streets(tmp_path / "same", 2, size=(32, 64), seed=4, simple=True)
     assert contents(folder) == contents(tmp_path / "same")
+    data = open_dataset("folder", folder, "val")
+    assert data.classes.names == tuple(n for n in CITYSCAPES.names if n not in NOT_SIMPLE)
+    assert data.classes.colors[-1] == (0, 0, 142)  # of the car
+    (sample,) = data.samples
+    image, label = data.labelled(sample)
+    scene = draw_scene(streets._scene_seed(4, "val", 0), 32, 64, simple=True)
+    np.testing.assert_array_equal(image, scene.image)
+    names = [*data.classes.names, *(["void"] * 246)]
+    known = dict(zip(CITYSCAPES.file_ids, CITYSCAPES.names, strict=True))
+    assert [names[i] for i in label.flat] == [known.get(i, "void") for i in scene.labels.flat]
     assert "2 streets of 32x64" in capsys.readouterr().out

@@ -60,6 +60,11 @@ def least(x):
 
 
 CASES = {
+    "reversed channels": (
+        "reverse_channels_by_convolution",
+        chain(lambda x: x[..., ::-1], lambda x: x[:, :, :, ::-1], lambda x: x[:, ..., 2:]),
+        set(),
+    ),
     "rescaling": (
         "normalise_by_layer",
         lambda: normalised(image(), kl.Rescaling(1 / 127.5, [-1, -0.5, 0])),
@@ -251,6 +256,17 @@ def test_training_in_the_graph_is_refused():
     model = keras.Model(x, kl.Dropout(0.5, name="drop")(x, training=True))
     with pytest.raises(ValueError, match="drop: is called with training=True"):
         flatten(model)
+
+
+def test_slices_that_only_permute_channels_are_convolutions():
+    """Of the chain above two; a part, and rows upside down, stay slices."""
+    graph = flatten(CASES["reversed channels"][1]())
+    kinds = [type(x).__name__ for x in foreign.reverse_channels_by_convolution(graph).operations]
+    assert kinds == ["InputLayer", "Conv2D", "Conv2D", "Conv2D", "GetItem"]
+    for other in (lambda x: x[:, ::-1], lambda x: x[..., ::-2], lambda x: x[:, ::-1, :, ::-1]):
+        graph = flatten(chain(other)())
+        graph = foreign.reverse_channels_by_convolution(graph)
+        assert type(graph.operations[-1]).__name__ == "GetItem"
 
 
 def test_operators_of_an_attention():

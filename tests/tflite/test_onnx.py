@@ -12,6 +12,7 @@ import kseg
 import kseg.tflite
 from kseg.card import Card
 from kseg.cli import main
+from kseg.layers import NearestResize
 from kseg.tflite import export
 from kseg.tflite.onnx_export import to_onnx
 from kseg.tflite.predictors import OnnxPredictor
@@ -173,6 +174,20 @@ def test_large_weights_go_round_tf2onnx(tiny_model, files, tmp_path, monkeypatch
     want = OnnxPredictor(files["logits"])(IMAGE)
     got = OnnxPredictor(tmp_path / "x.onnx")(IMAGE)
     np.testing.assert_allclose(got, want, atol=FLOAT32 * np.ptp(want))
+
+
+def test_the_nearest_resize(tiny_model):
+    """To sizes that scales in float32 miss by one: floor(9 * (17 / 9)) is 16."""
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, 9, 5, 3), tf.float32, name="image")
+    layer, like = NearestResize(), np.zeros((1, 17, 9, 1), np.float32)
+    function = tf.function(lambda image: {"output_0": layer(image, like)}, [spec])
+    image = np.random.default_rng(0).normal(size=spec.shape).astype(np.float32)
+    session = onnxruntime.InferenceSession(to_onnx(function, tiny_model.card))
+    (got,) = session.run(None, {"image": image})
+    rows, columns = (np.arange(size) * extent // size for extent, size in ((9, 17), (5, 9)))
+    np.testing.assert_array_equal(got, image[:, rows][:, :, columns])
 
 
 def test_an_operator_without_onnx_form(tiny_model):

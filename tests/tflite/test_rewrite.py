@@ -5,16 +5,21 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers as kl
+from keras import ops
 
 import kseg
 from kseg import checkpoints
-from kseg.data import open_dataset
+from kseg.data import open_dataset, read_image
+from kseg.resize import resize_bilinear
+from kseg.shipped import SAMPLE
 from kseg.tflite import convert
 from kseg.tflite.export import export_graph, to_flatbuffer
-from kseg.tflite.flatbuffer import operators
+from kseg.tflite.flatbuffer import operator_inputs, operator_outputs, operators
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import (
+    AxisMean,
     SlicedConv2D,
+    average_by_axes,
     fold_batch_norms,
     normalise_by_convolution,
     relu_into_branches,
@@ -144,10 +149,18 @@ def test_normalisation_is_a_convolution(dtype, order):
 
 
 @pytest.mark.parametrize(
-    "deviations", [(255 * 69.85317, 255 * 72.65216, 255 * 72.06399), (128.0, 255 * 72.65216, 64.0)]
+    "deviations",
+    [
+        (255 * 69.85317, 255 * 72.65216, 255 * 72.06399),
+        (128.0, 255 * 72.65216, 1.0),
+        (255 * 65535.0, 58.4, 64.0),
+    ],
 )
 def test_small_deviations_are_no_subnormal_numbers_in_half_precision(deviations):
-    """ESPNet's of CamVid: 1 / (255 * 72), which some GPUs take for zero; and one among others."""
+    """ESPNet's of CamVid: 1 / (255 * 72), which some GPUs take for zero; and one among others.
+
+    Nor does the first factor take another channel beyond half precision's largest number.
+    """
     x = keras.Input((5, 7, 3), batch_size=1)
     means = (72.4, 82.9, 72.9)
     model = keras.Model(x, kseg.layers.Normalize(means, deviations, "BGR")(x))
@@ -161,10 +174,111 @@ def test_small_deviations_are_no_subnormal_numbers_in_half_precision(deviations)
     # Two kernels' diagonals and the shift.
     assert len(values) == 9
     assert values.min() >= np.finfo(np.float16).smallest_normal
+    assert values.max() < 255
     image = np.random.default_rng(5).integers(0, 256, (1, 5, 7, 3)).astype("float32")
     want = (image[..., ::-1] - np.float64(means)) / deviations
     # float32 on values up to 255, divided by the deviation
-    np.testing.assert_allclose(graph(image), want, atol=1e-4 / min(deviations))
+    assert (np.abs(graph(image) - want) < 1e-4 / np.array(deviations)).all()
+
+
+# A quarter of half precision's largest number, for values that no test has seen.
+LARGEST_SUM = 2**14
+
+
+def averages(x):
+    """Every mean over a map and every pooling that is split, of one that is not beside it."""
+    pool = kl.AveragePooling2D
+    large = [
+        kl.GlobalAveragePooling2D(keepdims=True, name="kept")(x),
+        kl.GlobalAveragePooling2D(name="flat")(x),
+        ops.mean(x, axis=(-3, 2), keepdims=True),
+        ops.mean(x, axis=(1, 2)),
+        pool((23, 15), strides=1, name="window")(x),
+        pool((23, 15), strides=(3, 2), padding="same", name="cut")(x),
+    ]
+    small = [pool(16)(x), pool((37, 1))(x), ops.mean(x, axis=3), ops.mean(x, axis=(0, 1, 2))]
+    return large, small
+
+
+def test_means_and_large_poolings_by_axes():
+    """Of sides without a common divisor, and of prime ones; others stay as they are."""
+    x = keras.Input((37, 41, 3), batch_size=1)
+    large, small = averages(x)
+    model = keras.Model(x, [*large, *small])
+    graph = average_by_axes(model)
+    kinds = [type(layer).__name__ for layer in graph.operations]
+    assert kinds.count("AxisMean") == 8
+    assert kinds.count("AveragePooling2D") == 2 + 4
+    assert kinds.count("Mean") == 2
+    image = np.random.default_rng(5).uniform(0, 255, (1, 37, 41, 3)).astype("float32")
+    for got, want in zip(graph(image), model(image), strict=True):
+        assert got.shape == want.shape
+        # float32 sums of 1517 values up to 255 in another order
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(graph(image)[0][0, 0, 0], image.mean((0, 1, 2), float), rtol=1e-5)
+
+
+def in_half(content, image):
+    """A .tflite model's output in half precision, sums too, and the largest partial sum.
+
+    Of means and products alone. Sums are made by halves, as the threads of a GPU make them.
+    """
+    interpreter = Interpreter(model_content=content)
+    details = {tensor["name"]: tensor for tensor in interpreter.get_tensor_details()}
+    (source,) = interpreter.get_input_details()
+    values = {source["name"]: image.astype(np.float16)}
+    inputs, largest, x = operator_inputs(content), 0.0, image
+    for kind, tensor in operator_outputs(content).values():
+        x, other = (
+            values[name] if name in values else interpreter.get_tensor(details[name]["index"])
+            for name in inputs[tensor]
+        )
+        if kind == "MUL":
+            x = x * other
+        else:
+            assert kind == "MEAN"
+            count = np.float16(1 / np.prod(np.take(x.shape, other)))
+            for axis in other:
+                while (size := x.shape[axis]) > 1:
+                    assert size % 2 == 0
+                    first, second = np.split(x, 2, axis)
+                    x = first + second
+                    largest = max(largest, float(np.abs(x).max()))
+            x = x * count
+        values[tensor] = x
+    return x, largest
+
+
+def test_a_mean_that_half_precision_cannot_hold():
+    """Values about 10 over 128x128, of which the sum is 163,840."""
+    x = keras.Input((128, 128, 4), batch_size=1)
+    model = keras.Model(x, kl.Multiply()([x, kl.GlobalAveragePooling2D(keepdims=True)(x)]))
+    image = np.random.default_rng(5).normal(10, 1, (1, 128, 128, 4))
+    want = image * image.mean((1, 2))
+    with np.errstate(over="ignore"):
+        got, largest = in_half(to_flatbuffer(model).content, image)
+    assert not np.isfinite(got).any()
+    assert largest == np.inf
+    got, largest = in_half(to_flatbuffer(average_by_axes(model)).content, image)
+    # four roundings of 2**-11 and those of the sums, of 14 steps
+    np.testing.assert_allclose(got, want, rtol=5e-3)
+    assert largest < LARGEST_SUM / 8
+
+
+def test_sums_of_the_shipped_cgnet():
+    """On the sample street: at an eighth of 1024x2048, where rows have an eighth of the pixels."""
+    size = (128, 256)
+    graph, _ = export_graph(kseg.load("camvid-train:cgnet_m3n21"), "logits", size)
+    means = [layer for layer in graph.layers if isinstance(layer, AxisMean)]
+    assert [layer.axis for layer in means] == [2, 1] * 24
+    rows = keras.Model(graph.input, [layer.input for layer in means if layer.axis == 2])
+    image = resize_bilinear(read_image(SAMPLE), size)[None]
+    values = [np.asarray(value) for value in rows(image)]
+    # The largest of a sum in any order: of all positive or of all negative values.
+    parts = [np.maximum(sign * value, 0) for value in values for sign in (1, -1)]
+    whole, row, column = (max(part.sum(axes).max() for part in parts) for axes in ((1, 2), 2, 1))
+    assert 64 * whole > np.finfo(np.float16).max  # what the rewrite is for
+    assert 8 * max(row, column) < LARGEST_SUM / 4
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

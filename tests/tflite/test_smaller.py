@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import kseg
 from kseg.cli import main
-from kseg.tflite import cluster, convert
+from kseg.tflite import cluster, convert, prune
 from kseg.tflite.bridge import to_tf_keras
 from kseg.tflite.flatbuffer import operators
 from kseg.tflite.predictors import TFLitePredictor
@@ -236,3 +236,54 @@ def test_sparse_refusals(name, options, message, small_model, tmp_path):
     with pytest.raises(kseg.KsegError, match=message):
         convert(small_model, tmp_path / name, sparse=True, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def wrapped(shared: bool = False) -> kseg.SegmentationModel:
+    """A network with a model inside, whose layers have names of the outer one's."""
+    keras.utils.set_random_seed(1)
+    encoder = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(8, 3, strides=2, padding="same", name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.ReLU(),
+        ],
+        name="encoder",
+    )
+    image = keras.Input((None, None, 3))
+    x = encoder(keras.layers.Rescaling(1 / 255)(image))
+    conv = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")
+    x = conv(conv(x)) if shared else conv(x)
+    return kseg.wrap(keras.Model(image, keras.layers.Conv2D(5, 1, name="scores")(x), name="own"))
+
+
+def test_wrapped_models():
+    """All of their convolutions; the rest of the graph, and the model itself, stay as they are."""
+    labels = np.zeros((1, 48, 64), np.uint8)
+    batches = tf.data.Dataset.from_tensors((IMAGE[None].astype("float32"), labels))
+    options = dict(batches=batches, loss=cross_entropy)
+    model = wrapped()
+    before, paths = model.get_weights(), [weight.path for weight in model.weights]
+    results = [
+        prune(model, steps=4, sparsity=0.5, **options),
+        cluster(model, steps=1, clusters=4, **options),
+    ]
+    for result in results:
+        assert [tuple(weight.shape) for weight in result.weights] == [w.shape for w in before]
+        assert [weight.path for weight in result.weights] == paths
+        changed = [
+            not np.array_equal(new, old)
+            for new, old in zip(result.get_weights(), before, strict=True)
+        ]
+        assert all(changed)
+        found = [weight for weight in result.get_weights() if weight.ndim == 4]
+        assert len(found) == 3
+        for kernel in found:
+            if result is results[0]:
+                assert (kernel == 0).sum() == kernel.size // 2
+            else:
+                assert np.unique(kernel).size <= 4
+    for new, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+    with pytest.raises(kseg.KsegError, match=r"own: calls \S*conv twice"):
+        cluster(wrapped(shared=True), steps=1, clusters=4, **options)

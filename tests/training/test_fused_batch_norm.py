@@ -58,6 +58,39 @@ def test_a_training_step(policy: str, tolerance: float):
         np.testing.assert_allclose(got, want, rtol=max(tolerance, 1e-5))
 
 
+@keras.saving.register_keras_serializable("test")
+class Block(keras.layers.Layer):
+    """A layer of the user's with a BatchNorm inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+
+    def call(self, x, training=None):
+        return self.norm(x, training=training)
+
+
+def test_models_and_layers_inside():
+    """As in a wrapped model, whose network is one layer."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(3, 2, (2, 5, 5, 5)).astype("float32")
+    factor = rng.normal(size=x.shape).astype("float32")
+    results = []
+    for fused in (2, 0):
+        image = keras.Input((None, None, 5))
+        # Without something between, the second would undo the first, which had no gradients.
+        model = keras.Model(image, Block()(keras.ops.tanh(make()(image))))
+        if fused:
+            assert fuse_batch_norm(model) == fused
+        results.append(step(model, x, factor))
+    for got, want in zip(*results, strict=True):
+        # float32's sums in another order, through two layers
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
 def test_inference_and_files_are_keras(tmp_path):
     x = np.random.default_rng(2).normal(size=(1, 4, 6, 5)).astype("float32")
     model = make()

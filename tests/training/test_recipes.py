@@ -51,13 +51,15 @@ def test_recipe(name, folders, tmp_path, capsys):
     arguments += ["--data-dir", str(folders / values["dataset"]), "--val-split", "none"]
     arguments += ["--batch-size", "2", "--crop", "65", "65", *OTHER]
     if "auxiliary" in values:
-        arguments += ["--auxiliary", "0.4", "0.4"]
+        # "small" has two training heads, and none of boundaries.
+        arguments += ["--auxiliary", "0.4", "0.4", "--boundary-aware", "0"]
     # Another network's part by that name.
     arguments += ["--init-part", "all"]
     assert main(arguments) == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "run/config.json").read_text())["config"]
     assert record["recipe"] == name
-    kept = set(values) - {"model", "steps", "batch_size", "crop", "init_part", "auxiliary"}
+    kept = set(values) - {"model", "steps", "batch_size", "crop", "init_part"}
+    kept -= {"auxiliary", "boundary_aware"}
     plain = json.loads(json.dumps({key: values[key] for key in kept}))
     assert {key: record[key] for key in kept} == plain
     assert (tmp_path / "run/model.keras").is_file()
@@ -73,6 +75,9 @@ def test_recipe(name, folders, tmp_path, capsys):
         ("deeplab_v2_voc", "sgd", 2.5e-3, 5e-4, 5, 40e3, 321, (0.5, 1.5), None),
         # cityscapes_pspnet50.yaml and tool/train.py
         ("pspnet_cityscapes", "sgd", 0.1, 1e-4, 16, 200, 713, (0.5, 2), None),
+        # pidnet_small_cityscapes.yaml, base_dataset.py; the paper, Section IV
+        ("pidnet_cityscapes", "sgd", 0.01, 5e-4, 12, 484, 1024, (0.5, 2.1), None),
+        ("ddrnet_cityscapes", "sgd", 0.01, 5e-4, 12, 484, 1024, (0.5, 2), None),
         # train.py; rate and decay are of a sum over the pixels
         ("liteseg_cityscapes", "sgd", 1e-7, 5e-4, 4, 100, (512, 1024), (0.2, 0.8), None),
         # cityscapes_train.py and camvid_train.py
@@ -109,8 +114,22 @@ def test_values_of_the_papers(
         assert config.schedule == "poly"
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "auxiliary", "boundary_aware"),
+    # utils/criterion.py, BALANCE_WEIGHTS and SB_WEIGHTS; the paper's alpha
+    [("pidnet_cityscapes", 6, (0.4, 20), 1), ("ddrnet_cityscapes", 3, (0.4,), 0)],
+)
+def test_losses_of_dual_resolution(name, images, auxiliary, boundary_aware):
+    """OHEM of 131,072 pixels of the images of a GPU at least, for the logits alone."""
+    config = from_recipe(name)
+    assert (config.loss, config.auxiliary_loss) == ("ohem", "cross_entropy")
+    assert config.ohem_threshold == 0.9
+    assert config.ohem_fraction * images * 1024 * 1024 == pytest.approx(131_072)
+    assert (config.auxiliary, config.boundary_aware) == (auxiliary, boundary_aware)
+
+
 def test_list(capsys):
     assert main(["train", "--recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(RECIPES)
-    assert "arXiv:1811.08201" in lines[5]
+    assert "arXiv:1811.08201" in lines[7]

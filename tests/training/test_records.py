@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from PIL import Image
 import kseg
 import kseg.training
 from kseg.cli import main
-from kseg.data import open_dataset, read_image
+from kseg.data import Shard, open_dataset, read_image
 from kseg.errors import KsegWarning
 from kseg.evaluation import LabelMaps, evaluate
 from kseg.evaluation.overlays import write_overlays
+from kseg.evaluation.sources import find_sources
 from kseg.predictor import KerasPredictor, predict_labels
-from kseg.training import open_records, prepare, records, tfrecord
+from kseg.training import open_records, prepare, prepare_shard, records, tfrecord
 from support import run_kseg, write_camvid
 
 SHARDS = 3
@@ -184,7 +186,7 @@ def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
     with pytest.raises(kseg.KsegError, match=r"index\.json: cannot be read; `kseg prepare` writes"):
         open_records(tmp_path)
     # What a killed writer leaves, and a shard whose part of the index was not written.
-    (tmp_path / ".kseg-left").mkdir()
+    (tmp_path / ".kseg-unfinished-left").mkdir()
     (tmp_path / FILES[1]).with_suffix(".json").unlink()
 
     written, counts = [], []
@@ -193,6 +195,48 @@ def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
     assert written == FILES[1:]
     assert counts == [(2, 6), (4, 6), (6, 6)]
     assert contents(tmp_path) == contents(folder)
+
+
+def test_shards_of_a_preparation(data, folder, tmp_path, monkeypatch):
+    """Whoever ends last writes the index; one that is killed goes on; two are one too many."""
+    real = records._write_shard
+
+    def part(number, **way):
+        return prepare_shard(data, tmp_path, Shard(number, 4), shards=SHARDS, workers=1, **way)
+
+    def killed(path, *args):
+        # What SIGKILL leaves, of this machine and of another that may be writing.
+        for host in (socket.gethostname(), f"{socket.gethostname()}-2"):
+            left = tmp_path / f".kseg-unfinished-{host}-abcdefgh"
+            left.mkdir()
+            (left / path.name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    assert part(1) is False  # four processes for three files
+    monkeypatch.setattr(records, "_write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        part(4)
+    monkeypatch.setattr(records, "_write_shard", real)
+    counts = []
+    assert part(4, progress=lambda *n: counts.append(n)) is False
+    assert counts == [(0, 2), (2, 2)]
+    (of_another,) = tmp_path.glob(".kseg-*")
+
+    def meanwhile(path, *args):
+        with pytest.raises(kseg.KsegError, match=rf"process {os.getpid()} on .* works on it"):
+            part(3)
+        with pytest.raises(kseg.KsegError, match="works on it; let it end"):
+            prepare(data, tmp_path, shards=SHARDS, workers=1)
+        monkeypatch.setattr(records, "_write_shard", real)
+        assert part(2) is False
+        return real(path, *args)
+
+    monkeypatch.setattr(records, "_write_shard", meanwhile)
+    assert part(3) is True
+    assert contents(of_another) == {FILES[2]: b"half"}
+    shutil.rmtree(of_another)
+    assert contents(tmp_path) == contents(folder)
+    assert open_records(tmp_path).fingerprint() == open_records(folder).fingerprint()
 
 
 def test_the_command_with_two_workers_writes_the_same(folder, tiny_camvid, tmp_path):
@@ -371,7 +415,7 @@ def test_photographs_are_upright_everywhere(size, orientation, tmp_path, tiny_mo
     scores = evaluate(LabelMaps(tmp_path / "data/labels/val"), data)
     assert scores.mean_iou == 1
     predictor = KerasPredictor(tiny_model)
-    (path, _) = write_overlays(predictor, [data.samples[0].image], tmp_path / "out")
+    (path, _) = write_overlays(predictor, find_sources([data.samples[0].image]), tmp_path / "out")
     want = tiny_model.card.train_ids()[predict_labels(predictor, read_image(data.samples[0].image))]
     np.testing.assert_array_equal(np.asarray(Image.open(path)), want)
     assert want.shape == size

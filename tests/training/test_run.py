@@ -23,15 +23,16 @@ import kseg
 from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
+from kseg.files import check_room
 from kseg.loading import load, ship
-from kseg.training import TrainingConfig, train
+from kseg.training import TrainingConfig, callbacks, train
 from kseg.training.callbacks import Checkpoint
 from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import whole_images
 from kseg.training.run import default_crop, stretches
-from support import random_tensors, with_small, write_camvid
+from support import random_tensors, room_for, with_small, write_camvid
 
 
 def arguments(folder: Path, run_dir: Path, *extra: object) -> list[str]:
@@ -100,7 +101,7 @@ def test_model_is_for_inference(undisturbed):
     assert not model.compiled
 
 
-def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp_path):
+def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp_path, capsys):
     run_dir = tmp_path / "killed"
     command = [*with_small(), *arguments(tiny_camvid, run_dir)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -108,9 +109,15 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
     deadline = time.monotonic() + 300
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
+    os.kill(process.pid, signal.SIGSTOP)
+    before = sorted(run_dir.rglob("*"))
+    assert main(arguments(tiny_camvid, run_dir)) == 1
+    assert f"{run_dir}: process {process.pid} on " in capsys.readouterr().err
+    assert sorted(run_dir.rglob("*")) == before
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run_dir / "model.keras").exists()
+    (run_dir / "checkpoints/.kseg-unfinished-left").mkdir()
 
     assert main(arguments(tiny_camvid, run_dir)) == 0
     for a, b in zip(
@@ -123,6 +130,7 @@ def test_killed_run_ends_where_the_undisturbed_did(undisturbed, tiny_camvid, tmp
         for d in (run_dir, undisturbed)
     ]
     assert histories[0] == histories[1]
+    assert not list(run_dir.rglob(".*"))
 
 
 def test_a_complete_run_stays(undisturbed, tiny_camvid, capsys):
@@ -672,3 +680,27 @@ def test_a_damaged_image_is_named(tmp_path, capsys):
     Image.new("L", (64, 48), 77).save(folder / "trainannot/000.png")
     assert main(arguments(folder, tmp_path / "run2")) == 1
     assert "trainannot/000.png: has ids [77]" in capsys.readouterr().err
+
+
+def test_no_room_for_a_state(small_row, tmp_path, monkeypatch):
+    """HDF5 would end the process; the state before stays, and nothing half-written."""
+    model = kseg.create_model("small", num_classes=2)
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.set_model(model)
+    asked = []
+    monkeypatch.setattr(
+        callbacks, "check_room", lambda *way: (asked.append(way[1]), check_room(*way))
+    )
+    checkpoint.save()
+    (state,) = checkpoint.states()
+    size = state.stat().st_size
+    assert size <= asked[0]
+    checkpoint.steps.done = 1
+    for room in (0, size // 2, size - 1):
+        with room_for(room), pytest.raises(kseg.KsegError, match=r"step-00000001.*cannot be wri"):
+            checkpoint.save()
+        assert list(tmp_path.iterdir()) == [state]
+    checkpoint.save()
+    assert checkpoint.steps_saved() == [1]
