@@ -11,8 +11,7 @@ from kseg.file_card import FileCard, read_file_card
 from kseg.files import check_is_file
 from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
-
-RUNTIMES = ("cpu", "litert-gpu")
+from kseg.tflite.options import RUNTIMES
 
 
 def open_predictor(
@@ -27,8 +26,9 @@ def open_predictor(
 
     Args:
         file: a model, a ``.keras``, ``.tflite`` or ``.onnx`` file, or shipped WEIGHTS:MODEL.
-        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, for .tflite files. None
-            is "cpu", which for Keras means whatever its backend runs on.
+        runtime: "cpu"; for .tflite files also "litert-gpu", the LiteRT GPU accelerator, and
+            "litert-fp16", half precision on the CPU. None is "cpu", which for Keras means
+            whatever its backend runs on.
         threads: of the CPU, for .tflite and .onnx files; None takes all cores.
         output_stride: of a Keras model, where it is not the one it was trained at.
         card: of a .tflite or .onnx file of others, as ``kseg.file_card.FileCard`` or its JSON
@@ -43,7 +43,7 @@ def open_predictor(
     suffix = path.suffix if path else ""
     runtime = runtime or "cpu"
     if runtime not in RUNTIMES or (runtime != "cpu" and suffix != ".tflite"):
-        raise KsegError(f"{name}: runtime is {runtime!r}; a .tflite takes {' or '.join(RUNTIMES)}")
+        raise KsegError(f"{name}: runtime is {runtime!r}; a .tflite takes {', '.join(RUNTIMES)}")
     if isinstance(card, str | Path):
         card = read_file_card(card)
     if path is None or shipped.is_model(path):
@@ -69,6 +69,10 @@ def open_predictor(
         if threads is not None:
             raise KsegError(f"{name}: threads is {threads}; the GPU accelerator takes none")
         return GpuPredictor(path, stated=card)
+    if runtime == "litert-fp16":
+        from kseg.tflite.gpu import HalfPredictor
+
+        return HalfPredictor(path, stated=card, threads=threads)
     from kseg.tflite.predictors import TFLitePredictor
 
     return TFLitePredictor(path, threads, card)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import camvid as camvid_results
+import half
 import keras
 import latency
 import numpy as np
@@ -294,6 +295,23 @@ def test_the_pages(path):
     name = next(iter(tables))
     with pytest.raises(ValueError, match=f"no place for {name}"):
         page.filled(text.replace(f"<!-- {name} -->", ""), tables)
+
+
+def test_half_precision():
+    """Every network with trained weights at every size, and what scores lose in half precision."""
+    rows = table.read(half.TABLE)
+    assert [*rows[0]] == [*half.COLUMNS]
+    subjects = [each for each in half.subjects(Path("weights")) if each.file]
+    wanted = {
+        (each.model, each.weights, "{}x{}".format(*size))
+        for each in subjects
+        for size in each.sizes()
+    }
+    assert {half.key(row) for row in rows if row["weights"] != "random"} == wanted
+    for row in rows:
+        assert float(row["same_class"]) > 0.99
+        # points, as files in half precision may lose
+        assert abs(float(row["points"] or 0)) <= 0.1
 
 
 def test_the_plot(tmp_path):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kseg.tflite.clustering import cluster
     from kseg.tflite.conversion import convert, convert_each
     from kseg.tflite.gpu import GpuPredictor
+    from kseg.tflite.half import check_half
     from kseg.tflite.noise import format_noise, quantisation_noise
     from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
     from kseg.tflite.pruning import prune
@@ -29,6 +30,7 @@ _MODULES = {
     "TFLitePredictor": "predictors",
     "Timing": "timing",
     "benchmark": "timing",
+    "check_half": "half",
     "cluster": "clustering",
     "convert": "conversion",
     "convert_each": "conversion",
@@ -46,6 +48,7 @@ __all__ = [
     "TFLitePredictor",
     "Timing",
     "benchmark",
+    "check_half",
     "cluster",
     "convert",
     "convert_each",

@@ -7,6 +7,7 @@ changes.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 from collections import Counter, defaultdict
@@ -18,6 +19,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from kseg.card import Card
+from kseg.errors import KsegError
 
 CARD_ENTRY = "KSEG_CARD"
 _IDENTIFIER = b"TFL3"
@@ -27,6 +29,17 @@ _OPERATOR_NAMES = {
 }
 
 _PRODUCTS = {"CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"}
+
+# Of constants.
+_DTYPES: dict[int, np.dtype] = {
+    schema.TensorType.FLOAT32: np.dtype(np.float32),
+    schema.TensorType.FLOAT16: np.dtype(np.float16),
+    schema.TensorType.INT8: np.dtype(np.int8),
+    schema.TensorType.UINT8: np.dtype(np.uint8),
+    schema.TensorType.INT32: np.dtype(np.int32),
+    schema.TensorType.INT64: np.dtype(np.int64),
+    schema.TensorType.BOOL: np.dtype(np.bool_),
+}
 
 # The axis of the output channels in the kernel.
 _OUTPUT_CHANNELS = {
@@ -280,6 +293,26 @@ def with_least_weights(kernel: np.ndarray, axis: int, least: np.ndarray) -> np.n
     return np.moveaxis(channels, 0, axis)
 
 
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """An operator of a model's main subgraph.
+
+    Attributes:
+        number: in the order in which they run.
+        kind: TensorFlow Lite's name.
+        name: of its first output's tensor.
+        inputs, outputs: numbers of its tensors; an input that it goes without is -1.
+        options: a table of the schema, such as ``Pool2DOptionsT``; None without any.
+    """
+
+    number: int
+    kind: str
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Any
+
+
 class Flatbuffer:
     """A .tflite model that is unpacked for its first change and packed when it is read.
 
@@ -314,12 +347,130 @@ class Flatbuffer:
 
     def operators(self) -> Counter[str]:
         """How often each operator occurs, over all subgraphs; custom ones by their own name."""
-        names = [
+        names = self._kinds()
+        graphs = self._model.subgraphs
+        return Counter(names[operator.opcodeIndex] for g in graphs for operator in g.operators)
+
+    def _kinds(self) -> list[str]:
+        """The names of its operator codes."""
+        return [
             _opcode_name(code.builtinCode, code.deprecatedBuiltinCode, code.customCode)
             for code in self._model.operatorCodes
         ]
-        graphs = self._model.subgraphs
-        return Counter(names[operator.opcodeIndex] for g in graphs for operator in g.operators)
+
+    @property
+    def graphs(self) -> int:
+        """The number of subgraphs: the main one, and others such as loops' bodies."""
+        return len(self._model.subgraphs)
+
+    @property
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The numbers of the main subgraph's inputs and outputs."""
+        graph = self._model.subgraphs[0]
+        return tuple(map(int, graph.inputs)), tuple(map(int, graph.outputs))
+
+    def main_operators(self) -> list[Operator]:
+        """The main subgraph's operators in the order in which they run."""
+        graph = self._model.subgraphs[0]
+        names = self._kinds()
+        return [
+            Operator(
+                number=number,
+                kind=names[operator.opcodeIndex],
+                name=graph.tensors[operator.outputs[0]].name.decode(),
+                inputs=tuple(map(int, operator.inputs)),
+                outputs=tuple(map(int, operator.outputs)),
+                options=operator.builtinOptions,
+            )
+            for number, operator in enumerate(graph.operators)
+        ]
+
+    def main_constants(self) -> dict[int, np.ndarray]:
+        """The main subgraph's constants by their tensors' numbers.
+
+        Those with scales, such as 8-bit weights, as the float32 that they stand for.
+
+        Raises:
+            KsegError: one that is sparse or of an unusual type.
+        """
+        found = {}
+        for number, tensor in enumerate(self._model.subgraphs[0].tensors):
+            data = self._model.buffers[tensor.buffer].data
+            if data is None or not len(data):
+                continue
+            name = tensor.name.decode()
+            if tensor.sparsity is not None:
+                raise KsegError(f"{name} is sparse, for CPUs alone; convert the model without it")
+            if tensor.type not in _DTYPES:
+                raise KsegError(f"{name} is a constant of a type that kseg does not read")
+            shape = tensor.shape if tensor.shape is not None else ()
+            values = np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
+            found[number] = _dequantised(values, tensor.quantization)
+        return found
+
+    def alone(
+        self,
+        operator: Operator,
+        constants: Mapping[int, np.ndarray],
+        shapes: Mapping[int, tuple[int, ...]],
+        activation: bool = True,
+    ) -> Flatbuffer:
+        """A model of one of the main subgraph's operators alone.
+
+        Args:
+            operator: of ``main_operators``.
+            constants: values of some of its inputs, by their numbers.
+            shapes: of its other inputs, which are the model's inputs in this order.
+            activation: False leaves out the one that is fused into the operator.
+        """
+        graph = self._model.subgraphs[0]
+        numbers = {-1: -1}
+        tensors: list[schema.TensorT] = []
+        buffers = [_buffer(b"")]
+        for number in dict.fromkeys((*operator.inputs, *operator.outputs)):
+            if number < 0:
+                continue
+            fields = dict.fromkeys(("shapeSignature", "sparsity"))
+            if number in constants:
+                value = constants[number]
+                fields |= {
+                    "type": next(code for code, kind in _DTYPES.items() if kind == value.dtype),
+                    "shape": np.array(value.shape, np.int32),
+                    "quantization": None,
+                    "buffer": len(buffers),
+                }
+                buffers.append(_buffer(value.tobytes()))
+            else:
+                shape = shapes.get(number, graph.tensors[number].shape)
+                fields |= {"shape": np.array(shape, np.int32), "buffer": 0}
+            numbers[number] = len(tensors)
+            tensors.append(_replaced(graph.tensors[number], **fields))
+        original = graph.operators[operator.number]
+        inner = _replaced(
+            original,
+            opcodeIndex=0,
+            inputs=[numbers[i] for i in operator.inputs],
+            outputs=[numbers[i] for i in operator.outputs],
+        )
+        if not activation and hasattr(operator.options, "fusedActivationFunction"):
+            none = schema.ActivationFunctionType.NONE
+            inner.builtinOptions = _replaced(operator.options, fusedActivationFunction=none)
+        alone = _replaced(
+            graph,
+            tensors=tensors,
+            inputs=[numbers[i] for i in shapes],
+            outputs=inner.outputs,
+            operators=[inner],
+        )
+        other = self._changed(
+            operatorCodes=[self._model.operatorCodes[original.opcodeIndex]],
+            subgraphs=[alone],
+            buffers=buffers,
+            metadata=None,
+            signatureDefs=None,
+        )
+        other._size = sum(len(buffer.data) for buffer in buffers)
+        return other
 
     def with_signature(self, source: str, output: str) -> Flatbuffer:
         """With a signature that names the one input and the one output so."""
@@ -389,6 +540,17 @@ class Flatbuffer:
             buffers.append(_buffer(data))
             metadata.append(entry)
         return self._changed(metadata=metadata, buffers=buffers)
+
+
+def _dequantised(values: np.ndarray, how: schema.QuantizationParametersT | None) -> np.ndarray:
+    """Float32 for integers with a scale, one or one for each slice along a dimension."""
+    if how is None or how.scale is None or not len(how.scale):
+        return values
+    axes = [1] * values.ndim
+    if values.ndim:
+        axes[how.quantizedDimension if len(how.scale) > 1 else 0] = len(how.scale)
+    scale, zero_point = (np.reshape(x, axes) for x in (how.scale, how.zeroPoint))
+    return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
 
 
 def _replaced(table: Any, **fields: Any) -> Any:

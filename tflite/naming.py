@@ -41,6 +41,13 @@ def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
     return owners
 
 
+def layers_in(tensor: str) -> str:
+    """The layers that a tensor's name has, where the graph is not at hand; else ""."""
+    scopes = [part.split("/")[1:-1] for part in tensor.split(";")]
+    names = ["/".join(re.sub(r"_\d+$", "", scope) for scope in each) for each in scopes]
+    return " ".join(dict.fromkeys(filter(None, names)))
+
+
 def tensors_of(layers: Collection[str], content: bytes, graph: keras.Model) -> list[str]:
     """The output tensors of the layers' operators.
 

@@ -11,6 +11,8 @@ from kseg.errors import KsegError
 from kseg.files import check_output
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
+RUNTIMES = ("cpu", "litert-gpu", "litert-fp16")
+"""What runs .tflite files."""
 INPUT_TYPES = ("float", "uint8")
 CALIBRATION_METHODS = ("min-max", "moving-average", "percentile")
 

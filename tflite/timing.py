@@ -17,7 +17,8 @@ from kseg.file_card import read_file_card
 from kseg.files import check_is_file
 from kseg.shipped import is_model
 from kseg.tflite.child import Child
-from kseg.tflite.gpu import child_error
+from kseg.tflite.gpu import check_is_float, child_error
+from kseg.tflite.options import RUNTIMES
 from kseg.tflite.predictors import TFLitePredictor, stated_for
 
 _PARTS = ("copy", "run", "argmax")
@@ -93,7 +94,8 @@ def benchmark(
         files: ``.keras``, ``.tflite``, ``.onnx`` and shipped WEIGHTS:MODEL.
         threads: of the CPU, None for the runtime's choice.
         runs, warm_up: images a file, measured and before.
-        runtime: "cpu"; or "litert-gpu", the LiteRT GPU accelerator, of .tflite files.
+        runtime: "cpu"; of .tflite files also "litert-gpu", the LiteRT GPU accelerator, and
+            "litert-fp16", half precision on the CPU.
         card: JSON file (``kseg.file_card``) of those files of others that have none.
         input_size: (H, W) of a file that takes any; None is the card's, else 512 x 1024.
         timeout: seconds for the start of a file, and for an image.
@@ -184,11 +186,13 @@ def _check(path: Path, runtime: str, card: str | Path | None) -> None:
     if path.suffix not in (".tflite", ".onnx") and not is_model(path):
         raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx, nor shipped")
     check_is_file(shipped.file_of(path), "a .keras, .tflite or .onnx file")
-    if runtime not in ("cpu", "litert-gpu") or (runtime != "cpu" and path.suffix != ".tflite"):
-        raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes cpu or litert-gpu")
-    if runtime == "litert-gpu":
-        # The accelerator does not say what a damaged file lacks; the interpreter does.
-        TFLitePredictor(path, stated=stated_for(path, card))
+    if runtime not in RUNTIMES or (runtime != "cpu" and path.suffix != ".tflite"):
+        raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes {', '.join(RUNTIMES)}")
+    if runtime != "cpu":
+        # A CompiledModel does not say what a damaged file lacks; the interpreter does.
+        predictor = TFLitePredictor(path, stated=stated_for(path, card))
+        if runtime == "litert-fp16":
+            check_is_float(path, predictor)
 
 
 def format_timings(timings: Sequence[Timing]) -> str:

@@ -23,12 +23,13 @@ from kseg.errors import KsegError, first_line
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.shipped import is_model
-from kseg.tflite.gpu_worker import AcceleratedModel
+from kseg.tflite.gpu_worker import GPU, AcceleratedModel, HalfModel, half_name
 from kseg.tflite.predictors import (
     OnnxPredictor,
     TFLitePredictor,
     import_onnxruntime,
     stated_for,
+    thread_count,
 )
 
 _DEFAULT_SIZE = (512, 1024)
@@ -152,10 +153,15 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
     else:
         # Which knows what the tensors are.
         reference = TFLitePredictor(file, stated=stated_for(file, options.get("card")))
-        runner = accelerated = AcceleratedModel(file)
-        accelerated.io = reference.io
-        dtype, own = accelerated.input_type, reference.input_size
-        card, runtime = reference.card, f"litert {version('ai-edge-litert')} gpu"
+        compiled: AcceleratedModel | HalfModel
+        if options["runtime"] == "litert-fp16":
+            threads = thread_count(options["threads"])
+            compiled, name = HalfModel(file, threads), half_name(threads)
+        else:
+            compiled, name = AcceleratedModel(file), GPU
+        compiled.io = reference.io
+        runner, dtype, own = compiled, compiled.input_type, reference.input_size
+        card, runtime = reference.card, f"litert {version('ai-edge-litert')} {name}"
     asked = options["input_size"] and tuple(options["input_size"])
     if asked and own and asked != own:
         raise KsegError(

@@ -36,6 +36,8 @@ SUBCOMMANDS = {
     "cluster": "train a .keras file until each kernel has a few values",
     "quantisation-report": "what int8 costs in every layer of a .keras file",
     "check-gpu": "a .tflite file on CPU and GPU accelerator, compared",
+    "check-half": "whether a .tflite file's numbers fit into half precision",
+    "check-phone": "a .tflite file on a phone's GPU, over adb, and here, compared",
     "android": "a .tflite file as an Android app: a Gradle project",
     "web": "a .tflite file as a web page that runs it in the browser",
     "benchmark": "latency, memory and size of files, by turns",

@@ -65,7 +65,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-stride", type=int, metavar="N", help="of a .keras, other than it was trained at"
     )
-    parser.add_argument("--runtime", default="cpu", help="of a .tflite: cpu or litert-gpu")
+    parser.add_argument(
+        "--runtime", default="cpu", help="of a .tflite: cpu, litert-gpu or litert-fp16"
+    )
     parser.add_argument(
         "--crf",
         action="store_true",
@@ -100,6 +102,25 @@ def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "F
         help=f"JSON: classes and normalisation of {of}, a .tflite or .onnx of others "
         "(docs/wrapping.md)",
     )
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """A .tflite file and the images to check it on."""
+    parser.add_argument("file", type=Path, metavar="FILE.tflite")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
+    )
+    add_card(parser)
+
+
+def check_images(args: argparse.Namespace) -> list[np.ndarray]:
+    """The images that ``add_check`` names, else two drawn streets."""
+    from kseg.data import read_image
+    from kseg.streets import draw_scene
+
+    if args.images:
+        return [read_image(path) for path in args.images]
+    return [draw_scene(seed, 256, 512).image for seed in range(2)]
 
 
 def settings(args: argparse.Namespace) -> InferenceSettings:

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and how to run them."""
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=arguments.FILES)
     arguments.add_card(parser, of="all files without one")
-    parser.add_argument("--runtime", default="cpu", help="of .tflite files: cpu or litert-gpu")
+    parser.add_argument(
+        "--runtime", default="cpu", help="of .tflite files: cpu, litert-gpu or litert-fp16"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")
     parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="images before (3)")

@@ -2,47 +2,38 @@
 
 Needs a Vulkan driver; Debian's chromium package brings a software one that will do.
 Exit code 0: they agree (0.1 % of the logits' range, int8 the same class on 99 % of the
-pixels), 1: they differ, 3: there is no accelerator here.
+pixels), 1: they differ, 3: there is no accelerator here. Of a float file the second line is half
+precision on the CPU, in which a phone may compute; the accelerator here computes in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from kseg.cli import arguments
-from kseg.data import read_image
 from kseg.file_card import read_file_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and what to run it on."""
-    parser.add_argument("file", type=Path, metavar="FILE.tflite")
-    parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
-    )
-    arguments.add_card(parser)
+    arguments.add_check(parser)
     parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds (300)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison."""
-    from kseg.streets import draw_scene
     from kseg.tflite.gpu import NoAccelerator, compare
 
-    if args.images:
-        images = [read_image(path) for path in args.images]
-    else:
-        images = [draw_scene(seed, 256, 512).image for seed in range(2)]
+    images = arguments.check_images(args)
+    card = args.card and read_file_card(args.card)
     try:
-        result = compare(args.file, images, args.timeout, args.card and read_file_card(args.card))
+        result = compare(args.file, images, args.timeout, card)
     except NoAccelerator as error:
         print(f"kseg: {error}", file=sys.stderr)
         return 3
-    print(
-        f"{args.file}: {'agrees' if result.agrees else 'DIFFERS'}; largest difference "
-        f"{100 * result.difference:.4f} % of the range, {result.decibels:.1f} dB, "
-        f"same class on {100 * result.same_class:.3f} % of the pixels"
-    )
+    print(f"{args.file}: {'agrees' if result.agrees else 'DIFFERS'}; {result}")
+    if not result.quantised:
+        half = compare(args.file, images, args.timeout, card, "litert-fp16")
+        print(f"half precision on the CPU: {half}")
     return 0 if result.agrees else 1

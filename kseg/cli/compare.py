@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--runtime-{file}",
             default="cpu",
             metavar="R",
-            help=f"of {file.upper()}, where it is a .tflite: cpu or litert-gpu",
+            help=f"of {file.upper()}, where it is a .tflite: cpu, litert-gpu or litert-fp16",
         )
         arguments.add_card(parser, f"--card-{file}", file.upper())
     arguments.add_size(

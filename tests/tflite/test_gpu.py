@@ -82,13 +82,17 @@ def test_compare_cpu_and_gpu(file, tiny_keras, tiny_camvid, tmp_path, capsys):
     assert report["same"] > 0.999
     assert report["mean_iou"][1] == pytest.approx(report["mean_iou"][0], abs=1e-3)
     assert main([*command, "--runtime-a", "npu"]) == 1
-    assert "runtime is 'npu'; a .tflite takes cpu or litert-gpu" in capsys.readouterr().err
+    assert (
+        "runtime is 'npu'; a .tflite takes cpu, litert-gpu, litert-fp16" in capsys.readouterr().err
+    )
 
 
 def test_check_gpu(file, tiny_camvid, capsys):
     images = sorted((tiny_camvid / "val").iterdir())
     assert main(["check-gpu", str(file), "--images", *map(str, images)]) == 0
-    assert "agrees; largest difference" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "agrees; largest difference" in text
+    assert "half precision on the CPU: largest difference" in text
     assert read_image(images[0]).shape == (48, 64, 3)
 
 
