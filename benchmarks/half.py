@@ -2,12 +2,12 @@
 
 ``python benchmarks/half.py CAMVID WEIGHTS [SUBJECT ...]``: CamVid's folder, a folder of published
 checkpoints (``PUBLISHED`` below), and the subjects to be measured anew; without any, all that are
-missing: shipped weights, published ones, those under ``trained/``, and the zoo's other rows
+missing: shipped weights, published ones, and the zoo's other rows
 with random weights, whose BatchNorm has the statistics of drawn streets (matrix.py). Rows are
 written one by one, so the command can be killed and started again; a row is measured again
 when the graph that is exported changes. A row has
 
-    model, weights  where they come from: a shipped name, a published file, trained, random
+    model, weights  where they come from: a shipped name, a published file, random
     size            of the file's input
     decibels        XNNPACK in half precision against float32: signal to noise of the logits
     same_class      share of pixels that have the same class
@@ -64,7 +64,6 @@ PUBLISHED = {
     "espnet": "espnet_decoder_p_2_q_8.pth",
     "espnet_c": "espnet_encoder_p_2_q_8.pth",
 }
-TRAINED = Path(__file__).parents[1] / "trained"
 
 
 class Subject(NamedTuple):
@@ -95,10 +94,7 @@ class Subject(NamedTuple):
 
     def sizes(self) -> list[tuple[int, int]]:
         """Of the table's rows: CamVid's where it was trained on it, and SIZES."""
-        on_camvid = self.file is not None and (
-            "camvid" in self.weights or self.weights == "trained"
-        )
-        return [CAMVID_SIZE, *SIZES] if on_camvid else [*SIZES]
+        return [CAMVID_SIZE, *SIZES] if "camvid" in self.weights else [*SIZES]
 
 
 def subjects(weights: Path) -> list[Subject]:
@@ -107,10 +103,6 @@ def subjects(weights: Path) -> list[Subject]:
         Subject(name.split(":")[1], name.split(":")[0], name) for name in shipped.list_shipped()
     ]
     known += [Subject(name, file, str(weights / file)) for name, file in PUBLISHED.items()]
-    known += [
-        Subject(path.parent.name, "trained", str(path))
-        for path in sorted(TRAINED.glob("*/model.keras"))
-    ]
     others = [name for name in kseg.list_models() if name not in {each.model for each in known}]
     return known + [Subject(name, "random", None) for name in others]
 

@@ -186,6 +186,7 @@ def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):
         ],
     }
     monkeypatch.setattr(quantisation, "FILES", files)
+    monkeypatch.setattr(shipped, "list_shipped", lambda: ["camvid-train:cgnet_m3n21"])
     quantisation.main(tiny_camvid, {})
     rows = quantisation.read_rows({})
     assert list(rows) == [("cgnet_m3n21", "fp32"), ("cgnet_m3n21", "twice")]
@@ -309,6 +310,8 @@ def test_half_precision():
     }
     assert {half.key(row) for row in rows if row["weights"] != "random"} == wanted
     for row in rows:
+        if row["weights"] != "random":
+            assert row["safe"] == "yes", half.key(row)
         assert float(row["same_class"]) > 0.99
         # points, as files in half precision may lose
         assert abs(float(row["points"] or 0)) <= 0.1

@@ -112,7 +112,7 @@ class KerasCall(tf_keras.layers.Layer):
     """
 
     def __init__(self, layer: keras.Operation, args: tuple) -> None:
-        super().__init__(name=layer.name)
+        super().__init__(name=_scope(layer))
         self.keras_class = type(layer)
 
         # A function, since tf_keras tries to track what is an attribute.
@@ -149,7 +149,7 @@ class KerasCompute(tf_keras.layers.Layer):
     """
 
     def __init__(self, layer: keras.Layer) -> None:
-        super().__init__(name=layer.name, trainable=layer.trainable)
+        super().__init__(name=_scope(layer), trainable=layer.trainable)
         self._compute = tf.autograph.experimental.do_not_convert(layer.call_with_weights)
         self._shapes = {weight.name: tuple(weight.shape) for weight in layer.weights}
 
@@ -270,6 +270,11 @@ def _weights(layer: keras.Operation) -> list[np.ndarray]:
     return layer.get_weights() if isinstance(layer, keras.Layer) else []
 
 
+def _scope(layer: keras.Operation) -> str:
+    """The layer's name in tf_keras, where none may begin with an underscore."""
+    return f"layer{layer.name}" if layer.name.startswith("_") else layer.name
+
+
 def _counterpart(layer: keras.Operation, args: tuple) -> tf_keras.layers.Layer:
     kind = type(layer).__name__
     if hasattr(layer, "call_with_weights"):
@@ -294,6 +299,7 @@ def _has_activation(layer: keras.Layer) -> bool:
 def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
     """The layer's options for the constructor of ``kind``."""
     config = {k: v for k, v in layer.get_config().items() if not k.endswith(_LEFT_OUT)}
+    config["name"] = _scope(layer)
     if kind is tf_keras.layers.LeakyReLU:
         config["alpha"] = config.pop("negative_slope")
     if config.get("activation") in _RENAMED:
@@ -317,7 +323,7 @@ def _call_in_parts(
     for i, weights in enumerate(layer.split_weights()):
         kernel = weights[0]
         first = i * kernel.shape[2]
-        name = f"{layer.name}.{i}"
+        name = f"{_scope(layer)}.{i}"
         piece = wrap(Channels(first, first + kernel.shape[2], name=f"{name}.slice"))(x)
         part = tf_keras.layers.Conv2D(
             kernel.shape[3], 1, use_bias=layer.use_bias, name=name, trainable=layer.trainable
@@ -326,7 +332,7 @@ def _call_in_parts(
         results.append(wrap(part)(piece))
     if len(results) == 1:
         return parts, results[0]
-    return parts, wrap(tf_keras.layers.Concatenate(name=layer.name))(results)
+    return parts, wrap(tf_keras.layers.Concatenate(name=_scope(layer)))(results)
 
 
 def _joined(parts: list[list[np.ndarray]]) -> list[np.ndarray]:

@@ -41,9 +41,9 @@ def test_layers_of_other_options(groups):
     """What few rows have: groups, slopes, names of activations that differ, operations."""
     keras.utils.set_random_seed(3)
     x = keras.Input((9, 11, 3))
-    y = kl.Conv2D(6, 3, activation="silu", name="conv")(x / 255)
+    y = kl.Conv2D(6, 3, activation="silu", name="_conv")(x / 255)
     y = kl.LeakyReLU(negative_slope=0.1, name="leaky")(y - 0.1)
-    y = kseg.layers.GroupedPointwiseConv(12, groups, name="grouped")(y)
+    y = kseg.layers.GroupedPointwiseConv(12, groups, name="_grouped")(y)
     y = kseg.layers.SharedPReLU(name="shared")(y)
     y = kl.Activation("silu", name="last")(1 - y)
     y = kl.Activation("hard_sigmoid", name="gate")(y)
@@ -52,7 +52,7 @@ def test_layers_of_other_options(groups):
         weight.assign(np.random.default_rng(5).normal(size=weight.shape))
     assert_equal_outputs(model, (9, 11))
     # Back from tf_keras; the parts of the convolution train as it does.
-    model.get_layer("grouped").trainable = False
+    model.get_layer("_grouped").trainable = False
     bridge = to_tf_keras(model)
     assert len(bridge.model.trainable_weights) == len(model.trainable_weights)
     want = model.get_weights()

@@ -20,6 +20,7 @@ from kseg.tflite.gpu import compare
 from kseg.tflite.half import LARGEST, added_up, rounded
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.quantise import activations, quantise_int8, quantise_weights
+from kseg.tflite.rewrite import average_by_axes
 from kseg.tflite.stepwise import Stepwise
 
 SIZE = (16, 32)
@@ -28,8 +29,8 @@ PIXELS = IMAGE.astype(np.float64)
 CLASSES = 3
 
 
-def file_of(layers, path, half=False, then=lambda content: content):
-    """A .tflite file as the converter makes it, without kseg's rewrites.
+def file_of(layers, path, half=False, rewrite=lambda graph: graph, then=lambda content: content):
+    """A .tflite file as the converter makes it, without kseg's rewrites but the given one.
 
     ``then`` changes its bytes.
     """
@@ -38,7 +39,7 @@ def file_of(layers, path, half=False, then=lambda content: content):
     stated = FileCard(mean=(0, 0, 0), std=(1, 1, 1), num_classes=CLASSES)
     card = stated.card("made", "logits", 1, SIZE)
     entries = {CARD_ENTRY: json.dumps(card.to_json()).encode()}
-    content = then(to_flatbuffer(graph, half=half).content)
+    content = then(to_flatbuffer(rewrite(graph), half=half).content)
     path.write_bytes(Flatbuffer(content).with_entries(entries).content)
     return path
 
@@ -88,6 +89,20 @@ def test_a_mean_that_overflows(tmp_path, capsys):
     facts = json.loads((tmp_path / "x.json").read_text())
     assert facts["safe"] is False
     assert facts["decibels"] is None
+
+
+def test_the_same_mean_as_it_is_exported(tmp_path):
+    """Over columns, then over rows: no sum of more than 32 pixels, and the same numbers."""
+    whole, by_axes = (
+        file_of(pooled, tmp_path / f"{i}.tflite", rewrite=rewrite)
+        for i, rewrite in enumerate((lambda graph: graph, average_by_axes))
+    )
+    report = check_half(by_axes, [IMAGE])
+    assert report.safe
+    assert report.most("partial").partial == PIXELS.sum(1).max()
+    first, second = (TFLitePredictor(path)(IMAGE) for path in (whole, by_axes))
+    # float32 means of integers in another order
+    np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
 def test_the_same_mean_with_a_factor(tmp_path, capsys):

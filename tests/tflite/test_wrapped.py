@@ -131,7 +131,7 @@ def test_a_fixed_size_takes_no_other(tmp_path):
         ),
         (
             lambda x: keras.ops.matmul(keras.ops.transpose(x, (0, 1, 3, 2)), x),
-            r"BATCH_MATMUL of a tensor with itself \(transpose\w*\) would not run .* two tensors",
+            r"BATCH_MATMUL of a tensor with itself \(.+\) would not run .* two tensors",
         ),
         (
             lambda x: keras.ops.matmul(x, x[:, :1, :8]),
