@@ -141,12 +141,16 @@ def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) ->
 def load(path: str | Path) -> SegmentationModel:
     """A ``.keras`` file that kseg made, without its optimizer, or shipped WEIGHTS:MODEL.
 
+    Args:
+        path: of the file; or "hf://USER/NAME", a repository of the Hugging Face Hub with a
+            ``model.keras``.
+
     Raises:
         KsegError: missing, damaged or not of kseg.
     """
     if shipped.is_name(str(path)):
         return _load_shipped(str(path))
-    path = Path(path)
+    path = shipped.file_of(Path(path))
     check_is_file(path, "a .keras file")
     if path.suffix != ".keras":
         raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")

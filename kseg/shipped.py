@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kseg import hub
 from kseg.errors import KsegError
 
 FOLDER = Path(__file__).parent / "weights"
@@ -44,8 +45,9 @@ def is_name(text: str) -> bool:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether a path names what Keras runs: a ``.keras`` file or shipped weights."""
-    return Path(path).suffix == ".keras" or is_name(str(path))
+    """Whether a path names what Keras runs: a ``.keras`` file, shipped weights, hf://USER/NAME."""
+    name = str(path)
+    return is_name(name) or hub.is_name(name) or Path(path).suffix == ".keras"
 
 
 def weights_file(name: str) -> Path:
@@ -62,9 +64,11 @@ def weights_file(name: str) -> Path:
 
 
 def file_of(path: Path) -> Path:
-    """The file of weights where a path is a name of ``list_shipped()``, else the path.
+    """The file where a path is a name of ``list_shipped()`` or of the hub, else the path.
 
     Raises:
         KsegError: there are no such weights.
     """
+    if hub.is_name(str(path)):
+        return hub.fetch(str(path))
     return weights_file(str(path)) if is_name(str(path)) else path

@@ -27,7 +27,9 @@ MODULES = {
 # From the bottom up: a module imports its own line and those above it (DESIGN).
 ORDER = (
     ("_version", "quiet", "lazy", "errors"),
-    ("files", "environment", "progress", "resize", "shipped", "card", "pictures"),
+    ("files", "environment", "progress", "resize", "card", "pictures"),
+    ("hub",),
+    ("shipped",),
     ("file_card",),
     ("data",),
     ("streets", "report", "crf", "cost"),

@@ -1,0 +1,120 @@
+"""Models on the Hugging Face Hub: ``hf://USER/NAME``, or ``hf://USER/NAME@REVISION``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from kseg.card import Card
+from kseg.errors import KsegError, first_line
+from kseg.files import check_is_file
+
+FILE = "model.keras"
+
+# A Path has made one slash of two.
+_NAME = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names a repository of the hub rather than a file."""
+    return text.startswith("hf:/")
+
+
+def fetch(name: str) -> Path:
+    """The repository's ``model.keras``, in the client's own cache after the first time.
+
+    Raises:
+        KsegError: a name of another form, no client, or a repository or file that cannot be had.
+    """
+    client, (repository, revision) = _client(name), _parts(name)
+    try:
+        return Path(client.hf_hub_download(repository, FILE, revision=revision))
+    except (client.errors.HfHubHTTPError, OSError, ValueError) as error:
+        raise KsegError(f"{name}: cannot be fetched ({first_line(error)})") from error
+
+
+def push(files: Sequence[Path], card: Card, name: str, *, private: bool = False) -> str:
+    """Uploads files of a model with a page about it, and gives the page's address.
+
+    Args:
+        files: one .keras file, which becomes ``model.keras``, and others, such as .tflite.
+        card: of the model.
+        name: of the repository, which is made where there is none.
+        private: of a new repository.
+
+    Raises:
+        KsegError: no .keras file or several, a name of another form, no client, or a hub that
+            refuses, as it does without ``hf auth login``.
+    """
+    client, (repository, revision) = _client(name), _parts(name)
+    if revision is not None:
+        raise KsegError(f"{name}: states a revision; leave @{revision} out")
+    if [path.suffix for path in files].count(".keras") != 1:
+        raise KsegError(f"{name}: takes one .keras file, and others beside it")
+    for path in files:
+        check_is_file(path, "a .keras, .tflite or .onnx file")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in files:
+            shutil.copyfile(path, Path(folder, FILE if path.suffix == ".keras" else path.name))
+        Path(folder, "README.md").write_text(_page(card, repository, files), "utf-8")
+        api = client.HfApi()
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message="kseg push")
+        except (client.errors.HfHubHTTPError, OSError, ValueError) as error:
+            raise KsegError(
+                f"{name}: the hub refuses ({first_line(error)}); `hf auth login` states who you are"
+            ) from error
+        return f"{api.endpoint}/{repository}"
+
+
+def _client(name: str) -> ModuleType:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise KsegError(f"{name}: needs huggingface_hub; install kseg[hub]") from None
+    return huggingface_hub
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise KsegError(f"{name}: no name of the hub; it is hf://USER/NAME, perhaps with @REVISION")
+    return found["repository"], found["revision"]
+
+
+def _page(card: Card, repository: str, files: Sequence[Path]) -> str:
+    """The repository's README, with what the hub sorts by on top."""
+    names = ", ".join(card.class_names or [f"{card.num_classes} classes without names"])
+    others = "".join(f"- `{path.name}`\n" for path in files if path.suffix != ".keras")
+    size = "any" if card.input_size is None else "{} x {}".format(*card.input_size)
+    return f"""---
+library_name: kseg
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, keras, tflite]
+---
+
+# {repository.split("/")[1]}
+
+Semantic segmentation by `{card.name}` of kseg.
+
+| | |
+| --- | --- |
+| input | RGB 0..255, height x width {size} |
+| classes | {names} |
+| data set | {card.dataset or "not stated"} |
+| weights | {card.weights} |
+
+```python
+import kseg
+
+model = kseg.load("hf://{repository}")
+```
+
+`kseg predict hf://{repository} street.jpg --out out` from the command line.
+{f"Other files:{chr(10)}{chr(10)}{others}" if others else ""}"""

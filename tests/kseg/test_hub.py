@@ -1,0 +1,155 @@
+"""The Hugging Face Hub, by its own client, against a stand-in that keeps files in memory."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kseg
+from kseg import hub
+from kseg.predictor import KerasPredictor, predict_labels
+from kseg.streets import draw_scene
+from support import run_kseg
+
+COMMIT = "0" * 40
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What the client asks of the hub to make a repository, to commit and to download."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    created: ClassVar[list[dict]] = []
+
+    def answer(self, content: bytes = b"", status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def json(self, value) -> None:
+        self.answer(json.dumps(value).encode(), Content_Type="application/json")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer hf_token":
+            self.answer(b'{"error": "Invalid username or password."}', 401)
+        elif self.path == "/api/validate-yaml":
+            self.json({"errors": [], "warnings": []})
+        elif self.path == "/api/repos/create":
+            self.created.append(json.loads(body))
+            self.json({"url": f"http://{self.headers['Host']}/someone/street"})
+        elif "/preupload/" in self.path:
+            asked = json.loads(body)["files"]
+            self.json(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in asked
+                    ]
+                }
+            )
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    self.files[value["path"]] = base64.b64decode(value["content"])
+            address = f"http://{self.headers['Host']}/someone/street/commit/{COMMIT}"
+            self.json({"success": True, "commitOid": COMMIT, "commitUrl": address})
+        else:
+            self.answer(status=404)
+
+    def do_GET(self):
+        found = re.fullmatch(r"/someone/street/resolve/([^/]+)/(.+)", self.path)
+        if found and found[1] in ("main", "v1", COMMIT) and found[2] in self.files:
+            content = self.files[found[2]]
+            etag = hashlib.sha1(content).hexdigest()
+            self.answer(content, ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
+        elif self.path.startswith("/api/models/someone/street"):
+            self.json({"id": "someone/street", "sha": COMMIT, "siblings": []})
+        else:
+            self.answer(b"{}", 404, X_Error_Code="RepoNotFound")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """That of a process whose hub is the stand-in."""
+    Hub.files, Hub.created = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    yield os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_token",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    server.shutdown()
+    server.server_close()
+
+
+def test_there_and_back(tiny_keras, environment, tmp_path):
+    """What was pushed predicts by the repository's name as the file does."""
+    (tmp_path / "street.tflite").write_bytes(b"a file beside it")
+    done = run_kseg(
+        "push", tiny_keras, tmp_path / "street.tflite", "hf://someone/street", env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("/someone/street")
+    assert Hub.created[0]["name"] == "street"
+    assert Hub.files["model.keras"] == tiny_keras.read_bytes()
+    assert Hub.files["street.tflite"] == b"a file beside it"
+    page = Hub.files["README.md"].decode()
+    assert page.startswith("---\nlibrary_name: kseg\npipeline_tag: image-segmentation\n")
+    assert "sky, building, pole" in page
+    assert "- `street.tflite`" in page
+    image = draw_scene(0, 48, 64).image
+    Image.fromarray(image).save(tmp_path / "a.png")
+    want = predict_labels(KerasPredictor(tiny_keras), image)
+    for name in ("hf://someone/street", "hf://someone/street@v1"):
+        command = ("predict", name, tmp_path / "a.png", "--out", tmp_path / "out")
+        done = run_kseg(*command, env=environment)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), want)
+
+
+def test_refusals(tiny_keras, environment, tmp_path):
+    """A line each: no such repository, no token, another form of a name."""
+    image = tmp_path / "a.png"
+    Image.fromarray(draw_scene(0, 48, 64).image).save(image)
+    cases = (
+        (("predict", "hf://someone/other", image, "--out", tmp_path / "out"), "cannot be fetched"),
+        (("push", tiny_keras, "hf://someone/street"), "hf auth login"),
+    )
+    for arguments, text in cases:
+        done = run_kseg(*arguments, env=environment | {"HF_TOKEN": "wrong"})
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("kseg:")]
+        assert text in line
+        assert not [line for line in done.stderr.splitlines() if "Traceback" in line]
+    card = kseg.load(tiny_keras).card
+    for files, name, text in (
+        ([tiny_keras], "someone/street", "no name of the hub"),
+        ([tiny_keras], "hf://someone", "no name of the hub"),
+        ([tiny_keras], "hf://someone/street@v1", "leave @v1 out"),
+        ([tiny_keras, tiny_keras], "hf://someone/street", "takes one .keras file"),
+        ([Path("gone.keras")], "hf://someone/street", "no such file"),
+    ):
+        with pytest.raises(kseg.KsegError, match=text):
+            hub.push(files, card, name)
