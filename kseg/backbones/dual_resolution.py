@@ -12,12 +12,23 @@ from keras import layers as kl
 from kseg.layers import PaddedAveragePooling, Resize, batch_norm, conv, subsample
 
 
-def stem(x: KerasTensor, filters: int) -> KerasTensor:
-    """Two 3x3 convolutions with biases, BatchNorm and ReLU: stride 4."""
+def trunk(x: KerasTensor, width: int) -> KerasTensor:
+    """What the branches have in common: stride 8, ``2 * width`` channels.
+
+    Two 3x3 convolutions with biases, BatchNorm and ReLU, and two layers of basic blocks.
+    """
     for i in (0, 3):
-        x = conv(x, filters, 3, strides=2, use_bias=True, name=f"conv1.{i}")
+        x = conv(x, width, 3, strides=2, use_bias=True, name=f"conv1.{i}")
         x = relu(bn(x, f"conv1.{i + 1}"), f"conv1.{i + 2}")
-    return x
+    x = relu(basic_layer(x, width, 2, name="layer1"), "layer1.relu")
+    return relu(basic_layer(x, 2 * width, 2, stride=2, name="layer2"), "layer2.relu")
+
+
+def check_widths(**widths: int) -> None:
+    """Raises ValueError for an option that counts channels and is below 1."""
+    for name, value in widths.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def basic_layer(
@@ -78,6 +89,14 @@ def pyramid_scales(x: KerasTensor, filters: int, name: str) -> list[KerasTensor]
             pool = kl.GlobalAveragePooling2D(keepdims=True, name=f"{scale}.0")
         scales.append(bn_relu_conv(pool(x), filters, 1, names=(f"{scale}.1", f"{scale}.3")))
     return scales
+
+
+def pyramid_end(x: KerasTensor, scales: list[KerasTensor], filters: int, name: str) -> KerasTensor:
+    """What DAPPM and PAPPM end with: the scales in one, summed with a 1x1 convolution of ``x``."""
+    y = kl.Concatenate(name=f"{name}.concat")(scales)
+    y = bn_relu_conv(y, filters, 1, names=(f"{name}.compression.0", f"{name}.compression.2"))
+    shortcut = bn_relu_conv(x, filters, 1, names=(f"{name}.shortcut.0", f"{name}.shortcut.2"))
+    return kl.Add(name=f"{name}.sum")([y, shortcut])
 
 
 def segmentation_head(x: KerasTensor, filters: int, num_classes: int, *, name: str) -> KerasTensor:

@@ -52,7 +52,7 @@ class ShardFile:
 
     def damaged(self) -> KsegError:
         """The error of a file whose content cannot be what was written."""
-        return KsegError(f"{self.path}: is damaged; make this shard again")
+        return _damaged(self.path)
 
 
 def read_shards(paths: Sequence[str | Path]) -> list[ShardFile]:
@@ -121,8 +121,12 @@ def _read(path: str | Path) -> ShardFile:
     if file and not (isinstance(file.job, dict) and isinstance(file.found, dict)):
         file = None
     if file is None or checksum != _checksum(state):
-        raise KsegError(f"{path}: is damaged; make this shard again")
+        raise _damaged(path)
     return file
+
+
+def _damaged(path: Path) -> KsegError:
+    return KsegError(f"{path}: is damaged; make this shard again")
 
 
 # What is said of a difference that is too long to show.

@@ -114,10 +114,13 @@ class _Drawing:
         labels = card.train_ids()[predict_labels(self._predictor, image, self._settings)]
         pictures = {"labels": labels}
         if set(self._kinds) - {"labels"}:
-            drawn = np.asarray(overlay(image, labels, self._names, self._colors, legend))
-            pictures["overlay"] = drawn
-            white = np.full((len(drawn) - len(image), *image.shape[1:]), 255, np.uint8)
-            pair = [np.concatenate([image, white]), drawn]
+            pictures["overlay"] = np.asarray(
+                overlay(image, labels, self._names, self._colors, legend)
+            )
+        if "side-by-side" in self._kinds:
+            drawn = pictures["overlay"]
+            below = np.full((len(drawn) - len(image), *image.shape[1:]), 255, np.uint8)
+            pair = [np.concatenate([image, below]), drawn]
             pictures["side-by-side"] = np.asarray(side_by_side(pair))
         return pictures
 

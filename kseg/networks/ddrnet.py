@@ -12,11 +12,13 @@ from kseg.backbones.dual_resolution import (
     basic_layer,
     bn_relu_conv,
     bottleneck,
+    check_widths,
     conv_bn,
+    pyramid_end,
     pyramid_scales,
     relu,
     segmentation_head,
-    stem,
+    trunk,
     upsample,
 )
 from kseg.card import IMAGENET
@@ -44,12 +46,8 @@ def ddrnet(
         auxiliary: besides "logits" also "seghead_extra", a head on the fine branch after the
             first exchange, published with a weight of 0.4 in the loss (Section III-E).
     """
-    for name, value in (("width", width), ("head_width", head_width)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    x = stem(x, width)
-    x = relu(basic_layer(x, width, 2, name="layer1"), "layer1.relu")
-    x = relu(basic_layer(x, 2 * width, 2, stride=2, name="layer2"), "layer2.relu")
+    check_widths(width=width, head_width=head_width)
+    x = trunk(x, width)
 
     low = basic_layer(x, 4 * width, 2, stride=2, name="layer3")
     high = basic_layer(x, 2 * width, 2, name="layer3_")
@@ -94,10 +92,7 @@ def _dappm(x: KerasTensor, filters: int) -> KerasTensor:
         name = f"spp.process{i}"
         y = kl.Add(name=f"{name}.sum")([upsample(scale, first, f"spp.scale{i}"), features[-1]])
         features.append(bn_relu_conv(y, _PYRAMID, 3, names=(f"{name}.0", f"{name}.2")))
-    y = kl.Concatenate(name="spp.concat")(features)
-    y = bn_relu_conv(y, filters, 1, names=("spp.compression.0", "spp.compression.2"))
-    shortcut = bn_relu_conv(x, filters, 1, names=("spp.shortcut.0", "spp.shortcut.2"))
-    return kl.Add(name="spp.sum")([y, shortcut])
+    return pyramid_end(x, features, filters, "spp")
 
 
 _DDRNET = Variant(

@@ -13,11 +13,13 @@ from kseg.backbones.dual_resolution import (
     basic_layer,
     bn_relu_conv,
     bottleneck,
+    check_widths,
     conv_bn,
+    pyramid_end,
     pyramid_scales,
     relu,
     segmentation_head,
-    stem,
+    trunk,
     upsample,
 )
 from kseg.card import IMAGENET
@@ -47,12 +49,8 @@ def pidnet(
         auxiliary: besides "logits" also "seghead_p", a head on P, and "seghead_d" on D, whose one
             channel is the logit of a boundary (Section 3.1).
     """
-    for name, value in (("width", width), ("head_width", head_width)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    x = stem(x, width)
-    x = relu(basic_layer(x, width, 2, name="layer1"), "layer1.relu")
-    x = relu(basic_layer(x, 2 * width, 2, stride=2, name="layer2"), "layer2.relu")
+    check_widths(width=width, head_width=head_width)
+    x = trunk(x, width)
 
     p = basic_layer(x, 2 * width, 2, name="layer3_")
     d = basic_block(x, width, name="layer3_d")
@@ -122,10 +120,7 @@ def _pappm(x: KerasTensor, filters: int) -> KerasTensor:
         y = kl.Add(name=f"{name}.sum")([upsample(scale, first, name), first])
         names = f"spp.scale_process.0.group{i}", f"spp.scale_process.2.group{i}"
         processed.append(bn_relu_conv(y, _PYRAMID, 3, names=names))
-    y = kl.Concatenate(name="spp.concat")([first, *processed])
-    y = bn_relu_conv(y, filters, 1, names=("spp.compression.0", "spp.compression.2"))
-    shortcut = bn_relu_conv(x, filters, 1, names=("spp.shortcut.0", "spp.shortcut.2"))
-    return kl.Add(name="spp.sum")([y, shortcut])
+    return pyramid_end(x, [first, *processed], filters, "spp")
 
 
 def _light_bag(p: KerasTensor, i: KerasTensor, d: KerasTensor) -> KerasTensor:
