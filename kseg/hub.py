@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from types import ModuleType
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
 from kseg.files import check_is_file
+from kseg.lazy import import_extra
 
 FILE = "model.keras"
 
@@ -73,12 +75,10 @@ def push(files: Sequence[Path], card: Card, name: str, *, private: bool = False)
 
 
 def _client(name: str) -> ModuleType:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError:
-        raise KsegError(f"{name}: needs huggingface_hub; install kseg[hub]") from None
-    return huggingface_hub
+    client = import_extra("huggingface_hub", "hub", name)
+    # The package does not import it by itself.
+    importlib.import_module("huggingface_hub.errors")
+    return client
 
 
 def _parts(name: str) -> tuple[str, str | None]:

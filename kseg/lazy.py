@@ -1,11 +1,15 @@
-"""Packages whose names come when they are first used, because what is behind them loads slowly."""
+"""What is imported when it is first used: slow modules, and packages of the extras."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from kseg.errors import KsegError
 
 
 def lazy_names(
@@ -30,3 +34,20 @@ def lazy_names(
         return sorted({*vars(sys.modules[package]), *modules, *submodules})
 
     return getattribute, directory
+
+
+def import_extra(package: str, extra: str, needed_for: str | Path) -> ModuleType:
+    """A package that an extra of kseg installs.
+
+    Args:
+        package: to import.
+        extra: of kseg's extras.
+        needed_for: the file or name that needs it.
+
+    Raises:
+        KsegError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise KsegError(f"{needed_for}: needs {package}; install kseg[{extra}]") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from kseg.card import Card, Normalization
 from kseg.errors import KsegError, first_line
 from kseg.file_card import FileCard, read_file_card, without_card
 from kseg.files import check_is_file
+from kseg.lazy import import_extra
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
 
@@ -301,13 +303,9 @@ def import_onnxruntime(path: Path) -> ModuleType:
     Raises:
         KsegError: it is not installed.
     """
-    try:
-        # It looks for GPUs and tells what it did not find.
-        with quiet_stderr():
-            import onnxruntime
-    except ImportError:
-        raise KsegError(f"{path}: needs onnxruntime; install kseg[onnx]") from None
-    return onnxruntime
+    # It looks for GPUs and tells what it did not find.
+    with quiet_stderr():
+        return import_extra("onnxruntime", "onnx", path)
 
 
 def thread_count(count: int | None = None) -> int:
@@ -362,11 +360,8 @@ def onnx_scales(path: Path, content: bytes) -> tuple[tuple[float, int], tuple[fl
         KsegError: the package onnx is not installed, an operator that takes the integers
             otherwise, or scales that are not constants.
     """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        raise KsegError(f"{path}: needs onnx; install kseg[onnx]") from None
+    onnx = import_extra("onnx", "onnx", path)
+    numpy_helper = importlib.import_module("onnx.numpy_helper")
     graph = onnx.load_from_string(content).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:

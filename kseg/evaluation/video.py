@@ -6,26 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from kseg.errors import KsegError, first_line
 from kseg.evaluation.sources import CAMERA, Source
-
-
-def import_av(path: Path) -> ModuleType:
-    """PyAV for a file.
-
-    Raises:
-        KsegError: it is not installed.
-    """
-    try:
-        import av
-    except ImportError:
-        raise KsegError(f"{path}: needs av; install kseg[video]") from None
-    return av
+from kseg.lazy import import_extra
 
 
 class VideoReader:
@@ -42,7 +29,7 @@ class VideoReader:
 
     def __init__(self, source: Source) -> None:
         self._path = source.path
-        self._av = import_av(source.path)
+        self._av = import_extra("av", "video", source.path)
         device = source.name == CAMERA and not source.path.suffix
         with self._errors():
             self._container = self._av.open(str(source.path), format="v4l2" if device else None)
@@ -88,7 +75,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, reader: VideoReader) -> None:
-        self._av = import_av(path)
+        self._av = import_extra("av", "video", path)
         self._path = path
         self._lossless = path.suffix == ".mkv"
         self._container = self._av.open(str(path), "w")

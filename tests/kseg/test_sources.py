@@ -168,4 +168,4 @@ def test_bad_videos(tiny_keras, tmp_path, capsys, monkeypatch):
         assert not list((tmp_path / "out").glob("*"))
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(kseg.KsegError, match=r"whole\.mov: needs av; install kseg\[video\]"):
-        video.import_av(tmp_path / "whole.mov")
+        video.VideoReader(find_sources([tmp_path / "whole.mov"])[0])
