@@ -67,6 +67,16 @@ class SegmentationModel(keras.Model):
         return model
 
 
+def check_card(model: Any) -> None:
+    """Raises KsegError for what is no SegmentationModel, or one that has lost its card."""
+    if isinstance(model, SegmentationModel) and model.card is not None:
+        return
+    hint = "make it with kseg.create_model, or give it one with kseg.wrap"
+    if isinstance(model, SegmentationModel):
+        hint = "a copy of keras.models.clone_model takes its original's: copy.card = model.card"
+    raise KsegError(f"the model is a {type(model).__name__} without a card; {hint}")
+
+
 def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:
     """The layer for a card's normalisation on the tensor ``x``."""
     return Normalize(**dataclasses.asdict(normalization), name="normalize")(x)

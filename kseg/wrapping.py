@@ -15,7 +15,14 @@ from kseg.card import Card, Normalization, check_num_classes, tuples
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.graph import ordered_nodes, replay
 from kseg.layers import LogProbabilities, Normalize, Resize
-from kseg.model import SegmentationModel, check_backend, dtype_policy, fixed_size, normalize
+from kseg.model import (
+    SegmentationModel,
+    check_backend,
+    check_card,
+    dtype_policy,
+    fixed_size,
+    normalize,
+)
 from kseg.pictures import spread_colors
 
 # Of a model that takes RGB 0..255 as it is.
@@ -126,6 +133,7 @@ def _card(
 def _check_form(model: keras.Model) -> None:
     """Raises KsegError for what is no functional model from one image to a map of scores."""
     if isinstance(model, SegmentationModel):
+        check_card(model)
         raise KsegError(f"{model.name}: has a card already; wrap is for models of plain Keras")
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise KsegError(

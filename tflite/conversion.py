@@ -20,7 +20,7 @@ from kseg.card import Card
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, check_not_input
 from kseg.loading import load
-from kseg.model import SegmentationModel, check_backend, dtype_policy, leaf_layers
+from kseg.model import SegmentationModel, check_backend, check_card, dtype_policy, leaf_layers
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.metadata import with_metadata
@@ -157,10 +157,7 @@ def _checked_model(model: SegmentationModel | str | Path) -> SegmentationModel:
     check_backend()
     if isinstance(model, str | Path):
         model = load(model)
-    if not isinstance(model, SegmentationModel) or model.card is None:
-        raise KsegError(
-            f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"
-        )
+    check_card(model)
     return model
 
 

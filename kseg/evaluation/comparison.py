@@ -151,16 +151,16 @@ class _Side:
         self._predictor, self._settings = predictor, InferenceSettings(input_size=input_size)
         card = predictor.card
         count = card.num_classes - len(card.void_channels)
-        # "No class" is one class more, numbered as the next, on which both can agree.
-        self._ids = np.minimum(card.train_ids(), count)
         self.matrix = ConfusionMatrix(count)
 
     def predict(self, sample: Sample, image: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         """(H, W) uint8 train ids of an image, which are counted where there is a label."""
         try:
-            labels = self._ids[predict_labels(self._predictor, image, self._settings)]
+            labels = predict_labels(self._predictor, image, self._settings)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
+        # "No class" is one class more, numbered as the next, on which both can agree.
+        labels = np.minimum(labels, self.matrix.num_classes)
         if label is not None:
             self.matrix.update(label, labels)
         return labels

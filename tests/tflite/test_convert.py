@@ -374,8 +374,12 @@ def test_a_model_without_a_card(kind, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU()])
     if kind is kseg.SegmentationModel:
         model = kind(model.inputs, model.outputs)
-    with pytest.raises(kseg.KsegError, match=f"the model is a {kind.__name__} without a card"):
+    message = f"the model is a {kind.__name__} without a card; .*(kseg.wrap|copy.card = model)"
+    with pytest.raises(kseg.KsegError, match=message):
         kseg.tflite.convert(model, tmp_path / "x.tflite")
+    if kind is kseg.SegmentationModel:
+        with pytest.raises(kseg.KsegError, match=message):
+            kseg.wrap(model)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (65, 97), (64, 96)])
