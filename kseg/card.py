@@ -44,7 +44,7 @@ class Normalization:
 
     Raises:
         KsegError: a mean or std that is not three finite numbers, a std that is not above
-            0, or another channel order than "RGB" and "BGR".
+            0, both of pixels 0..1, or another channel order than "RGB" and "BGR".
     """
 
     mean: tuple[float, float, float]
@@ -60,6 +60,11 @@ class Normalization:
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
             raise KsegError(f"std is {self.std}; each must be above 0")
+        if max(self.std) < 1 or 0 < max(self.mean) <= 1:
+            raise KsegError(
+                f"mean {self.mean} and std {self.std} look like those of pixels 0..1; state them "
+                "for pixels 0..255, 255 times as large"
+            )
         if self.channel_order not in ("RGB", "BGR"):
             raise KsegError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
 
