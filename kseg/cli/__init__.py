@@ -41,7 +41,7 @@ SUBCOMMANDS = {
     "android": "a .tflite file as an Android app: a Gradle project",
     "web": "a .tflite file as a web page that runs it in the browser",
     "push": "a .keras file to the Hugging Face Hub, with a page about it",
-    "benchmark": "latency, memory and size of files, by turns",
+    "benchmark": "latency, memory and size of files, measured in turns",
     "demo": "train, convert, score and compare once, on streets that it draws",
 }
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
@@ -511,7 +511,7 @@ def read_instances(path: Path) -> np.ndarray:
         return np.asarray(image).astype(np.uint16, copy=False)
 
 
-def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> Image.Image:
+def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> ImageFile.ImageFile:
     """A Pillow image of a file or its ``content``, every failure turned into one line."""
     try:
         limit = _max_pixels()
