@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from kseg.card import Card
+from kseg.card import Card, checked_size
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.loading import load
@@ -58,6 +58,15 @@ class Predictor(Protocol):
             channel numbers (h, w) of any integer type.
         """
         ...
+
+
+def check_predictor(source: Any) -> None:
+    """Raises KsegError for what is no Predictor, such as a model or the name of a file."""
+    if not all(hasattr(source, name) for name in ("card", "input_size", "runtime")):
+        raise KsegError(
+            f"a {type(source).__name__} is given for a Predictor; kseg.open_predictor makes one of "
+            "a model or a file"
+        )
 
 
 class KerasPredictor:
@@ -162,14 +171,14 @@ class InferenceSettings:
     crf: DenseCRF | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "pad_to", "scales", "window"):
-            if (value := getattr(self, name)) is not None:
-                # A frozen dataclass has no other way to set its own field.
-                object.__setattr__(self, name, tuple(value))
         for name in ("input_size", "pad_to", "window"):
-            size = getattr(self, name)
-            if size is not None and min(size) < 1:
-                raise KsegError(f"{name} is {size} (H, W); it must be positive")
+            # A frozen dataclass has no other way to set its own field.
+            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
+        if not isinstance(self.scales, Iterable):
+            raise KsegError(
+                f"scales is {self.scales}; it must be several numbers, or (1.5,) for one"
+            )
+        object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or min(self.scales) <= 0:
             raise KsegError(f"scales are {self.scales}; at least one is needed, all above 0")
         if not 0 <= self.overlap < 1:
@@ -247,6 +256,7 @@ def predict_labels(
             another size, with other channels or with logits that are not finite.
     """
     settings = inference_settings(settings, keywords)
+    check_predictor(predictor)
     image, card = rgb_image(image, "the image"), predictor.card
     settings.check(card)
     size = size or image.shape[:2]

@@ -84,6 +84,9 @@ def wrap(
     """
     check_backend()
     _check_form(model)
+    if isinstance(model, keras.Sequential):
+        # Nothing has called it yet, so that it has no output.
+        model = keras.Model(model.inputs, model.outputs[0], name=model.name)
     with dtype_policy("float32"):
         network = _copy(model)
         index = _choose(network, output)

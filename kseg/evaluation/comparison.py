@@ -18,7 +18,7 @@ from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.evaluation.predictions import check_classes
 from kseg.pictures import Color, cover, side_by_side, spread_colors
-from kseg.predictor import InferenceSettings, Predictor, predict_labels
+from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,8 @@ def compare(
     """
     if worst < 0:
         raise KsegError(f"worst is {worst}; it must be at least 0")
+    for predictor in (first, second):
+        check_predictor(predictor)
     names = _class_names(first.card, second.card)
     labelled = any(sample.label for sample in data.samples)
     for predictor in (first, second) if labelled else ():

@@ -16,7 +16,7 @@ from kseg.card import Card, Split
 from kseg.data import IGNORE, DataSet, Sample, first_difference
 from kseg.data.reading import read_label, warn_once
 from kseg.errors import KsegError, KsegWarning
-from kseg.predictor import InferenceSettings, Predictor, predict_labels
+from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
@@ -227,6 +227,7 @@ def predictions_of(
             network can follow.
     """
     if not isinstance(source, LabelMaps):
+        check_predictor(source)
         return NetworkPredictions(source, data, settings)
     defaults = InferenceSettings()
     names = [field.name for field in dataclasses.fields(settings)]

@@ -12,7 +12,13 @@ from PIL import Image
 
 import kseg
 from kseg.data import open_dataset
-from kseg.evaluation import ConfusionMatrix, InferenceSettings, evaluate, format_report
+from kseg.evaluation import (
+    ConfusionMatrix,
+    InferenceSettings,
+    compare,
+    evaluate,
+    format_report,
+)
 from kseg.predictor import KerasPredictor, predict_labels
 
 
@@ -248,6 +254,21 @@ def test_a_height_in_place_of_the_width(tiny_model, tiny_camvid, recwarn):
     assert not recwarn.list
     with pytest.warns(kseg.errors.KsegWarning, match=r"input_size is 64x48 .* the height first"):
         evaluate(Constant(tiny_model.card, np.zeros((64, 48, 11))), data, input_size=(64, 48))
+
+
+def test_something_else_than_a_predictor(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    for source in (tiny_model, "x.keras"):
+        message = f"a {type(source).__name__} is given for a Predictor; kseg.open_predictor"
+        for call in (
+            lambda source=source: evaluate(source, data),
+            lambda source=source: compare(Constant(tiny_model.card, None), source, data),
+            lambda source=source: predict_labels(source, np.zeros((48, 64, 3), np.uint8)),
+        ):
+            with pytest.raises(kseg.KsegError, match=message):
+                call()
+    with pytest.raises(kseg.KsegError, match=r"data is a str; kseg\.data\.open_dataset"):
+        evaluate(Constant(tiny_model.card, None), "camvid")
 
 
 def test_no_images(tiny_model, tiny_camvid):

@@ -274,9 +274,12 @@ def test_vanished_probabilities_stay_finite():
     [
         ({"scales": ()}, "at least one"),
         ({"scales": (1, 0)}, "all above 0"),
-        ({"window": (0, 4)}, r"window is \(0, 4\) \(H, W\); it must be positive"),
-        ({"input_size": (4, 0)}, r"input_size is \(4, 0\) \(H, W\); it must be positive"),
-        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\) \(H, W\); it must be positive"),
+        ({"window": (0, 4)}, r"window is \(0, 4\); it must be \(H, W\), both at"),
+        ({"input_size": (4, 0)}, r"input_size is \(4, 0\); it must be \(H, W\)"),
+        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\); it must be \(H, W\)"),
+        ({"input_size": 64}, r"input_size is 64; it must be \(H, W\)"),
+        ({"window": (4.5, 4)}, "window is 4.5; it must be a whole number"),
+        ({"scales": 1.5}, r"scales is 1.5; .* \(1.5,\) for one"),
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
     ],
 )
