@@ -80,7 +80,8 @@ def wrap(
             cannot be made of its configuration, or a value that does not fit the model.
 
     Warns:
-        KsegWarning: a softmax was left out that ``probabilities`` does not mention.
+        KsegWarning: a softmax was left out that ``probabilities`` does not mention, or a model
+            that begins with a normalisation is given another one.
     """
     check_backend()
     _check_form(model)
@@ -101,10 +102,24 @@ def wrap(
         convert = bool(probabilities) and not stripped
         if normalization is None:
             normalization = _AS_IT_IS
+        else:
+            _warn_of_two_normalizations(model)
         _compare(model, network, index, stripped, normalization, convert)
         channels = network.outputs[0].shape[-1]
         card = _card(model.name, channels, normalization, class_names, colors, void_channels)
         return _assembled(network, card.replace(resize=resize), convert)
+
+
+def _warn_of_two_normalizations(model: keras.Model) -> None:
+    inner = (x for x in leaf_layers(model) if not isinstance(x, keras.layers.InputLayer))
+    first = next(inner, None)
+    if isinstance(first, keras.layers.Rescaling | keras.layers.Normalization):
+        warnings.warn(
+            f"{model.name}: begins with the {type(first).__name__} {first.name!r} and is given a "
+            "normalization besides; leave normalization out if the model takes RGB 0..255",
+            KsegWarning,
+            stacklevel=3,
+        )
 
 
 def _card(

@@ -10,6 +10,7 @@ from keras import layers as kl
 
 import kseg
 from kseg.card import IMAGENET, UNIT_RANGE
+from kseg.errors import KsegWarning
 from kseg.model import leaf_layers
 from kseg.predictor import KerasPredictor
 from kseg.resize import resize_bilinear
@@ -48,6 +49,15 @@ def test_the_same_function_in_files(model, tmp_path):
     assert ours.card.wrapped
     assert (ours.card.name, ours.card.num_classes) == ("unet", 11)
     assert len(set(ours.card.colors)) == 11
+
+
+def test_normalised_twice(recwarn):
+    model = simple(kl.Rescaling(1 / 127.5, -1), kl.Conv2D(3, 1))
+    kseg.wrap(model)
+    kseg.wrap(simple(kl.Conv2D(3, 1)), normalization=IMAGENET)
+    assert not [w for w in recwarn.list if w.category is KsegWarning]
+    with pytest.warns(KsegWarning, match="simple: begins with the Rescaling 'rescaling.*' and is"):
+        kseg.wrap(model, normalization=IMAGENET)
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
