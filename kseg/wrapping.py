@@ -21,6 +21,7 @@ from kseg.model import (
     check_card,
     dtype_policy,
     fixed_size,
+    leaf_layers,
     normalize,
 )
 from kseg.pictures import spread_colors

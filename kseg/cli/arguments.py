@@ -197,11 +197,7 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         help="how ranges are measured: percentile (default), moving-average or min-max",
     )
     parser.add_argument(
-        "--keep-float",
-        nargs="+",
-        default=(),
-        metavar="LAYER",
-        help="layers that stay in float32",
+        "--keep-float", nargs="+", default=(), metavar="LAYER", help="layers that stay in float32"
     )
 
 

@@ -21,10 +21,7 @@ from kseg.progress import Countdown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the data, the settings and what to write."""
     parser.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help=f"{arguments.FILES}, or label maps in a folder",
+        "file", type=Path, metavar="FILE", help=f"{arguments.FILES}, or label maps in a folder"
     )
     arguments.add_data(parser)
     parser.add_argument(

@@ -38,12 +38,7 @@ def run(args: argparse.Namespace) -> None:
     shard = arguments.shard(args)
     data = open_dataset(args.dataset, args.data_dir, args.split)
     complete = prepare_shard(
-        data,
-        args.out,
-        shard,
-        shards=args.shards,
-        workers=args.workers,
-        progress=Countdown(),
+        data, args.out, shard, shards=args.shards, workers=args.workers, progress=Countdown()
     )
     if not complete:
         print(f"{args.out}: shard {shard} is done, others are not yet")
