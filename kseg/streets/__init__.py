@@ -100,7 +100,7 @@ def write_streets(
         KsegError: a count below 2, a size below 16, or what cannot be written.
     """
     if count < 2:
-        raise KsegError(f"--count {count}: streets need one for train and one for val, so 2")
+        raise KsegError(f"count is {count}; streets need one for train and one for val, so 2")
     _check(size, seed)
     val = max(1, round(count / 5))
     make_folder(Path(folder).resolve().parent)

@@ -241,7 +241,7 @@ def test_more_streets_begin_with_the_fewer(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(KsegError, match="count 1"):
+    with pytest.raises(KsegError, match="count is 1"):
         write_streets(tmp_path / "a", 1)
     with pytest.raises(KsegError, match="8x512"):
         write_streets(tmp_path / "a", 2, size=(8, 512))

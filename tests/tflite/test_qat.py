@@ -118,7 +118,7 @@ def test_training_lowers_the_loss_of_the_file(small_keras, tiny_camvid, tmp_path
 def test_a_teacher_that_is_unknown(tiny_keras, tiny_camvid, tmp_path, capsys):
     args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--learn-from", "books"]
     assert main(["qat", *map(str, [tiny_keras, tmp_path / "x.tflite", *args])]) == 1
-    assert "learn from is 'books'; it must be one of model, labels" in capsys.readouterr().err
+    assert "--learn-from is 'books'; it must be one of model, labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
