@@ -153,28 +153,27 @@ class FilePredictions:
         label = self._data.label(sample)
         file = self._files[sample.name]
         prediction = read_label(file, self._data.classes)
-        self._warn_of_train_ids(file, prediction)
         if prediction.shape != label.shape:
             raise KsegError(
                 f"{file}: is {prediction.shape[0]}x{prediction.shape[1]} but its label is "
                 f"{label.shape[0]}x{label.shape[1]} (HxW); resize the logits before the "
                 "argmax, or the label map by the nearest pixel"
             )
+        self._warn_of_train_ids(file, prediction, label)
         return prediction, label
 
-    def _warn_of_train_ids(self, file: Path, prediction: np.ndarray) -> None:
-        """Says so where a label map has train ids in place of the data set's own ids.
-
-        Nobody predicts a void id but the first, and train ids end below the number of classes.
-        """
+    def _warn_of_train_ids(self, file: Path, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Says so where a label map is right by train ids more often than by the data set's ids."""
         classes = self._data.classes
+        # Train id 0 is a void id where the two differ.
         if classes.file_ids == tuple(range(classes.num_classes)) or IGNORE not in prediction:
             return
         with Image.open(file) as image:
-            if image.mode != "L":
-                return
-            ids = set(np.unique(np.asarray(image)).tolist()) - {IGNORE}
-        if ids & {*classes.void_ids[1:]} and max(ids) < classes.num_classes:
+            ids = np.asarray(image)
+        scored = label != IGNORE
+        if ids.shape == label.shape and (
+            np.sum((ids == label) & scored) > 2 * np.sum((prediction == label) & scored)
+        ):
             warn_once(
                 str(self._folder),
                 "train ids",
