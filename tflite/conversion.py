@@ -24,7 +24,7 @@ from kseg.model import SegmentationModel, check_backend, dtype_policy, leaf_laye
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.metadata import with_metadata
-from kseg.tflite.naming import layer_names, tensors_of
+from kseg.tflite.naming import layer_names, tensors_of, with_layer_names
 from kseg.tflite.operators import check_operators
 from kseg.tflite.options import ExportOptions
 from kseg.tflite.quantise import calibration_images, quantise_int8, quantise_weights
@@ -278,10 +278,10 @@ def to_int8(
 def finished(
     model: Flatbuffer, card: Card, graph: keras.Model, beside: Collection[str] = ()
 ) -> bytes:
-    """The file: the model with its card.
+    """The file: the model with its card, and its layers' names.
 
     Args:
-        model: all of it but the metadata.
+        model: all of it but the metadata, named as it was traced.
         card: its card.
         graph: of Keras 3, that the model was made of.
         beside: operators that may be there, though no GPU runs them.
@@ -290,4 +290,4 @@ def finished(
         KsegError: an operator that the GPU delegate does not run.
     """
     check_operators(card.name, model.content, layer_names(model.content, graph), beside)
-    return with_metadata(model, card)
+    return with_metadata(with_layer_names(model, graph), card)

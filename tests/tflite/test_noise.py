@@ -43,7 +43,7 @@ def test_layers_kept_in_float(tiny_model, images, tmp_path):
     content = path.read_bytes()
     rounded = int8_ranges(content)
     convolutions = {
-        name.split("/")[1].removesuffix("_1"): name in rounded
+        name: name in rounded
         for operator, name in operator_outputs(content).values()
         if operator in ("CONV_2D", "DEPTHWISE_CONV_2D")
     }
