@@ -18,15 +18,15 @@ _FORMS = ("DENSIFY", "DEQUANTIZE", "QUANTIZE")
 
 # What the inputs of operators are, where they are constants; the schema has no names for them.
 _ROLES = {
-    "CONV_2D": ("", "kernel", "bias"),
-    "DEPTHWISE_CONV_2D": ("", "kernel", "bias"),
-    "FULLY_CONNECTED": ("", "kernel", "bias"),
-    "MEAN": ("", "axes"),
-    "PAD": ("", "paddings"),
-    "PRELU": ("", "alpha"),
-    "RESIZE_BILINEAR": ("", "size"),
-    "RESIZE_NEAREST_NEIGHBOR": ("", "size"),
-    "TRANSPOSE_CONV": ("output_shape", "kernel", "", "bias"),
+    "CONV_2D": ("input", "kernel", "bias"),
+    "DEPTHWISE_CONV_2D": ("input", "kernel", "bias"),
+    "FULLY_CONNECTED": ("input", "kernel", "bias"),
+    "MEAN": ("input", "axes"),
+    "PAD": ("input", "paddings"),
+    "PRELU": ("input", "alpha"),
+    "RESIZE_BILINEAR": ("input", "size"),
+    "RESIZE_NEAREST_NEIGHBOR": ("input", "size"),
+    "TRANSPOSE_CONV": ("output_shape", "kernel", "input", "bias"),
 }
 
 
@@ -88,12 +88,13 @@ def with_layer_names(model: Flatbuffer, graph: keras.Model) -> Flatbuffer:
     made = {tensor: operator for operator in operators for tensor in operator.outputs}
     for operator in computing:
         roles = _ROLES.get(operator.kind, ())
-        for tensor, role in itertools.zip_longest(operator.inputs, roles, fillvalue=""):
+        for place, tensor in enumerate(operator.inputs):
             # Half precision and zeros left out are other forms of a constant.
             while (maker := made.get(tensor)) is not None and maker.kind in _FORMS:
                 (tensor,) = maker.inputs
-            if maker is None and tensor not in (-1, "") and owners[operator.name]:
-                names.give(tensor, f"{owners[operator.name][0]}/{role or 'constant'}")
+            if maker is None and tensor >= 0 and owners[operator.name]:
+                role = roles[place] if place < len(roles) else "constant"
+                names.give(tensor, f"{owners[operator.name][0]}/{role}")
     for operator in operators:
         if operator.kind in _FORMS and operator.inputs[0] in names.given:
             names.give(operator.outputs[0], f"{names.given[operator.inputs[0]]}/{operator.kind}")
