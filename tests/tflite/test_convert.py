@@ -231,7 +231,15 @@ def test_weights_of_8_bits_compute_in_float32():
 def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     """Sums, products, means, and concatenations of float32; convolutions are int8."""
     path = tmp_path / "x.tflite"
-    kseg.tflite.convert(tiny_model, path, precision="int8", calibration=[IMAGE])
+    seen = []
+    kseg.tflite.convert(
+        tiny_model,
+        path,
+        precision="int8",
+        calibration=[IMAGE],
+        progress=lambda *counts: seen.append(counts),
+    )
+    assert seen == [(1, 1)]
     interpreter = TFLitePredictor(path)._interpreter
     types = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
     names = {t["index"]: t["name"] for t in interpreter.get_tensor_details()}

@@ -259,7 +259,10 @@ def test_comparisons_have_no_range(calibration):
 
 def test_noise_of_each_layer(tiny_model, images, tmp_path):
     """The last row is what the files' outputs show; the report is sorted."""
-    rows = quantisation_noise(tiny_model, images)
+    seen = []
+    rows = quantisation_noise(tiny_model, images, progress=lambda *counts: seen.append(counts))
+    # Images are calibrated with, then measured on.
+    assert seen == [(done + 1, 2 * len(images)) for done in range(2 * len(images))]
     decibels = [row.decibels for row in rows]
     assert decibels == sorted(decibels)
     by_layer = {row.layer: row for row in rows}
