@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from litert_quantizer.utils import qsv_utils
 
 from kseg.errors import KsegError
 from kseg.pixels import rgb_image
+from kseg.progress import counted
 from kseg.quiet import quiet_stderr
 from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import (
@@ -54,6 +55,7 @@ def quantise_int8(
     *,
     calibration: str = "percentile",
     keep_float: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """int8 weights and activations; int8 input (scale 1, zero point -128) and output.
 
@@ -67,6 +69,7 @@ def quantise_int8(
             show; "moving-average", of the lowest and highest value of each image, factor
             0.95; "percentile", the mean over images of the 0.01 and 99.99 percentiles.
         keep_float: output tensors whose operators stay in float32.
+        progress: called with (images done, images in all), for percentiles alone.
 
     Raises:
         KsegError: what ``calibration_images`` raises, another calibration, or activations that
@@ -78,6 +81,10 @@ def quantise_int8(
     how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
         ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
+    if calibration == "percentile":
+        shown = images if progress is None else counted(images, progress)
+        _set_percentiles(content, prepared(shown, input_size), ranges)
+    with _quiet(), _large_kernels():
         for name, values in ranges.items():
             if not all(np.isfinite(values[key]).all() for key in ("min", "max")):
                 raise KsegError(
@@ -111,22 +118,21 @@ def _calibrated(
     input_size: tuple[int, int],
     calibration: str,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """{"min", "max"} of every activation that is to be quantised, by tensor name."""
+    """{"min", "max"} of every activation that is to be quantised, by tensor name.
+
+    For percentiles those of the first image.
+    """
     update = {"moving-average": qsv_utils.moving_average_update}.get(
         calibration, qsv_utils.min_max_update
     )
     tool = calibrator.Calibrator(content, thread_count(), qsv_update_func=update)
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(how)
-    percentile = calibration == "percentile"
     # The tool knows percentiles of no kind; from one image it names the tensors.
-    shown = images[:1] if percentile else images
+    shown = images[:1] if calibration == "percentile" else images
     samples = [{argument: image} for image in prepared(shown, input_size)]
     tool.calibrate({signature: samples}, manager)
-    ranges = tool.get_model_qsvs()
-    if percentile:
-        _set_percentiles(content, prepared(images, input_size), ranges)
-    return ranges
+    return tool.get_model_qsvs()
 
 
 def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:

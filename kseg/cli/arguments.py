@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kseg.data import WHOLE, Shard, check_outputs, list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
-from kseg.progress import Countdown
+from kseg.progress import Countdown, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,14 +134,16 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     add_card(parser)
 
 
-def check_images(args: argparse.Namespace) -> list[np.ndarray]:
-    """The images that ``add_check`` names, else two drawn streets."""
+def check_images(args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """The images that ``add_check`` names, else two drawn streets, with progress."""
     from kseg.data import read_image
     from kseg.streets import draw_scene
 
     if args.images:
-        return [read_image(path) for path in args.images]
-    return [draw_scene(seed, 256, 512).image for seed in range(2)]
+        images = [read_image(path) for path in args.images]
+    else:
+        images = [draw_scene(seed, 256, 512).image for seed in range(2)]
+    return counted(images, Countdown())
 
 
 def settings(args: argparse.Namespace) -> InferenceSettings:

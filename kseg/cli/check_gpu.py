@@ -31,15 +31,14 @@ def run(args: argparse.Namespace) -> int:
     """Prints the comparison."""
     from kseg.tflite.gpu import NoAccelerator, compare
 
-    images = arguments.check_images(args)
     card = args.card and read_file_card(args.card)
     try:
-        result = compare(args.file, images, args.timeout, card)
+        result = compare(args.file, arguments.check_images(args), args.timeout, card)
     except NoAccelerator as error:
         print(f"kseg: {error}", file=sys.stderr)
         return 3
     print(f"{args.file}: {'agrees' if result.agrees else 'DIFFERS'}; {result}")
     if not result.quantised:
-        half = compare(args.file, images, args.timeout, card, "litert-fp16")
+        half = compare(args.file, arguments.check_images(args), args.timeout, card, "litert-fp16")
         print(f"half precision on the CPU: {half}")
     return 0 if result.agrees else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.files import check_not_input
+from kseg.progress import Countdown
 
 FLAGS = {"calibration_method": "--calibration", "input_type": "--input"}
 
@@ -58,5 +59,6 @@ def run(args: argparse.Namespace) -> None:
         keep_float=args.keep_float,
         sparse=args.sparse,
         dynamic_batch=args.dynamic_batch,
+        progress=Countdown(),
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

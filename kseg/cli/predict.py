@@ -14,7 +14,7 @@ from pathlib import Path
 from kseg.cli import arguments
 from kseg.data import check_outputs, open_dataset
 from kseg.errors import KsegError
-from kseg.progress import Countdown
+from kseg.progress import Countdown, clear
 
 FLAGS = {"kinds": "--write"}
 
@@ -87,4 +87,5 @@ def run(args: argparse.Namespace) -> None:
     for file in write_overlays(
         predictor, part, args.out, settings, kinds=args.write, progress=progress
     ):
-        print(file)
+        clear()
+        print(file, flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.files import check_not_input, check_output, write_json
+from kseg.progress import Countdown
 
 FLAGS = {"calibration_method": "--calibration"}
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         input_size=arguments.size(args.input_size),
         calibration_method=args.calibration or "percentile",
         keep_float=args.keep_float,
+        progress=Countdown(),
     )
     print(format_noise(rows))
     if args.json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kseg.progress import Countdown
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``kseg streets`` takes."""
@@ -39,6 +41,11 @@ def run(args: argparse.Namespace) -> None:
     from kseg.streets import write_streets
 
     write_streets(
-        args.folder, args.count, size=tuple(args.size), seed=args.seed, simple=args.simple
+        args.folder,
+        args.count,
+        size=tuple(args.size),
+        seed=args.seed,
+        simple=args.simple,
+        progress=Countdown("streets"),
     )
     print(f"{args.folder}: {args.count} streets of {args.size[0]}x{args.size[1]}")
