@@ -68,6 +68,19 @@ class SegmentationModel(keras.Model):
         self._warn_of_scaled(x)
         return super().predict(x, *args, **kwargs)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As of keras.Model.
+
+        Raises:
+            KsegError: Keras' old format, which it could not load again.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise KsegError(
+                f"{filepath}: Keras could not load this model from its old format; save it as "
+                ".keras, or the weights alone by save_weights as .weights.h5"
+            )
+        super().save(filepath, *args, **kwargs)
+
     def _warn_of_scaled(self, x: Any) -> None:
         """Says so where images are 0..1, which a model that normalises 0..255 sees as black."""
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or not x.size:
