@@ -299,7 +299,7 @@ def zip_damaged(inner: Callable[[random.Random, str, bytes], bytes]) -> Mutator:
             elif kind == 2:
                 entries.append((name, rng.choice(entries)[1]))
             elif kind == 3:
-                entries[place] = name, bytes(rng.choice((0, 1, 10**5, 3 * 10**8)))
+                entries[place] = name, bytes(rng.choice((0, 1, 10**5, 10**8)))
                 method = zipfile.ZIP_DEFLATED
             elif kind == 4:
                 entries[place] = name, rng.choice(entries)[1]
@@ -393,4 +393,7 @@ _BOMBS: tuple[Callable[[random.Random], bytes], ...] = (
     lambda rng: b"\x95" + struct.pack("<Q", rng.choice((0, 2**33, 2**62))),
     lambda rng: b"cnumpy\ndtype\n(X\x06\x00\x00\x00U99999K\0K\1tR0",
     lambda rng: b"ccollections\nOrderedDict\n)R(NNu0",
+    lambda rng: b"X\1\0\0\0b)" + b"2\x86" * 60,  # 2^60 times the same
+    lambda rng: b"cnumpy._core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\nX\2\0\0\0S0K\0K\1\x87R"
+    + _integer(rng) + b"\x85X\1\0\0\0CtR0",
 )
