@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kseg.checkpoints.hdf5 import read_hdf5
 from kseg.checkpoints.pytorch import read_pytorch
-from kseg.checkpoints.room import Room
 from kseg.checkpoints.tflite import read_tflite
 from kseg.errors import KsegError, first_line
 
@@ -36,7 +36,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
                 "no such checkpoint; name a .pth, .safetensors, .h5, .tflite or TF1 prefix"
             )
         if path.suffix == ".h5":
-            return _read_hdf5(path)
+            return read_hdf5(path)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
@@ -57,30 +57,3 @@ def _read_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
 
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    tensors: dict[str, np.ndarray] = {}
-    room = Room(path)
-
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        """Of ``layers/conv2d/vars/0`` the layer's name is an attribute of ``vars``."""
-        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer"):
-            return
-        # Texts are no tensors.
-        if item.dtype.kind not in "biufc":
-            return
-        if item.external or item.is_virtual:
-            raise KsegError(f"{name} lies in another file; save the weights in one")
-        room.take(item.nbytes)
-        *groups, variable = name.split("/")
-        layer = item.parent.attrs.get("name") if groups[-1:] == ["vars"] else groups[-1]
-        tensors[f"{layer}/{variable.removesuffix(':0')}"] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    if not tensors:
-        raise KsegError("it holds no tensors; name a file of weights")
-    return tensors
