@@ -99,7 +99,6 @@ def read_keras(path: Path) -> Any:
 
     # Keras keeps what is built.
     keras.utils.clear_session()
-    gc.collect()
     model = kseg.load(path)
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
     weights = {f"{i} {w.path}": np.asarray(w) for i, w in enumerate(model.weights)}
@@ -380,8 +379,8 @@ def hdf5_damaged(rng: random.Random, content: bytes) -> bytes:
             shape = rng.choice(((10**9,), (10**5, 10**5), (2**33,), (2**62,), (0,), (10**8, *array.shape)))
             file.create_dataset(name, shape, "f4", chunks=(1,) * len(shape))
         elif kind == 1:
-            zeros = np.zeros(4 * 10**7, "f4")
-            file.create_dataset(name, data=zeros, compression="gzip", chunks=(10**7,))
+            zeros = np.zeros(10**6, "f4")
+            file.create_dataset(name, data=zeros, compression="gzip", chunks=(10**5,))
         elif kind == 2:
             file[name] = rng.choice((np.bytes_(b"text"), "text", b"", 3, 2.5, float("nan")))
         elif kind == 3:
@@ -686,6 +685,8 @@ def work(name: str, seed: int, first: int, count: int, seconds: int, channel: in
             used = int(time.process_time())
             hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
             resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, hard))
+            if number % 100 == 0:
+                gc.collect()
             print(json.dumps([number]), file=out, flush=True)
             begin = time.process_time()
             result = cases.outcome(number)

@@ -195,7 +195,7 @@ def _damage_chunks(rng: random.Random, chunks: list[tuple[bytes, bytes]]) -> Non
     elif choice == 3:
         chunks[place] = kind, damaged(rng, data) if data else b"\0"
     elif choice == 4:
-        bomb = zlib.compress(bytes(rng.choice((10, 10**5, 2 * 10**7))))
+        bomb = zlib.compress(bytes(rng.choice((10, 10**5, 10**6))))
         chunks.insert(
             rng.randrange(1, len(chunks) + 1),
             rng.choice(
@@ -299,7 +299,7 @@ def zip_damaged(inner: Callable[[random.Random, str, bytes], bytes]) -> Mutator:
             elif kind == 2:
                 entries.append((name, rng.choice(entries)[1]))
             elif kind == 3:
-                entries[place] = name, bytes(rng.choice((0, 1, 10**5, 10**8)))
+                entries[place] = name, bytes(rng.choice((0, 1, 10**5, 10**7)))
                 method = zipfile.ZIP_DEFLATED
             elif kind == 4:
                 entries[place] = name, rng.choice(entries)[1]

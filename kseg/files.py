@@ -235,7 +235,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_DEPTH):
+    for _ in range(_DEPTH + 1):
         if not level:
             return value
         items = (v.values() if isinstance(v, dict) else v for v in level)

@@ -194,8 +194,7 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         room = Room(path)
         for entry in archive.infolist():
-            room.take(entry.file_size)
-            content = archive.read(entry)
+            content = room.read(archive, entry)
             if entry.filename.endswith(".h5"):
                 numbers += count_numbers(io.BytesIO(content), Room(path))
             elif entry.filename == "config.json":
@@ -242,10 +241,10 @@ def _load_shipped(
             f"{name}: has {card.num_classes} classes, not {num_classes}; leave num_classes out"
         )
     options = {**card.options, **arguments}
-    model = create_model(card.name, num_classes=card.num_classes, **options)
     path = shipped.weights_file(name)
     if hashlib.sha256(path.read_bytes()).hexdigest() != shipped.facts(name)["file"]["sha256"]:
         raise KsegError(f"{path}: is not the file that kseg ships; install kseg again")
+    model = create_model(card.name, num_classes=card.num_classes, **options)
     checkpoints.assign(model, checkpoints.read(path))
     model.card = card.replace(options=model.card.options, preprocessing=model.card.preprocessing)
     return model

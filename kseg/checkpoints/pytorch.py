@@ -28,7 +28,7 @@ from kseg.errors import KsegError
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 # Lists can hold each other many times: a small file can have more than any machine could walk.
-_VALUES = 3_000_000
+_VALUES = 1_000_000
 
 # bfloat16 has no numpy dtype: its 16 bits are read and widened to float32.
 _STORAGE_DTYPES = {
@@ -150,8 +150,7 @@ def _read_zip(path: Path) -> Any:
         room = Room(path)
 
         def content(name: str) -> bytes:
-            room.take(archive.getinfo(name).file_size)
-            return archive.read(name)
+            return room.read(archive, archive.getinfo(name))
 
         if byteorder in archive.namelist() and content(byteorder) != b"little":
             raise ValueError("it was written on a big-endian machine")

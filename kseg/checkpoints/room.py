@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 
@@ -24,3 +25,15 @@ class Room:
         self._left -= size
         if self._left < 0:
             raise ValueError(f"{self._size} bytes that stand for many times more")
+
+    def read(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+        """An entry of the file, which is an archive.
+
+        Raises:
+            ValueError: there is no room for it, or it is said to be larger than the file.
+            zipfile.BadZipFile: its checksum is another one.
+        """
+        self.take(entry.file_size)
+        if entry.compress_size > self._size:
+            raise ValueError(f"{entry.filename} is cut short")
+        return archive.read(entry)
