@@ -79,26 +79,28 @@ class Format:
 
 
 def read_checkpoint(path: Path) -> Any:
+    """The tensors, by name."""
     from kseg import checkpoints
 
     return checkpoints.read(path)
 
 
 def read_tensorflow(path: Path) -> Any:
+    """As ``read_checkpoint``, of the two files of a prefix."""
     return read_checkpoint(path.with_name("tiny.ckpt"))
 
 
 def is_tensors(value: Any) -> bool:
-    return all(isinstance(v, np.ndarray | np.generic) and v.dtype.kind in "biufc" for v in value.values())
+    """Whether these are tensors of numbers, by name."""
+    return all(
+        isinstance(v, np.ndarray | np.generic) and v.dtype.kind in "biufc" for v in value.values()
+    )
 
 
 def read_keras(path: Path) -> Any:
-    import keras
-
+    """Card, weights and output of a model."""
     import kseg
 
-    # Keras keeps what is built.
-    keras.utils.clear_session()
     model = kseg.load(path)
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
     weights = {f"{i} {w.path}": np.asarray(w) for i, w in enumerate(model.weights)}
@@ -106,6 +108,7 @@ def read_keras(path: Path) -> Any:
 
 
 def run_file(path: Path) -> Any:
+    """Card and output of a .tflite or .onnx file."""
     import kseg
 
     predictor = kseg.open_predictor(path, threads=1)
@@ -117,16 +120,19 @@ def run_file(path: Path) -> Any:
 
 
 def read_image(path: Path) -> Any:
+    """The pixels."""
     from kseg.data import read_image
 
     return read_image(path)
 
 
 def is_image(value: Any) -> bool:
+    """Whether these are pixels."""
     return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
 
 
 def read_label(path: Path) -> Any:
+    """The train ids."""
     from kseg.data import CAMVID
     from kseg.data.reading import read_label
 
@@ -134,10 +140,14 @@ def read_label(path: Path) -> Any:
 
 
 def is_label(value: Any) -> bool:
-    return value.dtype == np.uint8 and value.ndim == 2 and set(np.unique(value)) <= {*range(11), 255}
+    """Whether these are train ids of CamVid."""
+    return (
+        value.dtype == np.uint8 and value.ndim == 2 and set(np.unique(value)) <= {*range(11), 255}
+    )
 
 
 def read_records(path: Path) -> Any:
+    """The records, and what the index says of them."""
     from kseg.training.records import open_records
 
     records = open_records(path.parent)
@@ -148,6 +158,7 @@ def read_records(path: Path) -> Any:
 
 
 def read_run(path: Path) -> Any:
+    """Nothing: whether the folder of a run is refused."""
     from kseg.data import open_dataset
     from kseg.training.config import TrainingConfig
     from kseg.training.run_folder import check_folder
@@ -157,12 +168,14 @@ def read_run(path: Path) -> Any:
 
 
 def read_card(path: Path) -> Any:
+    """The card."""
     from kseg.file_card import read_file_card
 
     return read_file_card(path)
 
 
 def read_classes(path: Path) -> Any:
+    """The classes."""
     from kseg.data.class_files import read_classes
 
     return read_classes(path)
@@ -339,11 +352,13 @@ def safetensors_damaged(rng: random.Random, content: bytes) -> bytes:
 
 
 def pytorch_damaged(rng: random.Random, name: str, data: bytes) -> bytes:
+    """An entry of an archive of PyTorch."""
     pickled = name.endswith("data.pkl")
     return (damage.pickle_damaged if pickled else damage.damaged)(rng, data)
 
 
 def keras_damaged(rng: random.Random, name: str, data: bytes) -> bytes:
+    """An entry of a .keras file."""
     if name.endswith(".json"):
         return (damage.json_damaged if rng.random() < 0.8 else damage.damaged)(rng, data)
     return (hdf5_damaged if rng.random() < 0.5 else damage.damaged)(rng, data)
@@ -376,7 +391,9 @@ def hdf5_damaged(rng: random.Random, content: bytes) -> bytes:
         if kind < 11:
             del file[name]
         if kind == 0:
-            shape = rng.choice(((10**9,), (10**5, 10**5), (2**33,), (2**62,), (0,), (10**8, *array.shape)))
+            shape = rng.choice(
+                ((10**9,), (10**5, 10**5), (2**33,), (2**62,), (0,), (10**8, *array.shape))
+            )
             file.create_dataset(name, shape, "f4", chunks=(1,) * len(shape))
         elif kind == 1:
             zeros = np.zeros(10**6, "f4")
@@ -390,15 +407,21 @@ def hdf5_damaged(rng: random.Random, content: bytes) -> bytes:
         elif kind == 5:
             file.create_dataset(name, data=["a", "b\nc"], dtype=h5py.string_dtype())
         elif kind == 6:
-            file[name] = h5py.SoftLink(rng.choice(("/", "/nowhere", f"/{name}", f"/{rng.choice(names)}")))
+            file[name] = h5py.SoftLink(
+                rng.choice(("/", "/nowhere", f"/{name}", f"/{rng.choice(names)}"))
+            )
         elif kind == 7:
             file[name] = h5py.ExternalLink("/etc/passwd", "/")
         elif kind == 8:
-            file.create_dataset(name, array.shape, "f4", external=[("/proc/self/exe", 0, array.nbytes)])
+            file.create_dataset(
+                name, array.shape, "f4", external=[("/proc/self/exe", 0, array.nbytes)]
+            )
         elif kind == 9:
             file[name] = np.full(array.shape, rng.choice((np.nan, np.inf, 1e38, 0)), array.dtype)
         elif kind == 10:
-            file[name] = np.resize(array, rng.choice(((), (1,), array.shape[::-1], (*array.shape, 2))))
+            file[name] = np.resize(
+                array, rng.choice(((), (1,), array.shape[::-1], (*array.shape, 2)))
+            )
         elif kind == 11:
             place = file[rng.choice(names)]
             for key in list(place.attrs):
@@ -456,13 +479,13 @@ def _other(rng: random.Random, value: Any) -> Any:
             return rng.choice((value[:-1], value[:0], np.tile(value, 2)))
         changed = value.copy()
         with np.errstate(all="ignore"):
-            changed.flat[rng.randrange(value.size)] = np.array(rng.choice(damage.INTEGERS), object).astype(
-                "f8"
-            ).astype(value.dtype)
+            changed.flat[rng.randrange(value.size)] = (
+                np.array(rng.choice(damage.INTEGERS), object).astype("f8").astype(value.dtype)
+            )
         return changed
     if isinstance(value, list) and value:
         place = rng.randrange(len(value))
-        return rng.choice((value[:place] + value[place + 1 :], value + [value[place]], value[::-1]))
+        return rng.choice((value[:place] + value[place + 1 :], [*value, value[place]], value[::-1]))
     return None
 
 
@@ -504,20 +527,36 @@ def _change_field(rng: random.Random, message: Any, field: Any) -> None:
     else:
         with contextlib.suppress(ValueError, TypeError):
             text = isinstance(value, str)
-            setattr(message, field.name, rng.choice(("", "a\nb", "Conv")) if text else _other(rng, value))
+            setattr(
+                message,
+                field.name,
+                rng.choice(("", "a\nb", "Conv")) if text else _other(rng, value),
+            )
 
 
 # --- the formats ---------------------------------------------------------------------
 
 FORMATS = {
     "png": Format(
-        ("rgb.png", "palette.png", "exif.png", "rgba.png"), read_image, damage.png_damaged, True, is_image
+        ("rgb.png", "palette.png", "exif.png", "rgba.png"),
+        read_image,
+        damage.png_damaged,
+        True,
+        is_image,
     ),
-    "jpeg": Format(("rgb.jpg", "progressive.jpg"), read_image, damage.jpeg_damaged, False, is_image),
+    "jpeg": Format(
+        ("rgb.jpg", "progressive.jpg"), read_image, damage.jpeg_damaged, False, is_image
+    ),
     "label": Format(
-        ("label.png", "label4.png", "label-palette.png"), read_label, damage.png_damaged, True, is_label
+        ("label.png", "label4.png", "label-palette.png"),
+        read_label,
+        damage.png_damaged,
+        True,
+        is_label,
     ),
-    "pytorch": Format(("zip.pth",), read_checkpoint, damage.zip_damaged(pytorch_damaged), True, is_tensors),
+    "pytorch": Format(
+        ("zip.pth",), read_checkpoint, damage.zip_damaged(pytorch_damaged), True, is_tensors
+    ),
     "legacy": Format(("legacy.pth",), read_checkpoint, legacy_damaged, False, is_tensors),
     "safetensors": Format(
         ("tiny.safetensors",), read_checkpoint, safetensors_damaged, False, is_tensors
@@ -557,9 +596,7 @@ FORMATS = {
             _records("shard-00000-of-00002.tfrecord"),
         ),
         read_records,
-        lambda rng, content: (signed_json if content[:1] == b"{" else damage.damaged)(
-            rng, content
-        ),
+        lambda rng, content: (signed_json if content[:1] == b"{" else damage.damaged)(rng, content),
         True,
     ),
     "onnx": Format(("tiny.onnx",), run_file, protobuf_damaged),
@@ -626,7 +663,10 @@ class Cases:
             return _judged(error, path)
         except BaseException as error:  # of Rust too
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return "wrong", f"{type(error).__name__} {Path(where.filename).name}:{where.lineno} {error}"
+            return (
+                "wrong",
+                f"{type(error).__name__} {Path(where.filename).name}:{where.lineno} {error}",
+            )
         finally:
             path.write_bytes(valid)
             left = set(path.parent.iterdir()) - self._there[path]
@@ -703,17 +743,21 @@ def campaign(
             raise SystemExit(f"{name}: the process ends before its first case")
         started = False
         ours, theirs = os.pipe()
-        arguments = [name, seed, number, end - number, seconds, theirs]
+        # Keras keeps some memory of what it loads.
+        arguments = [name, seed, number, min(end - number, 250), seconds, theirs]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         if name not in _NEED_KERAS:
             # TensorFlow, which they do without, takes seconds to load.
             environment["KERAS_BACKEND"] = "numpy"
-        with subprocess.Popen(
-            [sys.executable, __file__, "--worker", *map(str, arguments)],
-            pass_fds=(theirs,),
-            stderr=subprocess.PIPE,
-            env=environment,
-        ) as process, os.fdopen(ours) as lines:
+        with (
+            subprocess.Popen(
+                [sys.executable, __file__, "--worker", *map(str, arguments)],
+                pass_fds=(theirs,),
+                stderr=subprocess.PIPE,
+                env=environment,
+            ) as process,
+            os.fdopen(ours) as lines,
+        ):
             os.close(theirs)
             while True:
                 # Blocked without computing: another process of this machine may have its CPU.
@@ -729,7 +773,7 @@ def campaign(
                     number += 1
             code = process.wait()
             errors = process.stderr.read().decode() if process.stderr else ""
-        if number < end and started:
+        if code and started:
             yield number, "wrong", f"its process ended (code {code}) {errors[-300:]}", 0.0
             number += 1
         elif not started:

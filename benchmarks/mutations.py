@@ -6,6 +6,7 @@ Every function takes a ``random.Random`` and the bytes of a valid file and gives
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickletools
 import random
@@ -37,7 +38,9 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
 
 
 def _damage(rng: random.Random, data: bytearray) -> None:
-    place = rng.randrange(len(data) + 1) if rng.random() < 0.8 else rng.randrange(len(data) // 8 + 1)
+    place = (
+        rng.randrange(len(data) + 1) if rng.random() < 0.8 else rng.randrange(len(data) // 8 + 1)
+    )
     kind = rng.randrange(8)
     if kind == 0 and place < len(data):
         data[place] ^= 1 << rng.randrange(8)
@@ -121,7 +124,14 @@ _TEXTS = (
     *("1 2 3 a", "a,1,2,300", "id,name,r,g,b", "name", "# label:color_rgb:parts:actions"),
     *("a:1,2,3::", '"', '"a', "a;b", "\0", "\ufeff", "\r", "\u2028", "\x85", "9" * 5000, "\u0663"),
     *("x" * 200_000, "1 " * 20_000, "a" + " " * 50_000 + "b", "ignore " + "1," * 20_000, "-1: a"),
-    *("255: a", "256: a", "1e3: a", "\u00b2: a", "ignore: " + "9" * 5000, "a #\u0661\u0662\u0663456"),
+    *(
+        "255: a",
+        "256: a",
+        "1e3: a",
+        "\u00b2: a",
+        "ignore: " + "9" * 5000,
+        "a #\u0661\u0662\u0663456",
+    ),
 )
 
 
@@ -261,9 +271,14 @@ def jpeg_damaged(rng: random.Random, content: bytes) -> bytes:
         elif kind == 2 and segments:
             segments[place] = segments[place][0], damaged(rng, segments[place][1] or b"\0")
         elif kind == 3 and segments:
-            segments[place] = rng.choice((0xC0, 0xC2, 0xC4, 0xDB, 0xDD, 0xE1, 0xEE)), segments[place][1]
+            segments[place] = (
+                rng.choice((0xC0, 0xC2, 0xC4, 0xDB, 0xDD, 0xE1, 0xEE)),
+                segments[place][1],
+            )
         elif kind == 4:
-            tags = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, rng.randrange(12), 0, 0)
+            tags = struct.pack(
+                ">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, rng.randrange(12), 0, 0
+            )
             exif = b"Exif\0\0" + (tags if rng.random() < 0.5 else damaged(rng, tags))
             segments.insert(rng.randrange(len(segments) + 1), (0xE1, exif))
         elif kind == 5:
@@ -342,7 +357,7 @@ def pickle_damaged(rng: random.Random, content: bytes) -> bytes:
     end = stream.tell()
     rest = content[end:]
     places = [place for _, _, place in ops] + [end]
-    parts = [content[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [content[a:b] for a, b in itertools.pairwise(places)]
     for _ in range(rng.choice((1, 1, 2))):
         place = rng.randrange(len(parts))
         kind = rng.randrange(9)
@@ -366,14 +381,22 @@ def pickle_damaged(rng: random.Random, content: bytes) -> bytes:
             names = [i for i, part in enumerate(parts) if part[:1] in b"cX\x8cU"]
             if names:
                 parts[rng.choice(names)] = rng.choice(
-                    (b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nSize\n", b"ctorch\nFloatStorage\n",
-                     b"X\x05\x00\x00\x00a\nb\xff\xfe", b"X\x04\x00\x00\x00a\n\nb")
+                    (
+                        b"cos\nsystem\n",
+                        b"cbuiltins\neval\n",
+                        b"ctorch\nSize\n",
+                        b"ctorch\nFloatStorage\n",
+                        b"X\x05\x00\x00\x00a\nb\xff\xfe",
+                        b"X\x04\x00\x00\x00a\n\nb",
+                    )
                 )
         elif kind == 7:
             other = rng.randrange(len(parts))
             parts[place], parts[other] = parts[other], parts[place]
         else:
-            parts[place] = rng.choice((b"N", b"]", b"}", b")", b"(", b"0", b"2", b"\x85", b"e", b"u"))
+            parts[place] = rng.choice(
+                (b"N", b"]", b"}", b")", b"(", b"0", b"2", b"\x85", b"e", b"u")
+            )
     return b"".join(parts) + rest
 
 
@@ -387,13 +410,18 @@ def _integer(rng: random.Random) -> bytes:
 _BOMBS: tuple[Callable[[random.Random], bytes], ...] = (
     lambda rng: b"}" + b")" + b"\x85" * _DEEP + b"Ns0",  # a nested tuple as a key
     lambda rng: b"]" * _DEEP + b"a" * (_DEEP - 1) + b"0",  # nested lists
-    lambda rng: b"N" + b"r" + struct.pack("<I", rng.choice((2**20, 2**27, 2**31, 2**32 - 1))) + b"0",
+    lambda rng: (
+        b"N" + b"r" + struct.pack("<I", rng.choice((2**20, 2**27, 2**31, 2**32 - 1))) + b"0"
+    ),
     lambda rng: b"\x96" + struct.pack("<Q", rng.choice((2**30, 2**33, 2**40, 2**62))) + b"aaaa",
     lambda rng: b"\x8e" + struct.pack("<Q", rng.choice((2**30, 2**33, 2**62))) + b"aaaa",
     lambda rng: b"\x95" + struct.pack("<Q", rng.choice((0, 2**33, 2**62))),
     lambda rng: b"cnumpy\ndtype\n(X\x06\x00\x00\x00U99999K\0K\1tR0",
     lambda rng: b"ccollections\nOrderedDict\n)R(NNu0",
     lambda rng: b"X\1\0\0\0b)" + b"2\x86" * 60,  # 2^60 times the same
-    lambda rng: b"cnumpy._core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\nX\2\0\0\0S0K\0K\1\x87R"
-    + _integer(rng) + b"\x85X\1\0\0\0CtR0",
+    lambda rng: (
+        b"cnumpy._core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\nX\2\0\0\0S0K\0K\1\x87R"
+        + _integer(rng)
+        + b"\x85X\1\0\0\0CtR0"
+    ),
 )

@@ -124,9 +124,8 @@ class Card:
         _check_type("weights", self.weights, str)
         for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):
             if getattr(self, name) not in choices:
-                raise KsegError(
-                    f"{name} is {shown(getattr(self, name))}; it must be one of {', '.join(choices)}"
-                )
+                value = shown(getattr(self, name))
+                raise KsegError(f"{name} is {value}; it must be one of {', '.join(choices)}")
         check_num_classes(self.num_classes)
         count = operator.index(self.num_classes)
         stride = _whole("output_stride", self.output_stride)
@@ -267,7 +266,8 @@ def _void_channels(values: Any, num_classes: int) -> tuple[int, ...]:
     channels = _tuple_of("void_channels", values, _whole, "channel numbers")
     if not set(channels) <= set(range(num_classes)) or len(set(channels)) != len(channels):
         raise KsegError(
-            f"void_channels is {shown(channels)}; each must be one of the {num_classes} channels, once"
+            f"void_channels is {shown(channels)}; each must be one of the {num_classes} channels, "
+            "once"
         )
     if len(channels) == num_classes:
         raise KsegError(f"void_channels has all {num_classes} channels; no class is left")
@@ -285,7 +285,9 @@ def _names(values: Any, count: int) -> tuple[str, ...] | None:
     names = _tuple_of("class_names", values, text, "names of the classes")
     _check_count("class_names", names, count)
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise KsegError(f"class_names has {', '.join(twice)[:60]} more than once; rename one of them")
+        raise KsegError(
+            f"class_names has {', '.join(twice)[:60]} more than once; rename one of them"
+        )
     return names
 
 

@@ -59,7 +59,9 @@ class FileCard:
         for name, choices in (("output", OUTPUTS), ("layout", (*LAYOUTS, None))):
             if getattr(self, name) not in choices:
                 listed = ", ".join(choice for choice in choices if choice)
-                raise KsegError(f"{name} is {shown(getattr(self, name))}; it must be one of {listed}")
+                raise KsegError(
+                    f"{name} is {shown(getattr(self, name))}; it must be one of {listed}"
+                )
         # Says what else is wrong, before any file is opened.
         self.card("the card", "logits", 1, None)
 
@@ -116,7 +118,9 @@ def read_file_card(path: str | Path) -> FileCard:
     if not isinstance(value, dict):
         raise KsegError(f"{path}: holds no object; a card is JSON such as {TEMPLATE}")
     if unknown := sorted(value.keys() - fields):
-        raise KsegError(f"{path}: has no use for {', '.join(unknown)[:60]}; known are {_list(fields)}")
+        raise KsegError(
+            f"{path}: has no use for {', '.join(unknown)[:60]}; known are {_list(fields)}"
+        )
     if missing := sorted({"mean", "std"} - value.keys()):
         raise KsegError(f"{path}: lacks {', '.join(missing)}; a card is JSON such as {TEMPLATE}")
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import json
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping

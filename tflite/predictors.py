@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-import json
 import math
 import os
 from importlib.metadata import version

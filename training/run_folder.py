@@ -70,7 +70,9 @@ def check_folder(
             KsegWarning,
             stacklevel=2,
         )
-    elif changed := [k for k, v in _fingerprints(data, val_data).items() if stored_prints.get(k) != v]:
+    elif changed := [
+        k for k, v in _fingerprints(data, val_data).items() if stored_prints.get(k) != v
+    ]:
         raise KsegError(
             f"{run_dir}: images, labels or classes of the data {' and '.join(changed)} have "
             "changed since this run began; choose another run_dir to train on what they are now, "

@@ -132,7 +132,9 @@ def _rows(path: Path) -> list[_Row]:
         raise KsegError(f"{path}: has {len(lines)} lines; there can be 1 to {BAD} classes")
     for number, line in zip(numbers, lines, strict=True):
         if len(line) > _LINE:
-            raise KsegError(f"{path}, line {number}: has {len(line)} characters; a class has a name")
+            raise KsegError(
+                f"{path}, line {number}: has {len(line)} characters; a class has a name"
+            )
     return [
         _row(f"{path}, line {number}", line, columns)
         for number, line in zip(numbers, lines, strict=True)

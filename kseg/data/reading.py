@@ -577,7 +577,9 @@ def _one_line(path: Path) -> Iterator[None]:
             f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise KsegError(f"{path}: not a readable image ({first_line(error)}); replace it") from error
+        raise KsegError(
+            f"{path}: not a readable image ({first_line(error)}); replace it"
+        ) from error
 
 
 def _exif_orientation(path: Path, image: Image.Image) -> int:

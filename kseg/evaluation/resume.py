@@ -132,9 +132,9 @@ class SavedScores:
             self.save(counts, seconds)
 
     def _unfit(self, error: Exception) -> KsegError:
+        reason = f"{type(error).__name__}: {first_line(error)}"
         return KsegError(
-            f"{self.path}: is no score that was left ({type(error).__name__}: {first_line(error)}); "
-            "name another file or delete it"
+            f"{self.path}: is no score that was left ({reason}); name another file or delete it"
         )
 
     def remove(self) -> None:

@@ -74,7 +74,12 @@ with h5py.File(HERE / "old.h5", "w") as file:
 images = [rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(2)]
 kseg.tflite.convert(model, HERE / "tiny.tflite", input_size=(32, 32))
 kseg.tflite.convert(
-    model, HERE / "int8.tflite", input_size=(32, 32), precision="int8", output="argmax", calibration=images
+    model,
+    HERE / "int8.tflite",
+    input_size=(32, 32),
+    precision="int8",
+    output="argmax",
+    calibration=images,
 )
 kseg.tflite.convert(model, HERE / "tiny.onnx", input_size=(32, 32))
 
@@ -82,7 +87,9 @@ kseg.tflite.convert(model, HERE / "tiny.onnx", input_size=(32, 32))
 kernel, depthwise = tf.constant(tensor(1, 1, 3, 4)), tf.constant(tensor(3, 3, 4, 1))
 
 
-@tf.function(input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32, name="image")], autograph=False)
+@tf.function(
+    input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32, name="image")], autograph=False
+)
 def slim(image):
     with tf.name_scope("MobilenetV2"):
         x = tf.nn.conv2d(image, kernel, 1, "SAME", name="Conv2D") + tensor(4)
