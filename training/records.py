@@ -244,7 +244,7 @@ def _records_of(folder: Path, index: dict[str, Any]) -> Records:
     classes = records.classes.num_classes
     if (
         min(records.sizes.min(), length.min(), offset.min()) < 1
-        or (offset + length > ends).any()
+        or (length > ends - offset).any()
         or records.pixels.shape != (classes,)
         or any(count is not None and len(count) != classes for count in records.counts)
     ):
@@ -488,9 +488,9 @@ def _checked(path: Path) -> Any:
     value = read_json(path)
     # An earlier kseg kept no checksum, and another version may keep another.
     checksum = value.pop("checksum", None) if isinstance(value, dict) else None
-    if checksum is not None and value.get("version") == VERSION:
-        if checksum != json_checksum(value):
-            raise ValueError("damaged")
+    known = checksum is not None and value.get("version") == VERSION
+    if known and checksum != json_checksum(value):
+        raise ValueError("damaged")
     return value
 
 

@@ -298,7 +298,7 @@ def test_a_score_goes_on_with_a_copy_of_the_data(tmp_path):
     state = json.loads(path.read_text())
     state["scores"]["confusion_matrix"][0][0] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(kseg.KsegError, match="is no score that was left .*damaged"):
+    with pytest.raises(kseg.KsegError, match=r"is no score that was left .*damaged"):
         evaluate(maps, data, saved=SavedScores(path, maps.folder))
     del state["checksum"]
     path.write_text(json.dumps(state))

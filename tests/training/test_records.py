@@ -336,7 +336,7 @@ def name_another_file(index):
 
 
 def place_beyond_the_end(index):
-    index["shards"][0]["records"][0]["bytes"] = 2**62
+    index["shards"][0]["records"][0]["bytes"] = 2**63 - 1
 
 
 @pytest.mark.parametrize(
