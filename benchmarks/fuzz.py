@@ -699,7 +699,10 @@ def _judged(error: KsegError, path: Path) -> tuple[str, str]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two values are equal, NaN with NaN."""
-    if isinstance(a, np.ndarray | np.generic):
+    arrays = [isinstance(value, np.ndarray | np.generic) for value in (a, b)]
+    if any(arrays):
+        if not all(arrays):
+            return False
         a, b = np.asarray(a), np.asarray(b)
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
