@@ -198,12 +198,13 @@ class TFLitePredictor(_InSteps):
                 self._interpreter.allocate_tensors()
             card = read_card(content)
             shapes(content)  # what looks into the file needs names that are texts
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
         except Exception as error:  # damage shows as ValueError, RuntimeError or struct.error
             raise KsegError(
                 f"{path}: not a readable .tflite file ({first_line(error)}); convert it again"
             ) from error
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
+        self._path = path
         check_stated(path, card, stated)
         self._input, self._output = _one_of_each(path, inputs, outputs)
         shape = self._input["shape"]
@@ -218,7 +219,10 @@ class TFLitePredictor(_InSteps):
 
     def run(self) -> None:
         """Computes."""
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise KsegError(f"{self._path}: LiteRT cannot run it ({first_line(error)})") from error
 
     def read(self) -> np.ndarray:
         """Copies the output tensor out."""

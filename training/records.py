@@ -182,6 +182,7 @@ class Records:
 
 
 _FILE = re.compile(r"shard-\d{5,}-of-\d{5,}\.tfrecord")
+_DAMAGED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 _AGAIN = "run `kseg prepare` again, it makes what is wrong anew"
 
 
@@ -202,7 +203,7 @@ def open_records(
     index = _read_index(folder)
     try:
         records = _records_of(folder, index)
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+    except _DAMAGED:
         raise KsegError(f"{folder / 'index.json'}: is damaged; {_AGAIN}") from None
     for what, wanted in (("dataset", dataset), ("split", split)):
         if wanted not in (None, index[what]):
@@ -220,7 +221,7 @@ def open_records(
 
 
 def _records_of(folder: Path, index: dict[str, Any]) -> Records:
-    """The records of an index; many errors where it is damaged, and kept no checksum."""
+    """The records of an index or a part of it; ``_DAMAGED`` where it is, and kept no checksum."""
     if not all(_FILE.fullmatch(shard["file"]) for shard in index["shards"]):
         raise ValueError
     masks = np.sum([shard.get("masks", (0, 0)) for shard in index["shards"]], 0)
@@ -468,18 +469,19 @@ def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
             found = _checked(path)
             if isinstance(found, dict) and found and "shard_count" not in found:
                 raise KsegError(f"{path}: is no index of records; {_ELSEWHERE}")
-            shards = found.pop("shards")
+            shards = found["shards"]
         except KsegError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # is written anew
         for key, value in plan.items():
             if found.get(key) != value:
                 values = "" if key == "classes" else f" {found.get(key)!r}, not {value!r}"
                 what = key.replace("_", " ")
                 raise KsegError(f"{path}: holds records of another {what}{values}; {_ELSEWHERE}")
-        # What is damaged is written anew.
-        parts += [s for s in shards if isinstance(s, dict) and _FILE.fullmatch(str(s.get("file")))]
+        with contextlib.suppress(*_DAMAGED):  # is written anew
+            _records_of(folder, found)
+            parts += shards
     return parts
 
 
@@ -497,7 +499,7 @@ def _checked(path: Path) -> Any:
 def _is_whole(folder: Path, part: dict[str, Any]) -> bool:
     try:
         return _checksum(folder / part["file"]) == part["crc32"]
-    except (OSError, KeyError):
+    except (OSError, KeyError):  # an index of an earlier kseg
         return False
 
 

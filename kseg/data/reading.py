@@ -549,8 +549,8 @@ def _load(path: Path, image: Image.Image, content: bytes | None) -> None:
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")
         checksum = zlib.crc32(memoryview(content)[place + 4 : end])
         if content[end : end + 4] != checksum.to_bytes(4, "big"):
-            kind = content[place + 4 : place + 8]
-            raise KsegError(f"{path}: is damaged in its chunk {kind.decode('latin1')}; replace it")
+            kind = content[place + 4 : place + 8].decode("latin1")
+            raise KsegError(f"{path}: not a readable image (damaged chunk {kind}); replace it")
         # What stands behind the end is no picture.
         place = len(content) if content[place + 4 : place + 8] == b"IEND" else end + 4
     image.load()

@@ -143,5 +143,5 @@ def _difference(here: ShardFile, there: ShardFile) -> str | None:
     for name, value in there.job.items():
         if here.job.get(name) != value:
             own = json.dumps(here.job.get(name))
-            return _TEXTS.get(name, f"{name} {own[:60]} here and {json.dumps(value)[:60]} there")
+            return _TEXTS.get(name, f"{name} {own[:200]} here and {json.dumps(value)[:200]} there")
     return None

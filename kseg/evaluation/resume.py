@@ -79,7 +79,7 @@ class SavedScores:
             raise self._unfit(error) from error
         both = {key: (there.get(key), self._run.get(key)) for key in there | self._run}
         others = [
-            f"{key} {json.dumps(a)[:60]} there and {json.dumps(b)[:60]} here"
+            f"{key} {json.dumps(a)[:200]} there and {json.dumps(b)[:200]} here"
             for key, (a, b) in sorted(both.items())
             if a != b
         ]
