@@ -141,6 +141,18 @@ def test_small_files_that_stand_for_much(tmp_path):
     refused("bytes that stand for many times more", checkpoints.read, tmp_path / "x.h5")
 
 
+def test_an_index_that_is_larger_than_its_file(tmp_path):
+    """The first number of the footer, in TensorFlow's varint, of 2^34."""
+    for name in ("tiny.ckpt.index", "tiny.ckpt.data-00000-of-00001"):
+        (tmp_path / name).write_bytes((fuzz.CORPUS / name).read_bytes())
+    path = tmp_path / "tiny.ckpt"
+    assert "a/.ATTRIBUTES/VARIABLE_VALUE" in checkpoints.read(path)
+    content = bytearray((tmp_path / "tiny.ckpt.index").read_bytes())
+    content[-48:-43] = b"\x80\x80\x80\x80\x40"
+    (tmp_path / "tiny.ckpt.index").write_bytes(content)
+    refused("its index is damaged", checkpoints.read, path)
+
+
 def test_weights_in_another_file(tmp_path):
     (tmp_path / "other").write_bytes(bytes(40))
     path = tmp_path / "x.h5"

@@ -55,5 +55,24 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _read_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
+    _check_index(Path(f"{prefix}.index"))
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+# LevelDB's table format: two places, of offset and size, and a magic number.
+_FOOTER = 48
+
+
+def _check_index(path: Path) -> None:
+    """ValueError where TensorFlow would make room for what an index says that it has."""
+    content = path.read_bytes()
+    numbers, number, shift = [], 0, 0
+    for byte in content[-_FOOTER:]:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
+    if len(content) < _FOOTER or max(numbers[:4], default=0) > len(content):
+        raise ValueError("its index is damaged")
