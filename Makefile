@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint matrix kills docs wheel release clean
+.PHONY: test demo lint matrix kills fuzz docs wheel release clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -46,6 +46,10 @@ matrix: $(VENV)/installed
 # About an hour: commands killed at random moments, and what they write after that.
 kills: $(VENV)/installed
 	$(RUN) benchmarks/kills.py
+
+# About ten minutes: a thousand damaged files of each format that kseg reads.
+fuzz: $(VENV)/installed
+	$(RUN) benchmarks/fuzz.py
 
 # Made anew when the pins or the package's metadata change.
 $(VENV)/installed: requirements.txt requirements-hub.txt setup.cfg pyproject.toml

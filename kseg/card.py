@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kseg.errors import KsegError
+from kseg.errors import KsegError, shown
 
 if TYPE_CHECKING:
     from kseg.data import ClassTable
@@ -55,18 +55,18 @@ class Normalization:
         for name in ("mean", "std"):
             value = _tuple_of(name, getattr(self, name), _number, "three numbers")
             if len(value) != 3:
-                raise KsegError(f"{name} is {value}; it must be three numbers")
+                raise KsegError(f"{name} is {shown(value)}; it must be three numbers")
             # A frozen dataclass has no other way to set its own field.
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
-            raise KsegError(f"std is {self.std}; each must be above 0")
+            raise KsegError(f"std is {shown(self.std)}; each must be above 0")
         if max(self.std) < 1 or 0 < max(self.mean) <= 1:
             raise KsegError(
-                f"mean {self.mean} and std {self.std} look like those of pixels 0..1; state them "
-                "for pixels 0..255, 255 times as large"
+                f"mean {shown(self.mean)} and std {shown(self.std)} look like those of pixels "
+                "0..1; state them for pixels 0..255, 255 times as large"
             )
         if self.channel_order not in ("RGB", "BGR"):
-            raise KsegError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
+            raise KsegError(f"channel_order is {shown(self.channel_order)}; it must be RGB or BGR")
 
     @property
     def rgb_mean(self) -> tuple[float, float, float]:
@@ -129,9 +129,8 @@ class Card:
         _check_type("weights", self.weights, str)
         for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):
             if getattr(self, name) not in choices:
-                raise KsegError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
+                value = shown(getattr(self, name))
+                raise KsegError(f"{name} is {value}; it must be one of {', '.join(choices)}")
         check_num_classes(self.num_classes)
         count = operator.index(self.num_classes)
         stride = _whole("output_stride", self.output_stride)
@@ -222,26 +221,20 @@ def check_num_classes(count: int) -> None:
 def _fields_of(kind: type, value: Any) -> dict[str, Any]:
     """The value, if it is a dict with the fields of a dataclass."""
     if not isinstance(value, dict):
-        raise KsegError(f"{kind.__name__} is {_shown(value)}, not an object of fields")
+        raise KsegError(f"{kind.__name__} is {shown(value)}, not an object of fields")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := [str(name) for name in value if name not in fields]:
-        raise KsegError(f"{kind.__name__} has no field {', '.join(unknown)}")
+        raise KsegError(f"{kind.__name__} has no field {', '.join(unknown)[:60]}")
     optional = dataclasses.MISSING
     if missing := [n for n, f in fields.items() if n not in value and f.default is optional]:
         raise KsegError(f"{kind.__name__} lacks {', '.join(missing)}")
     return value
 
 
-def _shown(value: Any) -> str:
-    """A value in an error's line."""
-    text = repr(value).replace("\n", " ")
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
 def _check_type(name: str, value: Any, kind: Any) -> None:
     if not isinstance(value, kind):
         wanted = getattr(kind, "__name__", "a text or None")
-        raise KsegError(f"{name} is {_shown(value)}; it must be {wanted}")
+        raise KsegError(f"{name} is {shown(value)}; it must be {wanted}")
 
 
 def _whole(name: str, value: Any) -> int:
@@ -251,7 +244,7 @@ def _whole(name: str, value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise KsegError(f"{name} is {_shown(value)}; it must be a whole number") from None
+        raise KsegError(f"{name} is {shown(value)}; it must be a whole number") from None
 
 
 def _number(name: str, value: Any) -> float:
@@ -261,7 +254,7 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, str | bool) or not math.isfinite(number):
-        raise KsegError(f"{name} has {_shown(value)}; it must be finite numbers")
+        raise KsegError(f"{name} has {shown(value)}; it must be finite numbers")
     return value if type(value) in (int, float) else number
 
 
@@ -270,7 +263,7 @@ def _tuple_of(
 ) -> tuple[Any, ...]:
     """The items of a sequence, each as ``item`` gives it."""
     if isinstance(values, str | dict) or not isinstance(values, Iterable):
-        raise KsegError(f"{name} is {_shown(values)}; it must be {wanted}")
+        raise KsegError(f"{name} is {shown(values)}; it must be {wanted}")
     return tuple(item(name, value) for value in values)
 
 
@@ -278,7 +271,8 @@ def _void_channels(values: Any, num_classes: int) -> tuple[int, ...]:
     channels = _tuple_of("void_channels", values, _whole, "channel numbers")
     if not set(channels) <= set(range(num_classes)) or len(set(channels)) != len(channels):
         raise KsegError(
-            f"void_channels is {channels}; each must be one of the {num_classes} channels, once"
+            f"void_channels is {shown(channels)}; each must be one of the {num_classes} channels, "
+            "once"
         )
     if len(channels) == num_classes:
         raise KsegError(f"void_channels has all {num_classes} channels; no class is left")
@@ -296,7 +290,9 @@ def _names(values: Any, count: int) -> tuple[str, ...] | None:
     names = _tuple_of("class_names", values, text, "names of the classes")
     _check_count("class_names", names, count)
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise KsegError(f"class_names has {', '.join(twice)} more than once; rename one of them")
+        raise KsegError(
+            f"class_names has {', '.join(twice)[:60]} more than once; rename one of them"
+        )
     return names
 
 
@@ -307,7 +303,7 @@ def _colors(values: Any, count: int) -> tuple[tuple[int, int, int], ...] | None:
     def color(name: str, value: Any) -> tuple[int, ...]:
         rgb = _tuple_of(name, value, _whole, "RGB colours of three numbers")
         if len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb):
-            raise KsegError(f"{name} has {rgb}; each must be RGB 0..255")
+            raise KsegError(f"{name} has {shown(rgb)}; each must be RGB 0..255")
         return rgb
 
     colors = _tuple_of("colors", values, color, "RGB colours of the classes")
@@ -333,7 +329,7 @@ def checked_size(name: str, value: Any) -> tuple[int, int] | None:
         return None
     size = _tuple_of(name, value, _whole, "(H, W)")
     if len(size) != 2 or min(size) < 1:
-        raise KsegError(f"{name} is {size}; it must be (H, W), both at least 1")
+        raise KsegError(f"{name} is {shown(size)}; it must be (H, W), both at least 1")
     return size
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from kseg.card import Card, Normalization, check_num_classes, tuples
-from kseg.errors import KsegError, first_line
+from kseg.errors import KsegError, first_line, shown
+from kseg.files import read_json
 
 OUTPUTS = ("logits", "probabilities", "argmax")
 LAYOUTS = ("NHWC", "NCHW")
@@ -59,7 +59,9 @@ class FileCard:
         for name, choices in (("output", OUTPUTS), ("layout", (*LAYOUTS, None))):
             if getattr(self, name) not in choices:
                 listed = ", ".join(choice for choice in choices if choice)
-                raise KsegError(f"{name} is {getattr(self, name)!r}; it must be one of {listed}")
+                raise KsegError(
+                    f"{name} is {shown(getattr(self, name))}; it must be one of {listed}"
+                )
         # Says what else is wrong, before any file is opened.
         self.card("the card", "logits", 1, None)
 
@@ -107,7 +109,7 @@ def read_file_card(path: str | Path) -> FileCard:
     """
     path = Path(path)
     try:
-        value: Any = json.loads(path.read_text())
+        value: Any = read_json(path)
     except (OSError, ValueError) as error:
         raise KsegError(
             f"{path}: not a readable card ({first_line(error)}); it is JSON such as {TEMPLATE}"
@@ -117,7 +119,7 @@ def read_file_card(path: str | Path) -> FileCard:
         raise KsegError(f"{path}: holds no object; a card is JSON such as {TEMPLATE}")
     if unknown := sorted(value.keys() - fields):
         raise KsegError(
-            f"{path}: has the unknown fields {', '.join(unknown)}; a card has {_list(fields)}"
+            f"{path}: has the unknown fields {', '.join(unknown)[:60]}; a card has {_list(fields)}"
         )
     if missing := sorted({"mean", "std"} - value.keys()):
         raise KsegError(f"{path}: lacks {', '.join(missing)}; a card is JSON such as {TEMPLATE}")

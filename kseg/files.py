@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -211,6 +212,40 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+_DEPTH = 100
+
+
+def read_json(path: Path) -> Any:
+    """The value of a file of JSON.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or nested more than 100 times, where Python's own code that
+            walks through it would end by a RecursionError.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of JSON; ValueError as of ``read_json``."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEPTH + 1):
+        if not level:
+            return value
+        items = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in items for v in values if isinstance(v, dict | list)]
+    raise ValueError("JSON that is nested too deeply")
+
+
+def json_checksum(value: Any) -> str:
+    """Of plain JSON, whatever the order of its keys and the white space of its file."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_output(path: str | Path, suffix: str | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import math
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -14,9 +16,11 @@ import keras
 from kseg import checkpoints, shipped, zoo
 from kseg.backbones import Encoder, applications
 from kseg.card import Card
+from kseg.checkpoints.hdf5 import count_numbers
 from kseg.checkpoints.packages import installed_file
+from kseg.checkpoints.room import Room
 from kseg.errors import KsegError, first_line
-from kseg.files import atomic_write, check_is_file, make_folder, write_json
+from kseg.files import atomic_write, check_is_file, make_folder, parse_json, write_json
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -130,8 +134,11 @@ def load_imagenet(model: SegmentationModel) -> None:
 
 def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
     try:
+        if path.suffix == ".h5":
+            with path.open("rb") as file:
+                count_numbers(file, Room(path))
         applications.load_weights(model, encoder.application, path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError, ...
         raise KsegError(
             f"{path}: not weights of keras.applications.{encoder.application} without its top "
             f"({first_line(error)})"
@@ -161,6 +168,7 @@ def load(path: str | Path) -> SegmentationModel:
             f"{path}: not a readable .keras file (no zip archive); save or import it again"
         )
     try:
+        _check_archive(path)
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # zipfile, h5py, json and Keras all raise their own
         raise KsegError(
@@ -172,6 +180,40 @@ def load(path: str | Path) -> SegmentationModel:
             "make it with kseg.create_model or kseg import"
         )
     return model
+
+
+def _check_archive(path: Path) -> None:
+    """Reads a ``.keras`` file once, since Keras reads on where a checksum says that it is damaged.
+
+    Raises:
+        KsegError, ValueError, zipfile.BadZipFile, ...: it is damaged, stands for more than
+            there is room for, has weights that lie in another file, or a layer that needs more
+            of them than there are, for which Keras would make room first.
+    """
+    numbers, needed = 0, 0
+    with zipfile.ZipFile(path) as archive:
+        room = Room(path)
+        for entry in archive.infolist():
+            content = room.read(archive, entry)
+            if entry.filename.endswith(".h5"):
+                numbers += count_numbers(io.BytesIO(content), Room(path))
+            elif entry.filename == "config.json":
+                needed = _most_numbers(parse_json(content))
+    if needed > numbers:
+        raise ValueError(f"a layer needs {needed} numbers or more, and there are {numbers}")
+
+
+def _most_numbers(config: Any) -> int:
+    """Of the weights of the largest layer in a configuration; a layer has that many or more."""
+    if isinstance(config, list):
+        return max(map(_most_numbers, config), default=0)
+    if not isinstance(config, dict):
+        return 0
+    size = config.get("kernel_size")
+    sides = size if isinstance(size, list) else [size]
+    channels = config.get("depth_multiplier", config.get("filters", config.get("units")))
+    numbers = math.prod(n for n in (*sides, channels) if isinstance(n, int) and n > 0)
+    return max(numbers, _most_numbers(list(config.values())))
 
 
 def _reason(error: BaseException) -> str:
@@ -199,8 +241,11 @@ def _load_shipped(
             f"{name}: has {card.num_classes} classes, not {num_classes}; leave num_classes out"
         )
     options = {**card.options, **arguments}
+    path = shipped.weights_file(name)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != shipped.facts(name)["file"]["sha256"]:
+        raise KsegError(f"{path}: is not the file that kseg ships; install kseg again")
     model = create_model(card.name, num_classes=card.num_classes, **options)
-    checkpoints.assign(model, checkpoints.read(shipped.weights_file(name)))
+    checkpoints.assign(model, checkpoints.read(path))
     model.card = card.replace(options=model.card.options, preprocessing=model.card.preprocessing)
     return model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import json
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -19,7 +19,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from kseg.card import Card
-from kseg.errors import KsegError
+from kseg.errors import KsegError, first_line
+from kseg.files import parse_json
 
 CARD_ENTRY = "KSEG_CARD"
 _IDENTIFIER = b"TFL3"
@@ -187,17 +188,26 @@ def read_card(content: bytes) -> Card | None:
         entry = model.Metadata(i)
         if entry.Name() == CARD_ENTRY.encode():
             data = model.Buffers(entry.Buffer()).DataAsNumpy()
-            return Card.from_json(json.loads(np.asarray(data).tobytes()))
+            return Card.from_json(parse_json(np.asarray(data).tobytes()))
     return None
 
 
 def input_name(content: bytes) -> tuple[str, str, str]:
-    """The image input's tensor, its signature and its name there."""
-    signature = schema.Model.GetRootAs(content).SignatureDefs(0)
-    entry = signature.Inputs(0)
-    graph = schema.Model.GetRootAs(content).Subgraphs(signature.SubgraphIndex())
-    tensor = graph.Tensors(entry.TensorIndex()).Name()
-    return tensor.decode(), signature.SignatureKey().decode(), entry.Name().decode()
+    """The image input's tensor, its signature and its name there.
+
+    Raises:
+        KsegError: there is no such signature.
+    """
+    try:
+        signature = schema.Model.GetRootAs(content).SignatureDefs(0)
+        entry = signature.Inputs(0)
+        graph = schema.Model.GetRootAs(content).Subgraphs(signature.SubgraphIndex())
+        tensor = graph.Tensors(entry.TensorIndex()).Name()
+        return tensor.decode(), signature.SignatureKey().decode(), entry.Name().decode()
+    except (AttributeError, TypeError, ValueError, struct.error) as error:
+        raise KsegError(
+            f"the file's signature names no input ({first_line(error)}); convert the model again"
+        ) from error
 
 
 def with_quantisable_biases(content: bytes, ranges: Mapping[str, tuple[float, float]]) -> bytes:
@@ -391,7 +401,7 @@ class Flatbuffer:
         Those with scales, such as 8-bit weights, as the float32 that they stand for.
 
         Raises:
-            KsegError: one that is sparse or of an unusual type.
+            KsegError: one that is sparse, of an unusual type or damaged.
         """
         found = {}
         for number, tensor in enumerate(self._model.subgraphs[0].tensors):
@@ -404,7 +414,10 @@ class Flatbuffer:
             if tensor.type not in _DTYPES:
                 raise KsegError(f"{name} is a constant of a type that kseg does not read")
             shape = tensor.shape if tensor.shape is not None else ()
-            values = np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
+            try:
+                values = np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
+            except ValueError as error:
+                raise KsegError(f"{name} is damaged ({error}); convert the model again") from error
             found[number] = _dequantised(values, tensor.quantization)
         return found
 

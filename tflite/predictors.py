@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-import json
 import math
 import os
 from importlib.metadata import version
@@ -19,10 +18,10 @@ from ai_edge_litert.interpreter import Interpreter
 from kseg.card import Card, Normalization
 from kseg.errors import KsegError, first_line
 from kseg.file_card import FileCard, read_file_card, without_card
-from kseg.files import check_is_file
+from kseg.files import check_is_file, parse_json
 from kseg.lazy import import_extra
 from kseg.quiet import quiet_stderr
-from kseg.tflite.flatbuffer import CARD_ENTRY, read_card
+from kseg.tflite.flatbuffer import CARD_ENTRY, read_card, shapes
 
 # Bytes: a flatbuffer's offsets have 31 bits. More is not even read.
 _LIMIT = 2**31
@@ -198,12 +197,14 @@ class TFLitePredictor(_InSteps):
                 self._interpreter = Interpreter(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
             card = read_card(content)
+            shapes(content)  # what looks into the file needs names that are texts
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
         except Exception as error:  # damage shows as ValueError, RuntimeError or struct.error
             raise KsegError(
                 f"{path}: not a readable .tflite file ({first_line(error)}); convert it again"
             ) from error
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
+        self._path = path
         check_stated(path, card, stated)
         self._input, self._output = _one_of_each(path, inputs, outputs)
         shape = self._input["shape"]
@@ -218,7 +219,10 @@ class TFLitePredictor(_InSteps):
 
     def run(self) -> None:
         """Computes."""
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise KsegError(f"{self._path}: LiteRT cannot run it ({first_line(error)})") from error
 
     def read(self) -> np.ndarray:
         """Copies the output tensor out."""
@@ -259,7 +263,7 @@ class OnnxPredictor(_InSteps):
                 content, options, providers=["CPUExecutionProvider"]
             )
             entry = self._session.get_modelmeta().custom_metadata_map.get(CARD_ENTRY)
-            card = entry and Card.from_json(json.loads(entry))
+            card = None if entry is None else Card.from_json(parse_json(entry))
         except Exception as error:  # ONNX Runtime has an exception for each of its codes
             raise KsegError(
                 f"{path}: not a readable .onnx file ({first_line(error)}); convert it again"

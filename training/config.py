@@ -10,7 +10,7 @@ import typing
 from typing import Any
 
 from kseg.card import tuples
-from kseg.errors import KsegError
+from kseg.errors import KsegError, shown
 
 # What the fields that are words may be.
 CHOICES = {
@@ -218,7 +218,7 @@ class TrainingConfig:
         # JSON gives back lists for tuples, at any depth.
         mine, other = tuples(dataclasses.asdict(self)), tuples({**defaults, **other})
         return ", ".join(
-            f"{key} was {other[key]!r} and is {value!r}"
+            f"{key} was {shown(other[key])} and is {shown(value)}"
             for key, value in mine.items()
             if value != other[key]
         )

@@ -20,6 +20,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import threading
@@ -46,8 +47,15 @@ from kseg.data import (
     open_dataset,
 )
 from kseg.data.reading import check_jpegs, orientation_of
-from kseg.errors import KsegError, KsegWarning
-from kseg.files import atomic_write, locked, make_folder, remove_left
+from kseg.errors import KsegError, KsegWarning, shown
+from kseg.files import (
+    atomic_write,
+    json_checksum,
+    locked,
+    make_folder,
+    read_json,
+    remove_left,
+)
 from kseg.training.tfrecord import FOOTER, HEADER, framed, serialized_example
 
 VERSION = 1
@@ -173,6 +181,8 @@ class Records:
         return content
 
 
+_FILE = re.compile(r"shard-\d{5,}-of-\d{5,}\.tfrecord")
+_DAMAGED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 _AGAIN = "run `kseg prepare` again, it makes what is wrong anew"
 
 
@@ -191,6 +201,10 @@ def open_records(
     """
     folder = Path(folder)
     index = _read_index(folder)
+    try:
+        records = _records_of(folder, index)
+    except _DAMAGED:
+        raise KsegError(f"{folder / 'index.json'}: is damaged; {_AGAIN}") from None
     for what, wanted in (("dataset", dataset), ("split", split)):
         if wanted not in (None, index[what]):
             raise KsegError(
@@ -203,22 +217,40 @@ def open_records(
         if have != shard["bytes"]:
             found = "is missing" if have is None else f"has {have} bytes, not {shard['bytes']}"
             raise KsegError(f"{path}: {found}; {_AGAIN}")
+    return records
+
+
+def _records_of(folder: Path, index: dict[str, Any]) -> Records:
+    """The records of an index or a part of it; ``_DAMAGED`` where it is, and kept no checksum."""
+    if not all(_FILE.fullmatch(shard["file"]) for shard in index["shards"]):
+        raise ValueError
     masks = np.sum([shard.get("masks", (0, 0)) for shard in index["shards"]], 0)
-    records = [(n, r) for n, shard in enumerate(index["shards"]) for r in shard["records"]]
-    return Records(
+    found = [(n, r) for n, shard in enumerate(index["shards"]) for r in shard["records"]]
+    records = Records(
         name=index["dataset"],
         split=index["split"],
         classes=ClassTable.from_json(index["classes"]),
         size=index["size"] and tuple(index["size"]),
-        names=tuple(r["name"] for _, r in records),
+        names=tuple(str(r["name"]) for _, r in found),
         pixels=np.array([shard["class_pixels"] for shard in index["shards"]], np.int64).sum(0),
-        sizes=np.array([r["size"] for _, r in records], np.int32),
+        sizes=np.array([r["size"] for _, r in found], np.int32).reshape(-1, 2),
         shards=tuple(folder / shard["file"] for shard in index["shards"]),
-        places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in records], np.int64),
+        places=np.array([(n, r["offset"], r["bytes"], r["crc32"]) for n, r in found], np.int64),
         masks=(int(masks[0]), int(masks[1])),
-        sources=tuple(r.get("source") for _, r in records),
-        counts=tuple(r.get("class_pixels") for _, r in records),
+        sources=tuple(r.get("source") for _, r in found),
+        counts=tuple(r.get("class_pixels") for _, r in found),
     )
+    shard, offset, length, _ = records.places.T
+    ends = np.array([entry["bytes"] for entry in index["shards"]])[shard]
+    classes = records.classes.num_classes
+    if (
+        min(records.sizes.min(), length.min(), offset.min()) < 1
+        or (length > ends - offset).any()
+        or records.pixels.shape != (classes,)
+        or any(count is not None and len(count) != classes for count in records.counts)
+    ):
+        raise ValueError
+    return records
 
 
 def compare_with_source(records: Records, folder: str | Path | None) -> None:
@@ -434,27 +466,40 @@ def _find_parts(folder: Path, plan: dict[str, Any]) -> list[dict[str, Any]]:
         if not path.exists():
             continue
         try:
-            found = json.loads(path.read_text())
+            found = _checked(path)
             if isinstance(found, dict) and found and "shard_count" not in found:
                 raise KsegError(f"{path}: is no index of records; {_ELSEWHERE}")
-            shards = found.pop("shards")
+            shards = found["shards"]
         except KsegError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # is written anew
         for key, value in plan.items():
             if found.get(key) != value:
                 values = "" if key == "classes" else f" {found.get(key)!r}, not {value!r}"
                 what = key.replace("_", " ")
                 raise KsegError(f"{path}: holds records of another {what}{values}; {_ELSEWHERE}")
-        parts += shards
+        with contextlib.suppress(*_DAMAGED):  # is written anew
+            _records_of(folder, found)
+            parts += shards
     return parts
+
+
+def _checked(path: Path) -> Any:
+    """JSON of this folder; ValueError where it is not what was written."""
+    value = read_json(path)
+    # An earlier kseg kept no checksum, and another version may keep another.
+    checksum = value.pop("checksum", None) if isinstance(value, dict) else None
+    known = checksum is not None and value.get("version") == VERSION
+    if known and checksum != json_checksum(value):
+        raise ValueError("damaged")
+    return value
 
 
 def _is_whole(folder: Path, part: dict[str, Any]) -> bool:
     try:
         return _checksum(folder / part["file"]) == part["crc32"]
-    except OSError:
+    except (OSError, KeyError):  # an index of an earlier kseg
         return False
 
 
@@ -553,7 +598,8 @@ def _write_shard(path: Path, data: DataSet, plan: dict[str, Any]) -> dict[str, A
 
 
 def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":")) + "\n"
+    """Of an index or a part of it, with a checksum."""
+    return json.dumps({**value, "checksum": json_checksum(value)}, separators=(",", ":")) + "\n"
 
 
 def _jpeg(path: Path, image: np.ndarray) -> bytes:
@@ -590,8 +636,8 @@ def _png(label: np.ndarray) -> bytes:
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     try:
-        index = json.loads(path.read_text())
-        version = index["version"]
+        index = _checked(path)
+        version, _ = index["version"], index["shards"]
     except OSError:
         raise KsegError(
             f"{path}: cannot be read; `kseg prepare` writes it when all shards are done"
@@ -600,7 +646,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise KsegError(f"{path}: is damaged; {_AGAIN}") from None
     if version != VERSION:
         raise KsegError(
-            f"{path}: is of version {version}, this kseg reads {VERSION}; "
+            f"{path}: is of version {shown(version)}, this kseg reads {VERSION}; "
             "prepare the records again in another folder"
         )
     return index

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import platform
 import sys
 import warnings
@@ -14,8 +13,8 @@ from pathlib import Path
 import keras
 
 from kseg.data import DataSet, LabelCounts, check_outputs, file_digests, label_doubts
-from kseg.errors import KsegError, KsegWarning
-from kseg.files import check_not_input, make_folder, write_json
+from kseg.errors import KsegError, KsegWarning, shown
+from kseg.files import check_not_input, make_folder, read_json, write_json
 from kseg.shipped import file_of, is_name
 from kseg.training.config import TrainingConfig
 from kseg.training.inputs import INITIAL
@@ -43,15 +42,17 @@ def check_folder(
         return
     samples = _samples(data)
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         difference = config.difference(stored["config"])
         # A run from before this was recorded had its data.
         stored_samples = stored.get("samples", samples)
         stored_prints = stored.get("fingerprints")
+        if not isinstance(stored_prints, dict | None):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise KsegError(f"{path}: is damaged; remove {run_dir} to train anew") from None
     if stored_samples != samples:
-        difference = difference or f"samples were {stored_samples} and are {samples}"
+        difference = difference or f"samples were {shown(stored_samples)} and are {samples}"
     if difference:
         raise KsegError(
             f"{run_dir}: holds a run of another configuration ({difference}); "
@@ -69,7 +70,9 @@ def check_folder(
             KsegWarning,
             stacklevel=2,
         )
-    elif changed := [k for k, v in _fingerprints(data, val_data).items() if stored_prints[k] != v]:
+    elif changed := [
+        k for k, v in _fingerprints(data, val_data).items() if stored_prints.get(k) != v
+    ]:
         raise KsegError(
             f"{run_dir}: images, labels or classes of the data {' and '.join(changed)} have "
             "changed since this run began; choose another run_dir to train on what they are now, "

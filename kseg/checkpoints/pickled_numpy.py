@@ -82,7 +82,8 @@ def _array(data: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.nd
         data = data.encode("utf-8", "surrogateescape")
     shape = tuple(map(int, shape))
     kind = dtype.dtype
-    if min(shape, default=0) < 0 or len(data) != math.prod(shape) * kind.itemsize:
+    whole = kind.itemsize > 0 or math.prod(shape) <= 1  # empty texts take no bytes
+    if min(shape, default=0) < 0 or not whole or len(data) != math.prod(shape) * kind.itemsize:
         raise ValueError(f"a NumPy array {shape} of {kind} with {len(data)} bytes")
     flat = np.frombuffer(data, kind) if len(data) else np.zeros(math.prod(shape), kind)
     return flat.astype(kind.newbyteorder("=")).reshape(shape, order=order)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import itertools
 import math
 import pickle
 import struct
@@ -20,10 +21,14 @@ from typing import Any
 import numpy as np
 
 from kseg.checkpoints import pickled_numpy
+from kseg.checkpoints.pickle_limits import read_pickle
+from kseg.checkpoints.room import Room
 from kseg.errors import KsegError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# Lists can hold each other many times: a small file can have more than any machine could walk.
+_VALUES = 1_000_000
 
 # bfloat16 has no numpy dtype: its 16 bits are read and widened to float32.
 _STORAGE_DTYPES = {
@@ -56,7 +61,7 @@ class _Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def array(self) -> np.ndarray:
+    def array(self, room: Room) -> np.ndarray:
         data = self.storage.data
         if data is None:
             raise ValueError("a tensor has no data")
@@ -65,6 +70,7 @@ class _Tensor:
             raise ValueError("a tensor has a negative extent")
         if math.prod(self.shape) and last >= len(data):
             raise ValueError(f"a tensor needs element {last} of {len(data)}")
+        room.take(math.prod(self.shape) * data.itemsize)
         view = np.lib.stride_tricks.as_strided(
             data[self.offset :], self.shape, [s * data.itemsize for s in self.strides]
         )
@@ -128,7 +134,7 @@ class _Unpickler(pickle.Unpickler):
 def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     """All tensors and NumPy arrays of the file under dotted names; single values are left out."""
     value = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-    tensors = dict(_flatten(value, ""))
+    tensors = dict(_flatten(value, "", Room(path), itertools.count()))
     if not tensors:
         raise KsegError("it holds no tensors; save the state dict")
     return tensors
@@ -141,19 +147,24 @@ def _read_zip(path: Path) -> Any:
             raise ValueError("no data.pkl inside (a TorchScript file or another zip)")
         folder = names[0].rpartition("/")[0]
         byteorder = f"{folder}/byteorder"
-        if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
+        room = Room(path)
+
+        def content(name: str) -> bytes:
+            return room.read(archive, archive.getinfo(name))
+
+        if byteorder in archive.namelist() and content(byteorder) != b"little":
             raise ValueError("it was written on a big-endian machine")
         storages: dict[str, _Storage] = {}
 
         def storage(dtype: np.dtype, key: str, count: int) -> _Storage:
             if key not in storages:
-                data = np.frombuffer(archive.read(f"{folder}/data/{key}"), dtype)
+                data = np.frombuffer(content(f"{folder}/data/{key}"), dtype)
                 if len(data) < count:
                     raise ValueError(f"storage {key} has {len(data)} of {count} elements")
                 storages[key] = _Storage(dtype, count, data)
             return storages[key]
 
-        return _Unpickler(io.BytesIO(archive.read(names[0])), storage).load()
+        return _Unpickler(read_pickle(io.BytesIO(content(names[0]))), storage).load()
 
 
 def _read_legacy(path: Path) -> Any:
@@ -165,7 +176,7 @@ def _read_legacy(path: Path) -> Any:
     with path.open("rb") as file:
 
         def load() -> Any:
-            return _Unpickler(file, storage).load()
+            return _Unpickler(read_pickle(file), storage).load()
 
         if load() != _LEGACY_MAGIC or load() != _LEGACY_PROTOCOL:
             raise ValueError("no PyTorch file")
@@ -175,23 +186,29 @@ def _read_legacy(path: Path) -> Any:
         for key in load():
             (count,) = struct.unpack("<q", file.read(8))
             entry = storages[str(key)]
-            data = file.read(count * entry.dtype.itemsize)
-            entry.data = np.frombuffer(data, entry.dtype)
-            if count < entry.count or len(entry.data) < count:
+            size = count * entry.dtype.itemsize
+            if count < entry.count or size > path.stat().st_size:
+                raise ValueError(f"storage {key} is cut short")
+            entry.data = np.frombuffer(file.read(size), entry.dtype)
+            if len(entry.data) < count:
                 raise ValueError(f"storage {key} is cut short")
     return value
 
 
-def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+def _flatten(
+    value: Any, prefix: str, room: Room, counter: Iterator[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    if next(counter) > _VALUES:
+        raise ValueError(f"more than {_VALUES} values")
     if isinstance(value, _Tensor):
-        yield prefix, value.array()
+        yield prefix, value.array(room)
     elif isinstance(value, pickled_numpy.Array):
         # Texts are no tensors.
         if value.value is not None and value.value.dtype.kind in "biufc":
             yield prefix, value.value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key), room, counter)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _flatten(item, f"{prefix}.{index}" if prefix else str(index))
+            yield from _flatten(item, f"{prefix}.{index}" if prefix else str(index), room, counter)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kseg.checkpoints.hdf5 import read_hdf5
 from kseg.checkpoints.pytorch import read_pytorch
 from kseg.checkpoints.tflite import read_tflite
 from kseg.errors import KsegError, first_line
@@ -35,7 +36,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
                 "no such checkpoint; name a .pth, .safetensors, .h5, .tflite or TF1 prefix"
             )
         if path.suffix == ".h5":
-            return _read_hdf5(path)
+            return read_hdf5(path)
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
 
@@ -54,23 +55,24 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _read_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
     import tensorflow as tf
 
+    _check_index(Path(f"{prefix}.index"))
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    import h5py
+# LevelDB's table format: two places, of offset and size, and a magic number.
+_FOOTER = 48
 
-    tensors: dict[str, np.ndarray] = {}
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        """Of ``layers/conv2d/vars/0`` the layer's name is an attribute of ``vars``."""
-        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer"):
-            return
-        *groups, variable = name.split("/")
-        layer = item.parent.attrs.get("name") if groups[-1:] == ["vars"] else groups[-1]
-        tensors[f"{layer}/{variable.removesuffix(':0')}"] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return tensors
+def _check_index(path: Path) -> None:
+    """ValueError where TensorFlow would make room for what an index says that it has."""
+    content = path.read_bytes()
+    numbers, number, shift = [], 0, 0
+    for byte in content[-_FOOTER:]:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(number)
+            number = shift = 0
+    if len(content) < _FOOTER or max(numbers[:4], default=0) > len(content):
+        raise ValueError("its index is damaged")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from kseg.errors import KsegError
-from kseg.files import atomic_write, check_not_input, check_output
+from kseg.files import atomic_write, check_not_input, check_output, parse_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _options(text: str | None) -> dict[str, Any]:
     try:
-        options = json.loads(text or "{}")
+        options = parse_json(text or "{}")
     except ValueError as error:
         raise KsegError(f"options is {text!r}, no JSON ({error})") from None
     if not isinstance(options, dict):

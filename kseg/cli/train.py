@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from kseg.cli import arguments
 from kseg.errors import KsegError
+from kseg.files import parse_json
 
 # What an option that may be left out gives for the word none; argparse leaves None where it
 # was not given.
@@ -28,7 +28,7 @@ def _or_none(convert: type) -> Any:
 
 def _json(text: str) -> dict:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

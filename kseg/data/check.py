@@ -378,7 +378,7 @@ def merge_data_shards(shards: Sequence[ShardFile]) -> list[DataReport]:
                 part.restore(place.found["splits"][number])
                 whole.merge(part)
             reports.append(whole.report())
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise place.damaged() from error
     return reports
 

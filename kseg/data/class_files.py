@@ -22,6 +22,8 @@ _HEADERS = {
     "b": ("b", "blue"),
     "color": ("color", "colour", "hex"),
 }
+# Characters of a line: Python's own limits, of numbers and of fields, are above it.
+_LINE = 1000
 _COLUMNS = {header: column for column, headers in _HEADERS.items() for header in headers}
 
 # What a table's line without a header may be, by its fields: i a number, n a name.
@@ -108,7 +110,7 @@ def read_classes(path: Path) -> ClassTable:
 def _rows(path: Path) -> list[_Row]:
     lines = re.split("\r\n|\n|\r", _text(path).rstrip())
     columns = None
-    header = [_COLUMNS.get(field.lower()) for field in _fields(lines[0])]
+    header = [_COLUMNS.get(field.lower()) for field in _fields(lines[0][:_LINE])]
     known = [column for column in header if column]
     if len(lines) > 1 and (header == ["name"] or len(known) > 1):
         where = f"{path}, line 1"
@@ -124,10 +126,15 @@ def _rows(path: Path) -> list[_Row]:
         columns = []  # of CVAT, whose lines have a form of their own
     numbers = range(2 if columns is not None else 1, len(lines) + 1)
     lines = lines if columns is None else lines[1:]
-    if not lines[0] and len(lines) == 1:
+    if lines == [""]:
         lines = []
     if not 0 < len(lines) <= BAD:
         raise KsegError(f"{path}: has {len(lines)} lines; there can be 1 to {BAD} classes")
+    for number, line in zip(numbers, lines, strict=True):
+        if len(line) > _LINE:
+            raise KsegError(
+                f"{path}, line {number}: has {len(line)} characters; a class has a name"
+            )
     return [
         _row(f"{path}, line {number}", line, columns)
         for number, line in zip(numbers, lines, strict=True)

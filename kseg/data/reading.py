@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
-from kseg.errors import KsegError, KsegWarning
+from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.pictures import Color
 from kseg.quiet import quiet_stderr
 
@@ -132,7 +134,8 @@ def _jpeg_fault(path: Path) -> str | None:
 
 def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
     """The image, and the orientation that was undone, 1 for none."""
-    with _opened(path, load=False) as image:
+    content = _content(path)
+    with _opened(path, content, load=False) as image:
         # Pillow cuts these off at 255, and leaves the lower bytes of three channels out.
         deep = any(re.search(r"[A-Z];16[BLN]", str(tile)) for tile in image.tile)
         if image.mode.startswith(("I", "F")) or deep:
@@ -140,7 +143,8 @@ def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
                 f"{path}: is an image of mode {image.mode}{' with 16 bits' * deep}; images are "
                 "8-bit, so scale its values to 0..255 and save it again"
             )
-        _load(path, image)
+        with _one_line(path):
+            _load(path, image, content)
         tell = tell or functools.partial(warn_once, str(path.parent))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             tell("alpha", path, "has an alpha channel, which is dropped: colours below it show")
@@ -151,8 +155,8 @@ def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
         if image.format == "TIFF":
             # Pillow turned it while it loaded, and forgot how.
             return np.asarray(pixels), orientation_of(path)[0]
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation not in _TURNS:
+        orientation = _exif_orientation(path, image)
+        if orientation == 1:
             return np.asarray(pixels), 1
         return np.asarray(pixels.transpose(_TURNS[orientation])), orientation
 
@@ -177,11 +181,11 @@ def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
         if image.format == "PNG" and "exif" not in image.info:
             orientation = 1
         else:
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = _exif_orientation(path, image)
         size = image.height, image.width
         # A TIFF's size is the upright one from the beginning.
-        sideways = orientation in _TURNS and orientation >= 5 and image.format != "TIFF"
-    return orientation if orientation in _TURNS else 1, size[::-1] if sideways else size
+        sideways = orientation >= 5 and image.format != "TIFF"
+    return orientation, size[::-1] if sideways else size
 
 
 def read_label(path: Path, classes: ClassTable, tell: Tell | None = None) -> np.ndarray:
@@ -273,8 +277,9 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
         )
     if getattr(image, "is_animated", False):
         raise KsegError(f"{path}: holds several pictures; save the label as one")
-    _load(path, image)
-    _refuse_orientation(path, image.getexif().get(_ORIENTATION, 1))
+    with _one_line(path):
+        _load(path, image, content)
+    _refuse_orientation(path, _exif_orientation(path, image))
     # Pillow gives greys of 2 and 4 bits as 0..255, those of 1 bit as False and True.
     return image, 255 // (2**bits - 1) if grey and image.mode == "L" else 1
 
@@ -513,9 +518,15 @@ def read_instances(path: Path) -> np.ndarray:
 
 def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> ImageFile.ImageFile:
     """A Pillow image of a file or its ``content``, every failure turned into one line."""
-    try:
+    with _one_line(path):
         limit = _max_pixels()
+        if load and content is None:
+            with path.open("rb") as file:
+                head = file.read(len(_PNG))
+                content = head + file.read() if head == _PNG else None
         image = Image.open(path if content is None else io.BytesIO(content))
+        if image.format in _PROGRAMS:
+            raise KsegError(f"{path}: holds {image.format}, a program; save the picture as PNG")
         if limit is not None and image.width * image.height > limit:
             raise KsegError(
                 f"{path}: has {image.width * image.height} pixels, more than the {limit} of "
@@ -523,8 +534,38 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
                 "image into tiles"
             )
         if load:
-            image.load()
+            _load(path, image, content)
         return image
+
+
+# Pillow gives PostScript to Ghostscript.
+_PROGRAMS = ("EPS",)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _load(path: Path, image: Image.Image, content: bytes | None) -> None:
+    """Decodes an opened image; of a PNG with the checksums, which Pillow looks at up to the pixels.
+
+    Args:
+        content: of the file, where it is a PNG.
+    """
+    place = len(_PNG)
+    while image.format == "PNG" and content and place < len(content):  # Section 5.3
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        checksum = zlib.crc32(memoryview(content)[place + 4 : end])
+        if content[end : end + 4] != checksum.to_bytes(4, "big"):
+            kind = content[place + 4 : place + 8].decode("latin1")
+            raise KsegError(f"{path}: not a readable image (damaged chunk {kind}); replace it")
+        # What stands behind the end is no picture.
+        place = len(content) if content[place + 4 : place + 8] == b"IEND" else end + 4
+    image.load()
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Within it, whatever Pillow raises of a file becomes a KsegError."""
+    try:
+        yield
     except KsegError:
         raise
     except FileNotFoundError:
@@ -541,14 +582,21 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
             f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+        raise KsegError(
+            f"{path}: not a readable image ({first_line(error)}); replace it"
+        ) from error
 
 
-def _load(path: Path, image: Image.Image) -> None:
+def _exif_orientation(path: Path, image: Image.Image) -> int:
+    """EXIF's orientation, 1 for none."""
     try:
-        image.load()
-    except Exception as error:  # as in _opened
-        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # as in _one_line
+        raise KsegError(
+            f"{path}: has EXIF that cannot be read ({first_line(error)}), so that it is not known "
+            "which side is up; save it without"
+        ) from error
+    return orientation if orientation in _TURNS else 1
 
 
 def _max_pixels() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from kseg.data.shards import Shard
 from kseg.errors import KsegError
-from kseg.files import write_json
+from kseg.files import json_checksum, read_json, write_json
 
 VERSION = 1
 """Of the format and of what is counted; files of another version are not merged."""
@@ -48,7 +47,7 @@ class ShardFile:
             "job": self.job,
             "found": self.found,
         }
-        write_json(self.path, {**state, "checksum": _checksum(state)})
+        write_json(self.path, {**state, "checksum": json_checksum(state)})
 
     def damaged(self) -> KsegError:
         """The error of a file whose content cannot be what was written."""
@@ -98,11 +97,11 @@ def _read(path: str | Path) -> ShardFile:
     state: dict[str, Any] = {}
     written = None
     try:
-        state = json.loads(path.read_text())
+        state = read_json(path)
         written = re.fullmatch(r"kseg (score|data) shard ([0-9]+)", state["format"])
     except OSError as error:
         raise KsegError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         pass
     if written is None:
         raise KsegError(f"{path}: is no file of a shard; {way_out}")
@@ -120,7 +119,7 @@ def _read(path: str | Path) -> ShardFile:
         file = None
     if file and not (isinstance(file.job, dict) and isinstance(file.found, dict)):
         file = None
-    if file is None or checksum != _checksum(state):
+    if file is None or checksum != json_checksum(state):
         raise _damaged(path)
     return file
 
@@ -144,10 +143,5 @@ def _difference(here: ShardFile, there: ShardFile) -> str | None:
     for name, value in there.job.items():
         if here.job.get(name) != value:
             own = json.dumps(here.job.get(name))
-            return _TEXTS.get(name, f"{name} {own} here and {json.dumps(value)} there")
+            return _TEXTS.get(name, f"{name} {own[:200]} here and {json.dumps(value)[:200]} there")
     return None
-
-
-def _checksum(state: dict[str, Any]) -> str:
-    """Of the values, as JSON gives them back."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]

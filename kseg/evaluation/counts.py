@@ -97,7 +97,8 @@ class Counts:
         """Takes over the counts that ``to_json`` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: of other classes or other kinds of scores.
+            KeyError, OverflowError, TypeError, ValueError: of other classes or other kinds of
+                scores.
         """
         self._matrix.counts[:] = state["confusion_matrix"]
         self._image_iou = dict(state["image_iou"])

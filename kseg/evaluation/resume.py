@@ -12,10 +12,10 @@ from typing import Any
 
 from kseg import shipped
 from kseg.data import DataSet, check_outputs, file_digests, joint_digest
-from kseg.errors import KsegError
+from kseg.errors import KsegError, first_line
 from kseg.evaluation.counts import Counts
 from kseg.evaluation.scores import without_threads
-from kseg.files import atomic_write
+from kseg.files import atomic_write, json_checksum, read_json
 
 INTERVAL = 10.0
 """Seconds between two writes."""
@@ -72,13 +72,14 @@ class SavedScores:
             self.save(counts, 0.0)
             return 0.0
         try:
-            state = json.loads(self.path.read_text())
+            state = read_json(self.path)
             there = dict(state["run"])
+            checksum = state.pop("checksum", None)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise self._unfit(error) from error
         both = {key: (there.get(key), self._run.get(key)) for key in there | self._run}
         others = [
-            f"{key} {json.dumps(a)} there and {json.dumps(b)} here"
+            f"{key} {json.dumps(a)[:200]} there and {json.dumps(b)[:200]} here"
             for key, (a, b) in sorted(both.items())
             if a != b
         ]
@@ -87,16 +88,18 @@ class SavedScores:
                 f"{self.path}: is of another score: {', '.join(others)}; "
                 "name another file or delete this one"
             )
+        if checksum is None:
+            raise KsegError(
+                f"{self.path}: was left by an earlier kseg, which kept no checksum of it; delete "
+                "it to score all images anew"
+            )
+        if checksum != json_checksum(state):
+            raise self._unfit(ValueError("it is damaged"))
         try:
             counts.restore(state["scores"])
-            seconds, files = float(state["seconds"]), state.get("files")
-        except (KeyError, TypeError, ValueError) as error:
+            seconds, files = float(state["seconds"]), state["files"]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise self._unfit(error) from error
-        if files is None:
-            raise KsegError(
-                f"{self.path}: was left by an earlier kseg, which kept no digest of the files "
-                "that it scored; delete it to score all of them anew"
-            )
         if files != self._scored(counts):
             raise KsegError(
                 f"{self.path}: images, labels, classes or label maps were changed after they "
@@ -120,7 +123,7 @@ class SavedScores:
             "scores": counts.to_json(),
         }
         with atomic_write(self.path) as path:
-            path.write_text(json.dumps(state))
+            path.write_text(json.dumps({**state, "checksum": json_checksum(state)}))
         self._written = time.monotonic()
 
     def save_sometimes(self, counts: Counts, seconds: float) -> None:
@@ -129,8 +132,9 @@ class SavedScores:
             self.save(counts, seconds)
 
     def _unfit(self, error: Exception) -> KsegError:
+        reason = f"{type(error).__name__}: {first_line(error)}"
         return KsegError(
-            f"{self.path}: is no score that was left ({error!r}); name another file or delete it"
+            f"{self.path}: is no score that was left ({reason}); name another file or delete it"
         )
 
     def remove(self) -> None:

@@ -94,7 +94,7 @@ def merge_shards(shards: Sequence[ShardFile]) -> tuple[Scores, str | None]:
         scores = Scores.from_json({**counts.figures(), **facts, "seconds": seconds})
     except KsegError:  # boundaries, without SciPy
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise place.damaged() from error
     if joint_digest(counts.names) != names:
         raise KsegError(f"{first.path}: the shards lack images of the split; make them again")

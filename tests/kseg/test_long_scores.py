@@ -296,9 +296,13 @@ def test_a_score_goes_on_with_a_copy_of_the_data(tmp_path):
     evaluate(maps, copy, saved=SavedScores(path, maps.folder), progress=lambda *c: done.append(c))
     assert done == [(2, 2)]
     state = json.loads(path.read_text())
-    del state["files"]
+    state["scores"]["confusion_matrix"][0][0] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(kseg.KsegError, match="an earlier kseg, which kept no digest"):
+    with pytest.raises(kseg.KsegError, match=r"is no score that was left .*damaged"):
+        evaluate(maps, data, saved=SavedScores(path, maps.folder))
+    del state["checksum"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(kseg.KsegError, match="an earlier kseg, which kept no checksum"):
         evaluate(maps, data, saved=SavedScores(path, maps.folder))
 
 

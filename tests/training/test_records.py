@@ -310,6 +310,35 @@ def garble(folder):
     (folder / "index.json").write_text('{"version": ')
 
 
+def change_a_count(folder):
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace('"class_pixels":[', '"class_pixels":[1', 1))
+
+
+def without_checksum(change):
+    """A change of the index of an earlier kseg."""
+
+    def damage(folder):
+        index = json.loads((folder / "index.json").read_text())
+        del index["checksum"]
+        change(index)
+        (folder / "index.json").write_text(json.dumps(index))
+
+    return damage
+
+
+def lose_names(index):
+    del index["shards"][1]["records"][0]["name"]
+
+
+def name_another_file(index):
+    index["shards"][0]["file"] = "../other.tfrecord"
+
+
+def place_beyond_the_end(index):
+    index["shards"][0]["records"][0]["bytes"] = 2**63 - 1
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -317,6 +346,10 @@ def garble(folder):
         (truncate, r"shard-00000-of-00003\.tfrecord: has 100 bytes, not \d+; run `kseg prepare`"),
         (lose, r"shard-00002-of-00003\.tfrecord: is missing; run `kseg prepare` again"),
         (garble, r"index\.json: is damaged; run `kseg prepare` again"),
+        (change_a_count, r"index\.json: is damaged; run `kseg prepare` again"),
+        (without_checksum(lose_names), r"index\.json: is damaged; run `kseg prepare` again"),
+        (without_checksum(name_another_file), r"index\.json: is damaged; run `kseg prepare`"),
+        (without_checksum(place_beyond_the_end), r"index\.json: is damaged; run `kseg prepare`"),
     ],
 )
 def test_damage_is_named_and_repaired(damage, message, data, folder, copy):
@@ -372,6 +405,7 @@ def test_records_of_an_earlier_kseg_are_made_anew(data, folder, copy, tiny_camvi
     for shard in index["shards"]:
         for record in shard["records"]:
             del record["source"], record["class_pixels"]
+    del index["checksum"]
     (copy / "index.json").write_text(json.dumps(index))
     with pytest.warns(KsegWarning, match="an earlier kseg prepared these records"):
         kseg.training.dataset("camvid", tiny_camvid, "train", records=copy)
@@ -497,6 +531,7 @@ def test_training_from_records(folder, tiny_camvid, tmp_path, capsys):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     index = json.loads((tmp_path / "index.json").read_text())
     index["classes"]["names"][0] = "heaven"
+    del index["checksum"]
     (tmp_path / "index.json").write_text(json.dumps(index))
     arguments[arguments.index("--records") + 1] = tmp_path
     assert main([*map(str, arguments), "--data-dir", str(tiny_camvid)]) == 1
