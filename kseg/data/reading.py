@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
+from kseg.data.png import with_stored_pixels
 from kseg.errors import KsegError, KsegWarning
 from kseg.pictures import Color
 from kseg.quiet import quiet_stderr
@@ -270,10 +271,7 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
         )
     if getattr(image, "is_animated", False):
         raise KsegError(f"{path}: holds several pictures; save the label as one")
-    try:
-        image.load()
-    except Exception as error:  # as in _opened
-        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+    image = _loaded(path, image, content)
     _refuse_orientation(path, image.getexif().get(_ORIENTATION, 1))
     # Pillow gives greys of 2 and 4 bits as 0..255, those of 1 bit as False and True.
     return image, 255 // (2**bits - 1) if grey and image.mode == "L" else 1
@@ -522,9 +520,7 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
                 f"{MAX_PIXELS}; set that environment variable to a larger number, or cut the "
                 "image into tiles"
             )
-        if load:
-            image.load()
-        return image
+        return _loaded(path, image, content) if load else image
     except KsegError:
         raise
     except FileNotFoundError:
@@ -541,7 +537,24 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
             f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+        raise _unreadable(path, error) from error
+
+
+def _loaded(path: Path, image: Image.Image, content: bytes | None) -> Image.Image:
+    """The opened image with its pixels; ``content`` of its file is read where it is None."""
+    try:
+        if image.format == "PNG":
+            image.close()
+            stored = with_stored_pixels(path.read_bytes() if content is None else content)
+            image = Image.open(io.BytesIO(stored))
+        image.load()
+    except Exception as error:  # as in _opened
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _unreadable(path: Path, error: Exception) -> KsegError:
+    return KsegError(f"{path}: not a readable image ({error}); replace it")
 
 
 def _max_pixels() -> int | None:
