@@ -32,10 +32,11 @@ def with_stored_pixels(content: bytes) -> bytes:
     view, pixels, begin, place = memoryview(content), [], 0, len(_SIGNATURE)
     while place + 12 <= len(content):
         end = place + 12 + int.from_bytes(view[place : place + 4], "big")
-        if view[place + 4 : place + 8] == b"IDAT":
+        if content[place + 4 : place + 8] == b"IDAT":
             if end > len(content):
                 return content
-            if zlib_ng.crc32(view[place + 4 : end - 4]).to_bytes(4, "big") != view[end - 4 : end]:
+            checksum = zlib_ng.crc32(view[place + 4 : end - 4])
+            if checksum != int.from_bytes(view[end - 4 : end], "big"):
                 raise ValueError(f"the pixels' checksum at byte {end - 4} is wrong")
             begin = begin or place
             pixels.append(view[place + 8 : end - 4])
@@ -52,10 +53,11 @@ def with_stored_pixels(content: bytes) -> bytes:
     try:
         # One byte more than needed: its end is looked at, and no file can inflate beyond it.
         rows = inflate.decompress(b"".join(pixels), size + 1)
-    except zlib_ng.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls it a value
         raise ValueError(f"the pixels are damaged: {error}") from error
     if not inflate.eof or inflate.unused_data or len(rows) != size:
         return content
     chunk = b"IDAT" + zlib_ng.compress(rows, 0)
-    length, checksum = (n.to_bytes(4, "big") for n in (len(chunk) - 4, zlib_ng.crc32(chunk)))
-    return b"".join((view[:begin], length, chunk, checksum, view[place:]))
+    length, checksum = len(chunk) - 4, zlib_ng.crc32(chunk)
+    parts = (length.to_bytes(4, "big"), chunk, checksum.to_bytes(4, "big"))
+    return b"".join((view[:begin], *parts, view[place:]))
