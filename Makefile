@@ -43,7 +43,7 @@ matrix: $(VENV)/installed
 	$(RUN) benchmarks/matrix.py
 	$(RUN) benchmarks/pairs.py
 
-# About an hour: commands killed at random moments, and what they write after that.
+# About four minutes of CPU time: commands killed at random moments, and what they write after that.
 kills: $(VENV)/installed
 	$(RUN) benchmarks/kills.py
 

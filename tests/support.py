@@ -1,6 +1,8 @@
 """What tests share beside fixtures."""
 
 import contextlib
+import ctypes
+import os
 import re
 import resource
 import subprocess
@@ -104,6 +106,29 @@ def room_for(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def jump_clock(folder: Path) -> None:
+    """Files and folders there are of the year 2100 or of 1970, by turns."""
+    for index, path in enumerate(sorted(folder.rglob("*"))):
+        os.utime(path, (1 if index % 2 else 4_102_444_800,) * 2)
+
+
+@contextlib.contextmanager
+def permissions_hold() -> Iterator[None]:
+    """Within it a folder's permissions hold for root too, in this thread and those it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # capabilities(7): version 3, this thread; effective, permitted and inheritable, twice
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    before = sets[0]
+    sets[0] &= ~(1 << 1)  # CAP_DAC_OVERRIDE
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = before
+        assert libc.capset(header, sets) == 0
 
 
 def run_kseg(*args: object, **kwargs) -> subprocess.CompletedProcess:

@@ -158,20 +158,27 @@ def test_what_is_missing_is_measured(tmp_path, monkeypatch, capsys):
         assert calls == [(title, name) for name in kseg.list_models() for title in titles]
 
 
+@pytest.mark.usefixtures("small_row")
 def test_what_scoring_costs(tmp_path, monkeypatch):
     """The rows on small streets; the official script, to the same score, is slower."""
     monkeypatch.setattr(evaluation, "peak_of", lambda *_: 2**30)
-    rows = evaluation.measure(tmp_path, count=5, size=(128, 256), repeats=3)
+    monkeypatch.setattr(evaluation, "NETWORK", "small")
+    rows = evaluation.measure(tmp_path, count=5, size=(128, 256), input_size=(64, 128), repeats=3)
     evaluation.write(rows, tmp_path)
     with (tmp_path / "evaluation.csv").open() as file:
         written = {row["what"]: row for row in csv.DictReader(file)}
     threads = {f"{kind}_{n}" for kind in ("kseg", "ratio") for n in (1, os.cpu_count())}
-    alone = {"official", "decoding", "ratio_decoding", "peak_memory"}
+    alone = {"official", "pillow", "decoding", "ratio_decoding", "peak_memory"}
+    alone |= {"network", "reading", "together", "ratio_together"}
     assert written.keys() == threads | alone
     assert all(float(row["value"]) > 0 and row["command"] for row in written.values())
     assert float(written["peak_memory"]["value"]) == 1
+    slower = max(float(written[name]["value"]) for name in ("network", "reading"))
+    ratio = float(written["together"]["value"]) / slower
+    # of three digits each
+    assert float(written["ratio_together"]["value"]) == pytest.approx(ratio, rel=0.015)
     facts = json.loads((tmp_path / "evaluation.json").read_text())
-    assert {"pillow", "cityscapesscripts"} <= facts["versions"].keys()
+    assert {"pillow", "zlib-ng", "cityscapesscripts"} <= facts["versions"].keys()
 
 
 def test_what_quantisation_costs(tiny_camvid, tmp_path, monkeypatch):

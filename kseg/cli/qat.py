@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from kseg.cli import arguments
+from kseg.files import check_output
 
 FLAGS = {"input_type": "--input"}
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains and converts."""
     arguments.check_installed("tensorflow_model_optimization", "qat")
+    check_output(args.out, ".tflite")
     from kseg.loading import load
     from kseg.tflite import train_quantised
     from kseg.training.pipeline import reader_errors

@@ -9,7 +9,6 @@ import os
 import re
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
+from kseg.data.png import with_stored_pixels
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.pictures import Color
 from kseg.quiet import quiet_stderr
@@ -144,7 +144,7 @@ def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
                 "8-bit, so scale its values to 0..255 and save it again"
             )
         with _one_line(path):
-            _load(path, image, content)
+            image = _loaded(image, content)
         tell = tell or functools.partial(warn_once, str(path.parent))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             tell("alpha", path, "has an alpha channel, which is dropped: colours below it show")
@@ -278,7 +278,7 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
     if getattr(image, "is_animated", False):
         raise KsegError(f"{path}: holds several pictures; save the label as one")
     with _one_line(path):
-        _load(path, image, content)
+        image = _loaded(image, content)
     _refuse_orientation(path, _exif_orientation(path, image))
     # Pillow gives greys of 2 and 4 bits as 0..255, those of 1 bit as False and True.
     return image, 255 // (2**bits - 1) if grey and image.mode == "L" else 1
@@ -521,9 +521,7 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
     with _one_line(path):
         limit = _max_pixels()
         if load and content is None:
-            with path.open("rb") as file:
-                head = file.read(len(_PNG))
-                content = head + file.read() if head == _PNG else None
+            content = _content(path)
         image = Image.open(path if content is None else io.BytesIO(content))
         if image.format in _PROGRAMS:
             raise KsegError(f"{path}: holds {image.format}, a program; save the picture as PNG")
@@ -533,32 +531,24 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
                 f"{MAX_PIXELS}; set that environment variable to a larger number, or cut the "
                 "image into tiles"
             )
-        if load:
-            _load(path, image, content)
-        return image
+        return _loaded(image, content) if load else image
 
 
 # Pillow gives PostScript to Ghostscript.
 _PROGRAMS = ("EPS",)
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _load(path: Path, image: Image.Image, content: bytes | None) -> None:
-    """Decodes an opened image; of a PNG with the checksums, which Pillow looks at up to the pixels.
+def _loaded(image: ImageFile.ImageFile, content: bytes | None) -> ImageFile.ImageFile:
+    """The opened image with its pixels.
 
     Args:
         content: of the file, where it is a PNG.
     """
-    place = len(_PNG)
-    while image.format == "PNG" and content and place < len(content):  # Section 5.3
-        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
-        checksum = zlib.crc32(memoryview(content)[place + 4 : end])
-        if content[end : end + 4] != checksum.to_bytes(4, "big"):
-            kind = content[place + 4 : place + 8].decode("latin1")
-            raise KsegError(f"{path}: not a readable image (damaged chunk {kind}); replace it")
-        # What stands behind the end is no picture.
-        place = len(content) if content[place + 4 : place + 8] == b"IEND" else end + 4
+    if image.format == "PNG" and content is not None:
+        image.close()
+        image = Image.open(io.BytesIO(with_stored_pixels(content)))
     image.load()
+    return image
 
 
 @contextlib.contextmanager

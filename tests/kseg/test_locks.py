@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,10 +80,14 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
 
 
 def test_the_clock_decides_nothing():
-    """It may jump; what is timed is timed by time.monotonic or perf_counter."""
+    """It may jump; what is timed is timed by time.monotonic or perf_counter.
+
+    Times of files are looked at once: whether one is still what this process has read.
+    """
     for folder in ("kseg", "training", "tflite"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert "time.time(" not in path.read_text(), path
+            found = re.findall(r"time\.time\(|time_ns\(|datetime|mtime", path.read_text())
+            assert found == ["mtime"] * (path.name == "fingerprint.py"), path
 
 
 def test_some_share_a_lock(tmp_path):

@@ -25,7 +25,7 @@ from kseg.evaluation.overlays import write_overlays
 from kseg.evaluation.sources import find_sources
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.training import open_records, prepare, prepare_shard, records, tfrecord
-from support import run_kseg, write_camvid
+from support import jump_clock, run_kseg, write_camvid
 
 SHARDS = 3
 # Levels, of the tiny images' noise: 3.2 by Pillow's own way there and back
@@ -188,6 +188,7 @@ def test_a_killed_preparation_goes_on(data, folder, tmp_path, monkeypatch):
     # What a killed writer leaves, and a shard whose part of the index was not written.
     (tmp_path / ".kseg-unfinished-left").mkdir()
     (tmp_path / FILES[1]).with_suffix(".json").unlink()
+    jump_clock(tmp_path)
 
     written, counts = [], []
     monkeypatch.setattr(records, "_write_shard", lambda *a: written.append(a[0].name) or real(*a))
