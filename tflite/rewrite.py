@@ -47,18 +47,23 @@ class SlicedConv2D(kl.Conv2D):
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         parts = [
             keras.ops.conv(
-                x[..., i : i + self.channels],
-                self.kernel[:, :, i : i + self.channels],
+                x[..., part],
+                self.kernel[:, :, part],
                 padding=self.padding,
                 data_format="channels_last",
             )
-            for i in range(0, x.shape[-1], self.channels)
+            for part in _slices(x.shape[-1], self.channels)
         ]
         total = sum(parts[1:], parts[0])
         return self.activation(total + self.bias if self.use_bias else total)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}
+
+
+def _slices(extent: int, size: int) -> list[slice]:
+    """Parts of ``size``, the last up to the end; the GPU accelerator refuses one beyond it."""
+    return [slice(first, min(first + size, extent)) for first in range(0, extent, size)]
 
 
 # Input by output channels of a 3x3 convolution that the GPU accelerator computes right.
@@ -331,12 +336,12 @@ def _sum_of_convolutions(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
     kernel, *bias = layer.get_weights()
     config = {**layer.get_config(), "activation": "linear"}
     total = None
-    for i, first in enumerate(range(0, x.shape[-1], channels)):
+    for i, own in enumerate(_slices(x.shape[-1], channels)):
         # The last has the bias.
-        last = first + channels >= x.shape[-1]
+        last = own.stop == x.shape[-1]
         part = {**config, "name": f"{layer.name}.{i}", "use_bias": last and bool(bias)}
-        weights = [kernel[:, :, first : first + channels], *(bias if last else ())]
-        piece = called(type(layer).from_config(part), x[..., first : first + channels], weights)
+        weights = [kernel[:, :, own], *(bias if last else ())]
+        piece = called(type(layer).from_config(part), x[..., own], weights)
         total = piece if total is None else kl.Add(name=f"{layer.name}.sum.{i}")([total, piece])
     activation = layer.get_config()["activation"]
     return total if activation == "linear" else activation_layer(total, activation, layer.name)
