@@ -142,7 +142,7 @@ class Together:
         def once(x: KerasTensor, **options: Any) -> Features:
             if not made:
                 made.append(self._encoder.function(x, **options))
-            return made[0]
+            return made[-1]
 
         kind = inspect.Parameter.KEYWORD_ONLY
         options = self._encoder.options().items()
@@ -158,9 +158,10 @@ class Together:
                 # TensorFlow joins the beginnings of equal dilations of one tensor, here
                 # DeepLabv3's, and its converter then makes no operator of them.
                 output = keras.layers.MaxPooling2D(1, name="apart")(made[0].output)
-                made[0] = made[0]._replace(output=output)
+                made.append(made[0]._replace(output=output))
             logits = row.builder(x, num_classes // len(self._pairs), **row.options)
-            self._name(pair, logits, made[0])
+            self._name(pair, logits, made[-1])
+            del made[1:]
             resized = Resize(row.resize, name=f"{head}.resized", dtype="float32")(logits, x)
             self.logits.append(resized)
         self.features = made[0].output
@@ -176,12 +177,8 @@ class Together:
         """
         levels = [features.output, *features.levels().values()]
         own = {operation.name for operation, _ in ordered_nodes(levels)}
-        given = frozenset(map(id, levels))
-        nodes = list(ordered_nodes([logits], given))
-        # A head may take the size of the image from where it begins.
-        new = {
-            id(each): each for each, node in nodes if not isinstance(each, keras.layers.InputLayer)
-        }
+        nodes = ordered_nodes([logits], frozenset(map(id, levels)))
+        new = {id(operation): operation for operation, _ in nodes}
         if meeting := sorted(own & {each.name for each in new.values() if each.weights}):
             raise kseg.KsegError(f"{pair}: head and encoder both have layers {', '.join(meeting)}")
         for each in new.values():

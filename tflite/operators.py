@@ -152,8 +152,8 @@ def _refused_forms(content: bytes, inputs: Mapping[str, list[str]]) -> dict[str,
     """By output tensor, the form of an operator that runs in others, and what to write instead.
 
     As the LiteRT GPU accelerator of ai-edge-litert 2.3 was seen to do it: it refuses slices
-    backwards and beyond the end, ends its process on a product of a tensor with itself, and gives wrong numbers for
-    one of unequal batches.
+    backwards and beyond the end, ends its process on a product of a tensor with itself, and
+    gives wrong numbers for one of unequal batches.
     """
     sizes, slices = shapes(content), slice_forms(content)
     forms = {}

@@ -196,6 +196,66 @@ def relu_into_branches(graph: keras.Model) -> keras.Model:
     return walk(graph, move)
 
 
+def pad_before_max_pooling(graph: keras.Model) -> keras.Model:
+    """Every max pooling of values with zeros around, with an operator between both.
+
+    The LiteRT GPU accelerator merges the padding into the pooling, whose own padding wins over no
+    value, whereas zeros win over negative ones: 13 % of the range of the logits of ResNet50V2's
+    DeepLabv3. A 1x1 depthwise convolution with ones keeps them apart. Behind a ReLU, where zeros
+    win over nothing either, all stays.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function.
+    """
+
+    def separate(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        x = args[0]
+        if not isinstance(layer, kl.MaxPooling2D):
+            return layer(*args)
+        source, inputs = calls.of(x)
+        _, value = constant_padding(source, inputs)
+        zeros = isinstance(source, kl.ZeroPadding2D) or value == 0
+        if not zeros or _is_never_negative(inputs[0], calls):
+            return layer(*args)
+        apart = kl.DepthwiseConv2D(1, use_bias=False, trainable=False, name=f"{layer.name}.padded")
+        return layer(called(apart, x, [np.ones((1, 1, x.shape[-1], 1))]))
+
+    # A walk through hundreds of layers takes its time.
+    pools = any(isinstance(layer, kl.MaxPooling2D) for layer in graph.layers)
+    return walk(graph, separate) if pools else graph
+
+
+def _is_never_negative(x: keras.KerasTensor, calls: Calls) -> bool:
+    """Whether a ReLU or a sigmoid gave it, or what such gave was only moved or pooled."""
+    layer, args = calls.of(x)
+    if isinstance(layer, kl.Concatenate):
+        return all(_is_never_negative(branch, calls) for branch in args[0])
+    if isinstance(layer, kl.MaxPooling2D | kl.AveragePooling2D | kl.ZeroPadding2D | kl.Dropout):
+        return _is_never_negative(args[0], calls)
+    if isinstance(layer, kl.ReLU):
+        return not layer.get_config()["negative_slope"]
+    activation = getattr(layer, "activation", None)
+    return activation in (
+        keras.activations.relu,
+        keras.activations.relu6,
+        keras.activations.sigmoid,
+    )
+
+
+def constant_padding(
+    source: keras.Operation | None, inputs: tuple
+) -> tuple[list[tuple[int, int]], float | None]:
+    """Widths by axis and the value of ``keras.ops.pad``; of something else nothing."""
+    if type(source).__name__ != "Pad" or getattr(source, "mode", None) != "constant":
+        return [], None
+    values = [x for x in inputs[1:] if x is not None]
+    widths = np.asarray(getattr(source, "pad_width", ())).tolist()
+    return [(first, last) for first, last in widths], float(values[0]) if values else 0.0
+
+
 @keras.saving.register_keras_serializable("kseg")
 class AxisMean(kl.Layer):
     """Means over rows (axis 1) or columns (axis 2), of (N, H, W, C) to one of them."""
