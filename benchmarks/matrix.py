@@ -36,6 +36,7 @@ little, so that activations are of a trained network's size and no layer is the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -73,6 +74,9 @@ from kseg.zoo import VARIANTS
 # other work get the smaller.
 SIZE, SMALL_SIZE = (129, 257), (65, 129)
 MOST = 20e9
+
+# Of one process, since conversions leave memory behind.
+_TASKS = 8
 
 # Of layers: values that do not change what is computed in inference.
 _INCIDENTAL = ("initializer", "regularizer", "constraint", "dtype", "trainable", "momentum")
@@ -272,11 +276,39 @@ def _reason(result: Agreement, cost: float) -> str:
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """A call in a process of its own: a conversion of FCN leaves gigabytes behind."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with contextlib.closing(Worker()) as worker:
+        return worker(function, *arguments)
+
+
+class Worker:
+    """Calls in another process, which may be killed: a new one takes the next call.
+
+    Its start and its imports take more time than many a call does.
+    """
+
+    def __init__(self) -> None:
+        self._pool = self._start()
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the function gives.
+
+        Raises:
+            KsegError: the process was killed.
+        """
         try:
-            return process.submit(function, *arguments).result()
+            return self._pool.submit(function, *arguments).result()
         except BrokenProcessPool:
+            self._pool = self._start()
             raise kseg.KsegError("its process was killed, as where memory ends") from None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
+    @staticmethod
+    def _start() -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, max_tasks_per_child=_TASKS)
 
 
 # What is measured, and a call that puts its rows into a table.

@@ -37,13 +37,10 @@ import functools
 import inspect
 import itertools
 import math
-import multiprocessing
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +63,7 @@ from kseg.tflite.conversion import cpu_layers
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, differences
 from kseg.tflite.gpu_worker import REFUSED
 from kseg.zoo import HEADS, VARIANTS, backbone_stride, new_card
-from matrix import photograph, run_each, with_random_weights
+from matrix import Worker, photograph, run_each, with_random_weights
 
 TABLE = RESULTS / "pairs.csv"
 SIZE = (65, 129)
@@ -74,8 +71,8 @@ COLUMNS = ("model", "parameters", "size", "output_stride", "strides", "keras", "
 CLASSES = 19
 # As check-gpu has it (``kseg.tflite.gpu.Agreement``).
 AGREES = 1e-3
-# Of one process, since conversions leave memory behind.
-_TASKS = 8
+# Heads that begin with dilated convolutions of the encoder's last features.
+_DILATED = ("deeplab_v3", "deeplab_v3_plus", "liteseg")
 # Its name among the rows of the zoo.
 _TOGETHER = "pairs"
 
@@ -99,14 +96,16 @@ def stride_of(pair: str) -> int:
 def by_turns(names: Sequence[str]) -> list[list[str]]:
     """Pairs in groups of one encoder and stride: an encoder's first, then those of the next.
 
-    The first encoder begins with its first stride, the second with its second and so on.
+    The first encoder begins with its first stride, the second with its second and so on; small
+    encoders come first.
     """
     encoders: dict[str, dict[int, list[str]]] = {}
     for name in names:
         groups = encoders.setdefault(name.partition(".")[2], defaultdict(list))
         groups[stride_of(name)].append(name)
     turns = []
-    for number, groups in enumerate(encoders.values()):
+    small_first = sorted(encoders, key=lambda encoder: ENCODERS[encoder].parameters)
+    for number, groups in enumerate(encoders[encoder] for encoder in small_first):
         ordered = [group for _, group in sorted(groups.items())]
         first = number % len(ordered)
         turns.append(ordered[first:] + ordered[:first])
@@ -154,10 +153,10 @@ class Together:
         for pair in self._pairs:
             head = pair.partition(".")[0]
             row = HEADS[head].on(encoder)
-            if head == "deeplab_v3_plus" and made:
-                # TensorFlow joins the beginnings of equal dilations of one tensor, here
-                # DeepLabv3's, and its converter then makes no operator of them.
-                output = keras.layers.MaxPooling2D(1, name="apart")(made[0].output)
+            if head in _DILATED and made:
+                # TensorFlow joins the beginnings of equal dilations of one tensor, and its
+                # converter then makes no operator of them.
+                output = keras.layers.MaxPooling2D(1, name=f"{head}.apart")(made[0].output)
                 made.append(made[0]._replace(output=output))
             logits = row.builder(x, num_classes // len(self._pairs), **row.options)
             self._name(pair, logits, made[-1])
@@ -277,29 +276,6 @@ def measure(pairs: Sequence[str]) -> list[table.Row]:
                 )
         rows.append(row)
     return rows
-
-
-class Worker:
-    """Calls in another process, which may be killed: a new one takes the next call."""
-
-    def __init__(self) -> None:
-        self._pool = self._start()
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return self._pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            self._pool = self._start()
-            raise kseg.KsegError("its process was killed, as where memory ends") from None
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._pool.shutdown()
-
-    @staticmethod
-    def _start() -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, max_tasks_per_child=_TASKS)
 
 
 def measure_each(worker: Callable[..., Any], pairs: Sequence[str]) -> Iterator[list[table.Row]]:
