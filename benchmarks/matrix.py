@@ -77,7 +77,7 @@ MOST = 20e9
 # Rows through whose 33 units float32's own roundings grow to 2e-4 of the logits' range where every
 # residual branch is as large as what it is added to. Trained ones are smaller.
 _DEEP = ("deeplab_v3_plus_resnet101", "deeplab_v3_resnet101")
-_SMALL_BRANCHES = 0.25
+SMALL_BRANCHES = 0.25
 
 # Of one process, since conversions leave memory behind.
 _TASKS = 8
@@ -175,12 +175,22 @@ class Subject(NamedTuple):
         return float(np.abs(got - self.want).max() / np.ptp(self.want))
 
 
-def with_random_weights(name: str, **options: Any) -> kseg.SegmentationModel:
-    """A network, always with the same weights, its statistics like those of a trained one."""
+def with_random_weights(
+    name: str, *, branches: float | None = None, **options: Any
+) -> kseg.SegmentationModel:
+    """A network, always with the same weights, its statistics like those of a trained one.
+
+    Args:
+        name: of its row.
+        branches: as of ``like_trained``; None is what the row has in the tables.
+        **options: of ``create_model``.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
     model = kseg.create_model(name, **options)
-    like_trained(model, _SMALL_BRANCHES if name in _DEEP else 1.0)
+    if branches is None:
+        branches = SMALL_BRANCHES if name in _DEEP else 1.0
+    like_trained(model, branches)
     return model
 
 

@@ -26,7 +26,8 @@ has all encoders and all heads.
     gpu            GPU accelerator against CPU: the same
     note           why a file does not belong on the GPU, or may seem not to
 
-Weights are random with a set seed, as those of ``benchmarks/matrix.py``.
+Weights are random with a set seed, as those of ``benchmarks/matrix.py``, with its small residual
+branches in every encoder.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ from kseg.tflite.conversion import cpu_layers
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, differences
 from kseg.tflite.gpu_worker import REFUSED
 from kseg.zoo import HEADS, VARIANTS, backbone_stride, new_card
-from matrix import Worker, photograph, run_each, with_random_weights
+from matrix import SMALL_BRANCHES, Worker, photograph, run_each, with_random_weights
 
 TABLE = RESULTS / "pairs.csv"
 SIZE = (65, 129)
@@ -211,7 +212,7 @@ def compare_strides(name: str, model: keras.Model, features: KerasTensor, stride
     coarse = keras.Model(inputs, encoder.function(x, output_stride=2 * stride).output)
     copy_weights(model, coarse)
     image = photograph(model.input_shape[1:3])[None].astype(np.float32)
-    fine = keras.Model(model.inputs, features)
+    fine = keras.Model(model.input, features)
     want, got = (np.asarray(each(image, training=False)) for each in (coarse, fine))
     return f"{np.abs(got[:, ::2, ::2] - want).max() / np.abs(want).max():.2g}"
 
@@ -235,7 +236,8 @@ def measure(pairs: Sequence[str]) -> list[table.Row]:
     image = photograph(SIZE)
     with as_row(together.row) as name, tempfile.TemporaryDirectory() as folder:
         classes = CLASSES * len(pairs)
-        model = with_random_weights(name, num_classes=classes, input_shape=(*SIZE, 3))
+        options: dict[str, Any] = dict(num_classes=classes, input_shape=(*SIZE, 3))
+        model = with_random_weights(name, branches=SMALL_BRANCHES, **options)
         counts = [parameters(logits) for logits in together.logits]
         want = np.asarray(model(image[None].astype(np.float32), training=False))[0]
         strides = compare_strides(encoder, model, together.features, stride)
