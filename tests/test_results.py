@@ -416,8 +416,8 @@ def test_half_precision():
     assert {half.key(row) for row in rows if row["weights"] != "random"} == wanted
     for row in rows:
         if row["weights"] == "random":
-            # At 1024x2048, as export is to keep sums; classes of random weights say nothing.
-            assert half.GROWTH * float(row["partial"]) < 16_384, half.key(row)
+            # As export is to keep sums; classes of random weights say nothing.
+            assert float(row["partial"]) < 16_384, half.key(row)
             continue
         assert row["safe"] == "yes", half.key(row)
         assert float(row["same_class"]) > 0.99
