@@ -25,7 +25,8 @@ docs: $(VENV)/installed $(VENV)-docs/installed
 	$(RUN) benchmarks/website.py
 	JUPYTER_PATH=build/notebook/jupyter $(VENV)-docs/bin/jupyter execute --inplace build/notebook/*.ipynb
 	cp build/notebook/*.ipynb build/docs/tutorials/
-	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet --config-file build/mkdocs.yml
+	rm -rf build/site
+	$(VENV)-docs/bin/zensical build --strict --config-file build/mkdocs.yml
 	$(RUN) benchmarks/check_site.py build/site
 
 # build/lib would bring along modules that are no more.

@@ -1,9 +1,9 @@
-"""The sources of the documentation site: ``make docs`` runs this, then MkDocs.
+"""The sources of the documentation site: ``make docs`` runs this, then Zensical.
 
 ``python benchmarks/website.py`` writes ``build/docs`` (pages), ``build/mkdocs.yml`` (the settings
 of ``mkdocs.yml`` with the list of pages), ``build/api`` (the modules whose docstrings are shown)
 and the first tutorial as a notebook into ``build/notebook`` with the kernel that executes it.
-``benchmarks/check_site.py`` reads what MkDocs makes of it.
+``benchmarks/check_site.py`` reads what Zensical makes of it.
 
 Pages are README.md, whose sections become pages of their own, and the files of ``docs/``; cards of
 the networks, the command line and the API are made of kseg itself. Links are written for the
@@ -273,7 +273,7 @@ def _write_notebook(folder: Path, jupyter: Path) -> None:
 
 
 def write() -> None:
-    """Everything that MkDocs and Jupyter read."""
+    """Everything that Zensical and Jupyter read."""
     folder = BUILD / "docs"
     shutil.rmtree(folder, ignore_errors=True)
     made = pages()

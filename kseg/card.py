@@ -44,7 +44,7 @@ class Normalization:
 
     Raises:
         KsegError: a mean or std that is not three finite numbers, a std that is not above
-            0, or another channel order than "RGB" and "BGR".
+            0, both of pixels 0..1, or another channel order than "RGB" and "BGR".
     """
 
     mean: tuple[float, float, float]
@@ -60,6 +60,11 @@ class Normalization:
             object.__setattr__(self, name, value)
         if min(self.std) <= 0:
             raise KsegError(f"std is {self.std}; each must be above 0")
+        if max(self.std) < 1 or 0 < max(self.mean) <= 1:
+            raise KsegError(
+                f"mean {self.mean} and std {self.std} look like those of pixels 0..1; state them "
+                "for pixels 0..255, 255 times as large"
+            )
         if self.channel_order not in ("RGB", "BGR"):
             raise KsegError(f"channel_order is {self.channel_order!r}; it must be RGB or BGR")
 
@@ -140,7 +145,7 @@ class Card:
             "void_channels": void,
             "class_names": _names(self.class_names, count - len(void)),
             "colors": _colors(self.colors, count - len(void)),
-            "input_size": _size(self.input_size),
+            "input_size": checked_size("input_size", self.input_size),
         }
         for name, value in values.items():
             # A frozen dataclass has no other way to set its own field.
@@ -318,12 +323,17 @@ def _check_count(name: str, values: tuple[Any, ...], count: int) -> None:
         )
 
 
-def _size(value: Any) -> tuple[int, int] | None:
+def checked_size(name: str, value: Any) -> tuple[int, int] | None:
+    """The size (H, W) that an argument is, None for None.
+
+    Raises:
+        KsegError: it is something else.
+    """
     if value is None:
         return None
-    size = _tuple_of("input_size", value, _whole, "(H, W)")
+    size = _tuple_of(name, value, _whole, "(H, W)")
     if len(size) != 2 or min(size) < 1:
-        raise KsegError(f"input_size is {size}; it must be (H, W), both at least 1")
+        raise KsegError(f"{name} is {size}; it must be (H, W), both at least 1")
     return size
 
 

@@ -116,7 +116,9 @@ def read_file_card(path: str | Path) -> FileCard:
     if not isinstance(value, dict):
         raise KsegError(f"{path}: holds no object; a card is JSON such as {TEMPLATE}")
     if unknown := sorted(value.keys() - fields):
-        raise KsegError(f"{path}: has no use for {', '.join(unknown)}; known are {_list(fields)}")
+        raise KsegError(
+            f"{path}: has the unknown fields {', '.join(unknown)}; a card has {_list(fields)}"
+        )
     if missing := sorted({"mean", "std"} - value.keys()):
         raise KsegError(f"{path}: lacks {', '.join(missing)}; a card is JSON such as {TEMPLATE}")
     try:

@@ -72,7 +72,7 @@ def _mismatch(card_name: str, difference: str) -> KsegError:
     return KsegError(
         f"{card_name}: the model's graph is not the network of its card ({difference}), so it "
         "cannot be built again from it; make it with kseg.create_model and copy the weights, or "
-        "put right model.card"
+        "correct model.card"
     )
 
 

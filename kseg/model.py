@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor
 
 from kseg.card import Card, Normalization
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.layers import Normalize
 
 
@@ -39,18 +41,57 @@ class SegmentationModel(keras.Model):
         # refused by ``load``, ``convert`` and ``train``: all other code finds a card.
         self.card = card  # type: ignore[assignment]
 
-    def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
         """As of keras.Model, but for ``class_weight``.
 
         Raises:
             KsegError: a ``class_weight``. Keras takes one class for a whole image or row.
+
+        Warns:
+            KsegWarning: arrays of pixels 0..1, as do ``evaluate`` and ``predict``.
         """
+        self._warn_of_scaled(x)
         if class_weight is not None:
             raise KsegError(
                 "class_weight is for one class an image, and labels here have one a pixel; give "
                 "the weights to kseg.training.losses.SegmentationLoss(class_weights=...)"
             )
-        return super().fit(*args, **kwargs)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As of keras.Model."""
+        self._warn_of_scaled(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of keras.Model."""
+        self._warn_of_scaled(x)
+        return super().predict(x, *args, **kwargs)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As of keras.Model.
+
+        Raises:
+            KsegError: Keras' old format, which it could not load again.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise KsegError(
+                f"{filepath}: Keras could not load this model from its old format; save it as "
+                ".keras, or the weights alone by save_weights as .weights.h5"
+            )
+        super().save(filepath, *args, **kwargs)
+
+    def _warn_of_scaled(self, x: Any) -> None:
+        """Says so where images are 0..1, which a model that normalises 0..255 sees as black."""
+        if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or not x.size:
+            return
+        if self.card is not None and self.card.preprocessing and 0 < x.max() <= 1:
+            warnings.warn(
+                f"{self.name}: the images reach from {x.min():.3g} to {x.max():.3g}, and the model "
+                "takes RGB 0..255; leave your own scaling out",
+                KsegWarning,
+                stacklevel=3,
+            )
 
     def get_config(self) -> dict[str, Any]:
         card = None if self.card is None else self.card.to_json()
@@ -65,6 +106,16 @@ class SegmentationModel(keras.Model):
         model = super().from_config(config, custom_objects=custom_objects)
         model.card = card and Card.from_json(card)
         return model
+
+
+def check_card(model: Any) -> None:
+    """Raises KsegError for what is no SegmentationModel, or one that has lost its card."""
+    if isinstance(model, SegmentationModel) and model.card is not None:
+        return
+    hint = "make it with kseg.create_model, or give it one with kseg.wrap"
+    if isinstance(model, SegmentationModel):
+        hint = "a copy of keras.models.clone_model takes its original's: copy.card = model.card"
+    raise KsegError(f"the model is a {type(model).__name__} without a card; {hint}")
 
 
 def normalize(x: KerasTensor, normalization: Normalization) -> KerasTensor:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from kseg.card import Card
+from kseg.card import Card, checked_size
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.loading import load
 from kseg.model import (
     SegmentationModel,
+    check_card,
     computes_in_float32,
     copy_weights,
     dtype_policy,
     fixed_size,
 )
+from kseg.pixels import rgb_image
 from kseg.resize import resize_bilinear, resize_nearest
 from kseg.zoo import at_output_stride, build, check_size
 
@@ -58,6 +60,15 @@ class Predictor(Protocol):
         ...
 
 
+def check_predictor(source: Any) -> None:
+    """Raises KsegError for what is no Predictor, such as a model or the name of a file."""
+    if not all(hasattr(source, name) for name in ("card", "input_size", "runtime")):
+        raise KsegError(
+            f"a {type(source).__name__} is given for a Predictor; kseg.open_predictor makes one of "
+            "a model or a file"
+        )
+
+
 class KerasPredictor:
     """A SegmentationModel or its ``.keras`` file as a Predictor.
 
@@ -76,8 +87,7 @@ class KerasPredictor:
     ) -> None:
         if not isinstance(model, SegmentationModel):
             model = load(model)
-        if model.card is None:
-            raise KsegError(f"the model {model.name} has no card; make it with kseg.create_model")
+        check_card(model)
         card = model.card.for_inference()
         if output_stride is not None:
             own, card = card, at_output_stride(card, output_stride)
@@ -161,14 +171,14 @@ class InferenceSettings:
     crf: DenseCRF | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "pad_to", "scales", "window"):
-            if (value := getattr(self, name)) is not None:
-                # A frozen dataclass has no other way to set its own field.
-                object.__setattr__(self, name, tuple(value))
         for name in ("input_size", "pad_to", "window"):
-            size = getattr(self, name)
-            if size is not None and min(size) < 1:
-                raise KsegError(f"{name} is {size} (H, W); it must be positive")
+            # A frozen dataclass has no other way to set its own field.
+            object.__setattr__(self, name, checked_size(name, getattr(self, name)))
+        if not isinstance(self.scales, Iterable):
+            raise KsegError(
+                f"scales is {self.scales}; it must be several numbers, or (1.5,) for one"
+            )
+        object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or min(self.scales) <= 0:
             raise KsegError(f"scales are {self.scales}; at least one is needed, all above 0")
         if not 0 <= self.overlap < 1:
@@ -227,25 +237,27 @@ def predict_labels(
     size: tuple[int, int] | None = None,
     **keywords: Any,
 ) -> np.ndarray:
-    """Channel numbers (H, W) uint8 of an RGB image.
+    """Train ids (H, W) uint8 of an RGB image: the class of each pixel.
 
     The image is resized half-pixel without antialiasing to the network's input; logits
-    are resized to ``size`` before the argmax, channel numbers by the nearest pixel.
+    are resized to ``size`` before the argmax, channel numbers by the nearest pixel. The argmax
+    is over all channels; where a void channel wins, the train id is 255.
 
     Args:
         predictor: runs the network.
-        image: (h, w, 3) uint8.
+        image: (h, w, 3), 0..255, uint8 or another type of the same values.
         settings: None for the defaults.
         size: (H, W) of the result, None for the image's.
         **keywords: fields of ``InferenceSettings``, in place of ``settings``.
 
     Raises:
-        KsegError: a size that the predictor does not take, a setting out of range or for
-            logits where the file gives classes, or an output of another size, with
-            other channels or with logits that are not finite.
+        KsegError: an image of another form or range, a size that the predictor does not take,
+            a setting out of range or for logits where the file gives classes, or an output of
+            another size, with other channels or with logits that are not finite.
     """
     settings = inference_settings(settings, keywords)
-    card = predictor.card
+    check_predictor(predictor)
+    image, card = rgb_image(image, "the image"), predictor.card
     settings.check(card)
     size = size or image.shape[:2]
     inner = settings.size_for(predictor) or image.shape[:2]
@@ -256,7 +268,7 @@ def predict_labels(
     unpadded = slice(inner[0]), slice(inner[1])
     if card.output == "argmax":
         channels = _run(predictor, pixels)[unpadded]
-        return resize_nearest(channels, size).astype(np.uint8)
+        return card.train_ids().take(resize_nearest(channels, size).astype(np.uint8))
     views = itertools.product(settings.scales, (False, True) if settings.flip else (False,))
     logits = _mean_of_softmax(
         resize_bilinear(_view_logits(predictor, pixels, view, settings)[unpadded], size)
@@ -264,7 +276,7 @@ def predict_labels(
     )
     if settings.crf:
         logits = settings.crf(resize_bilinear(image, size), logits)
-    return logits.argmax(-1).astype(np.uint8)
+    return card.train_ids().take(logits.argmax(-1))
 
 
 def _view_logits(

@@ -15,7 +15,15 @@ from kseg.card import Card, Normalization, check_num_classes, tuples
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.graph import ordered_nodes, replay
 from kseg.layers import LogProbabilities, Normalize, Resize
-from kseg.model import SegmentationModel, check_backend, dtype_policy, fixed_size, normalize
+from kseg.model import (
+    SegmentationModel,
+    check_backend,
+    check_card,
+    dtype_policy,
+    fixed_size,
+    leaf_layers,
+    normalize,
+)
 from kseg.pictures import spread_colors
 
 # Of a model that takes RGB 0..255 as it is.
@@ -73,10 +81,14 @@ def wrap(
             cannot be made of its configuration, or a value that does not fit the model.
 
     Warns:
-        KsegWarning: a softmax was left out that ``probabilities`` does not mention.
+        KsegWarning: a softmax was left out that ``probabilities`` does not mention, or a model
+            that begins with a normalisation is given another one.
     """
     check_backend()
     _check_form(model)
+    if isinstance(model, keras.Sequential):
+        # Nothing has called it yet, so that it has no output.
+        model = keras.Model(model.inputs, model.outputs[0], name=model.name)
     with dtype_policy("float32"):
         network = _copy(model)
         index = _choose(network, output)
@@ -91,10 +103,24 @@ def wrap(
         convert = bool(probabilities) and not stripped
         if normalization is None:
             normalization = _AS_IT_IS
+        else:
+            _warn_of_two_normalizations(model)
         _compare(model, network, index, stripped, normalization, convert)
         channels = network.outputs[0].shape[-1]
         card = _card(model.name, channels, normalization, class_names, colors, void_channels)
         return _assembled(network, card.replace(resize=resize), convert)
+
+
+def _warn_of_two_normalizations(model: keras.Model) -> None:
+    inner = (x for x in leaf_layers(model) if not isinstance(x, keras.layers.InputLayer))
+    first = next(inner, None)
+    if isinstance(first, keras.layers.Rescaling | keras.layers.Normalization):
+        warnings.warn(
+            f"{model.name}: begins with the {type(first).__name__} {first.name!r} and is given a "
+            "normalization besides; leave normalization out if the model takes RGB 0..255",
+            KsegWarning,
+            stacklevel=3,
+        )
 
 
 def _card(
@@ -126,6 +152,7 @@ def _card(
 def _check_form(model: keras.Model) -> None:
     """Raises KsegError for what is no functional model from one image to a map of scores."""
     if isinstance(model, SegmentationModel):
+        check_card(model)
         raise KsegError(f"{model.name}: has a card already; wrap is for models of plain Keras")
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise KsegError(

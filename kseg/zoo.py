@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -145,8 +145,8 @@ def build(
             ``weights_of`` that is not the network of its card.
     """
     check_backend()
-    if len(input_shape) != 3 or input_shape[2] != 3:
-        raise KsegError(f"input_shape is {tuple(input_shape)}; it must be (H, W, 3)")
+    if not isinstance(input_shape, Sequence) or tuple(input_shape[2:]) != (3,):
+        raise KsegError(f"input_shape is {input_shape}; it must be (H, W, 3)")
     if card.wrapped:
         if weights_of is None:
             raise KsegError(f"{card.name}: a wrapped model cannot be built of its card alone")

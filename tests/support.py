@@ -186,3 +186,16 @@ def random_tensors(model) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = checkpoints.published_shapes(model)
     return {name: rng.uniform(0.1, 1, shape).astype("float32") for name, shape in shapes.items()}
+
+
+def values_of_layers(
+    graph: keras.Model, layers: Sequence[str], x: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What layers give within a graph, by their names.
+
+    Layers of a graph that was made of another have outputs there too, those of a clone have not.
+    """
+    clone = keras.models.clone_model(graph)
+    clone.set_weights(graph.get_weights())
+    outputs = [clone.get_layer(layer).output for layer in layers]
+    return dict(zip(layers, outputs_of(keras.Model(clone.input, outputs), x), strict=True))

@@ -27,7 +27,7 @@ MODULES = {
 # From the bottom up: a module imports its own line and those above it (DESIGN).
 ORDER = (
     ("_version", "quiet", "lazy", "errors"),
-    ("files", "environment", "progress", "resize", "card", "pictures"),
+    ("files", "environment", "progress", "resize", "card", "pictures", "pixels"),
     ("hub",),
     ("shipped",),
     ("file_card",),

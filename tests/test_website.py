@@ -1,4 +1,4 @@
-"""The documentation site's pages, without MkDocs: `make docs` builds them, strictly."""
+"""The documentation site's pages, without Zensical: `make docs` builds them, strictly."""
 
 import json
 import re

@@ -93,4 +93,4 @@ def test_shared_pins_are_equal():
     assert {name: docs[name] for name in suite.keys() & docs} == {
         name: suite[name] for name in suite.keys() & docs
     }
-    assert {"mkdocs-material", "mkdocstrings", "nbclient", "ipykernel"} <= docs.keys()
+    assert {"zensical", "mkdocstrings", "nbclient", "ipykernel"} <= docs.keys()

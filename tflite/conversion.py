@@ -8,7 +8,7 @@ metadata (``metadata``), the file.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from kseg.card import Card
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, check_not_input
 from kseg.loading import load
-from kseg.model import SegmentationModel, check_backend, dtype_policy, leaf_layers
+from kseg.model import SegmentationModel, check_backend, check_card, dtype_policy, leaf_layers
 from kseg.tflite.export import export_graph, to_flatbuffer, to_onnx_file
 from kseg.tflite.flatbuffer import Flatbuffer
 from kseg.tflite.metadata import with_metadata
-from kseg.tflite.naming import layer_names, tensors_of
+from kseg.tflite.naming import layer_names, tensors_of, with_layer_names
 from kseg.tflite.operators import check_operators
 from kseg.tflite.options import ExportOptions
 from kseg.tflite.quantise import calibration_images, quantise_int8, quantise_weights
@@ -44,6 +44,7 @@ def convert(
     keep_float: Collection[str] = (),
     sparse: bool = False,
     dynamic_batch: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes ``model`` as a .tflite file with a static RGB input (1, H, W, 3) 0..255.
 
@@ -68,6 +69,7 @@ def convert(
         sparse: kernels without their zeros, of a pruned model in fp32 or fp16: a smaller
             file with an operator, DENSIFY, that runs on the CPU but not on a GPU.
         dynamic_batch: any number of images at once, (N, H, W, 3), of .onnx only.
+        progress: called with (images done, images in all) of a calibration by percentiles.
 
     Raises:
         KsegError: a value out of range; calibration images of another form or range; weights
@@ -90,7 +92,7 @@ def convert(
         sparse=sparse,
         dynamic_batch=dynamic_batch,
     )
-    _convert_files(model, [(Path(path), options)], calibration)
+    _convert_files(model, [(Path(path), options)], calibration, progress)
 
 
 def convert_each(
@@ -125,6 +127,7 @@ def _convert_files(
     model: SegmentationModel | str | Path,
     files: Sequence[tuple[Path, ExportOptions]],
     calibration: Iterable[np.ndarray] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes each file in its form."""
     for path, options in files:
@@ -142,7 +145,7 @@ def _convert_files(
         if path.suffix == ".onnx":
             content = to_onnx_file(*exporter.graph(options))
         else:
-            content = exporter.tflite(path, options, images)
+            content = exporter.tflite(path, options, images, progress)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
@@ -157,10 +160,7 @@ def _checked_model(model: SegmentationModel | str | Path) -> SegmentationModel:
     check_backend()
     if isinstance(model, str | Path):
         model = load(model)
-    if not isinstance(model, SegmentationModel) or model.card is None:
-        raise KsegError(
-            f"the model is a {type(model).__name__} without a card; make it with kseg.create_model"
-        )
+    check_card(model)
     return model
 
 
@@ -195,7 +195,11 @@ class _Exporter:
         return self._graphs[dtype]
 
     def tflite(
-        self, path: Path, options: ExportOptions, calibration: Sequence[np.ndarray]
+        self,
+        path: Path,
+        options: ExportOptions,
+        calibration: Sequence[np.ndarray],
+        progress: Callable[[int, int], None] | None,
     ) -> bytes:
         """The .tflite file: graph to float model, quantised, with its card."""
         graph, card = self.graph(options)
@@ -209,7 +213,7 @@ class _Exporter:
         if options.precision == "w8":
             model = Flatbuffer(quantise_weights(model.content))
         elif options.precision == "int8":
-            model = to_int8(model, graph, calibration, options)
+            model = to_int8(model, graph, calibration, options, progress)
         if options.sparse and "DENSIFY" not in model.operators():
             raise KsegError(f"{path}: too few weights are zero; prune the model first")
         beside = {operator for layer in cpu_layers(graph) for operator in layer.cpu_operators}
@@ -251,6 +255,7 @@ def to_int8(
     graph: keras.Model,
     calibration: Sequence[np.ndarray],
     options: ExportOptions,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Flatbuffer:
     """The int8 form of a float model, which takes the file's input.
 
@@ -259,6 +264,7 @@ def to_int8(
         graph: whose layers ``options.keep_float`` names.
         calibration: of ``calibration_images``.
         options: calibration method, layers in float and input type.
+        progress: as for ``convert``.
 
     Raises:
         KsegError: a layer without an operator, or activations that are not finite.
@@ -271,6 +277,7 @@ def to_int8(
         graph.input_shape[1:3],
         calibration=options.calibration_method,
         keep_float=tensors_of(sorted(keep_float), model.content, graph),
+        progress=progress,
     )
     return Flatbuffer(content).with_input_type(options.dtype)
 
@@ -278,10 +285,10 @@ def to_int8(
 def finished(
     model: Flatbuffer, card: Card, graph: keras.Model, beside: Collection[str] = ()
 ) -> bytes:
-    """The file: the model with its card.
+    """The file: the model with its card, and its layers' names.
 
     Args:
-        model: all of it but the metadata.
+        model: all of it but the metadata, named as it was traced.
         card: its card.
         graph: of Keras 3, that the model was made of.
         beside: operators that may be there, though no GPU runs them.
@@ -290,4 +297,4 @@ def finished(
         KsegError: an operator that the GPU delegate does not run.
     """
     check_operators(card.name, model.content, layer_names(model.content, graph), beside)
-    return with_metadata(model, card)
+    return with_metadata(with_layer_names(model, graph), card)

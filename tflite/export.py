@@ -220,7 +220,8 @@ def to_onnx_file(graph: keras.Model, card: Card) -> bytes:
     large = [variable for variable in graph.variables if math.prod(variable.shape) >= _LARGE]
     apart = {f"weight_{i}": variable for i, variable in enumerate(large)}
     weights = {name: np.asarray(variable) for name, variable in apart.items()}
-    return to_onnx(_serving(graph, apart), card, weights)
+    layers = [operation.name for operation in graph.operations]
+    return to_onnx(_serving(graph, apart), card, weights, layers)
 
 
 def _serving(

@@ -495,6 +495,15 @@ class Flatbuffer:
         signature.outputs = [_named(output, *graph.outputs)]
         return self._changed(signatureDefs=[signature])
 
+    def with_tensor_names(self, names: Mapping[int, str]) -> Flatbuffer:
+        """With other names of tensors of the main subgraph, by their numbers."""
+        graph, *others = self._model.subgraphs
+        tensors = [
+            _replaced(tensor, name=names[number].encode()) if number in names else tensor
+            for number, tensor in enumerate(graph.tensors)
+        ]
+        return self._changed(subgraphs=[_replaced(graph, tensors=tensors), *others])
+
     def with_constants(self, values: Mapping[int, np.ndarray]) -> Flatbuffer:
         """With other values, of the same type and shape, in tensors of the main subgraph.
 

@@ -63,6 +63,12 @@ def colors(card: Card) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*known.get(i, (0, 0, 0))) for i in ids]
 
 
+def description(card: Card) -> str:
+    """What the file is, in a line."""
+    classes = f"{card.num_classes} channels, classes of {card.dataset or 'no known data set'}"
+    return f"semantic segmentation, {classes}; weights: {card.weights}"
+
+
 def metadata(card: Card) -> bytes:
     """The metadata's flatbuffer (table ModelMetadata) of a file with this card.
 
@@ -116,11 +122,10 @@ def metadata(card: Card) -> bytes:
     graph = write.table(
         {2: write.tables([image]), 3: write.tables([output]), 9: write.tables([segmenter])}
     )
-    classes = f"{card.num_classes} channels, classes of {card.dataset or 'no known data set'}"
     root = write.table(
         {
             0: write.text(card.name),
-            1: write.text(f"semantic segmentation, {classes}; weights: {card.weights}"),
+            1: write.text(description(card)),
             3: write.tables([graph]),
             7: write.text(_PARSER_VERSION),
         }

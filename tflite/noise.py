@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from kseg.model import SegmentationModel, dtype_policy
+from kseg.progress import counted
 from kseg.tflite.conversion import to_int8
 from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import int8_ranges, operator_outputs
@@ -47,6 +48,7 @@ def quantisation_noise(
     input_size: tuple[int, int] | None = None,
     calibration_method: str = "percentile",
     keep_float: Collection[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[LayerNoise]:
     """The noise of every operator, worst first.
 
@@ -54,6 +56,7 @@ def quantisation_noise(
         model: to be converted to int8 and float32, with full logits.
         images: RGB (h, w, 3) 0..255, to calibrate with and to measure on.
         input_size, calibration_method, keep_float: as for ``convert``.
+        progress: called with (done, in all): images calibrated with, then measured on.
 
     Raises:
         KsegError: what ``convert`` raises.
@@ -67,27 +70,32 @@ def quantisation_noise(
     images = calibration_images(images)
     graph, _ = export_graph(model, options.output, options.input_size)
     exact = to_flatbuffer(graph)
-    rounded = to_int8(exact, graph, images, options)
+    twice = 2 * len(images)
+    rounded = to_int8(exact, graph, images, options, lambda done, _: progress(done, twice))
+    measured = counted(images, lambda done, total: progress(total + done, twice))
     layers = layer_names(exact.content, graph)
-    return _noise(exact.content, rounded.content, layers, images, graph.input_shape[1:3])
+    size = graph.input_shape[1:3]
+    both = (
+        activations(exact.content, prepared(measured, size)),
+        activations(rounded.content, prepared(images, size)),
+    )
+    return _noise(exact.content, rounded.content, layers, zip(*both, strict=True))
 
 
 def _noise(
     exact: bytes,
     rounded: bytes,
     layers: dict[str, list[str]],
-    images: Sequence[np.ndarray],
-    input_size: tuple[int, int],
+    pairs: Iterable[tuple[Iterable[tuple[str, np.ndarray]], Iterable[tuple[str, np.ndarray]]]],
 ) -> list[LayerNoise]:
+    """Of what both files have at each operator, image by image (``activations``)."""
     kinds = {tensor: operator for operator, tensor in operator_outputs(exact).values()}
     scales = int8_ranges(rounded)
     signal = dict.fromkeys(kinds, 0.0)
     noise = dict.fromkeys(kinds, 0.0)
     held = {tensor: (math.inf, -math.inf) for tensor in kinds}
-    both = (activations(file, prepared(images, input_size)) for file in (exact, rounded))
-    pairs = zip(*both, strict=True)
-    for want, got in pairs:
-        got = dict(got)
+    for want, rounded_pairs in pairs:
+        got = dict(rounded_pairs)
         for tensor, values in want:
             if tensor not in got:
                 continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from kseg.card import Card
 from kseg.errors import KsegError, first_line
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY
+from kseg.tflite.metadata import description
+from kseg.tflite.naming import Names, known_in, operator_names
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -23,6 +26,7 @@ def to_onnx(
     function: tf.types.experimental.PolymorphicFunction,
     card: Card,
     weights: Mapping[str, np.ndarray] | None = None,
+    layers: Sequence[str] = (),
 ) -> bytes:
     """An ONNX model of opset 17 with the card as JSON in ``metadata_props``.
 
@@ -35,6 +39,8 @@ def to_onnx(
         weights: what inputs of the function are constants of the file, by their names. For
             large ones: tf2onnx copies the others on every pass over the graph, 400 MB of
             FCN's until 20 GB are full.
+        layers: of the function's graph, in order; operators and tensors get their names, as in
+            ``naming.with_layer_names``.
 
     Raises:
         KsegError: tf2onnx is not installed, or does not know an operator.
@@ -62,7 +68,52 @@ def to_onnx(
             f"{card.name}: has no ONNX form ({first_line(error)}); convert it to .tflite"
         ) from error
     onnx.helper.set_model_props(model, {CARD_ENTRY: json.dumps(card.to_json())})
+    _name_by_layers(model.graph, layers)
+    model.graph.name, model.graph.doc_string = card.name, description(card)
     return model.SerializeToString()
+
+
+def _name_by_layers(graph: Any, layers: Sequence[str]) -> None:
+    """Names operators, constants and tensors by their layers; inputs and outputs keep theirs.
+
+    Those that tf2onnx has made belong to the layer of their weights, else to that of the
+    operator that reads them: a resizing's size to the resizing.
+    """
+    from onnx import defs
+
+    known = {layer: place for place, layer in enumerate(layers)}
+    ends = {entry.name for entry in (*graph.input, *graph.output)}
+    constants = {tensor.name for tensor in graph.initializer}
+    owners: dict[str, list[str]] = {}
+    read_by: dict[str, list[str]] = {}
+    for node in reversed(graph.node):
+        weights = [name for name in node.input if name in constants and node.op_type == "Conv"]
+        named, made = (
+            known_in(";".join(re.sub(r"(__\d+)?(:\d+)?$", "", name) for name in each), known)
+            for each in ((node.name, *node.output), weights)
+        )
+        reader = read_by.get(node.output[0], []) if "/" not in node.name else []
+        owners[node.name] = named or made or reader
+        read_by |= dict.fromkeys(node.input, owners[node.name])
+    names = Names({name: name for name in ends})
+    pairs = [(";".join(owners[node.name]), node.op_type) for node in graph.node]
+    for node, label in zip(graph.node, operator_names(pairs), strict=True):
+        if not owners[node.name]:
+            continue
+        for tensor in node.output:
+            names.give(tensor, label)
+        inputs = defs.get_schema(node.op_type, OPSET, node.domain).inputs
+        for place, tensor in enumerate(node.input):
+            if tensor in constants:
+                # The last one stands for all that follow.
+                role = inputs[min(place, len(inputs) - 1)].name
+                names.give(tensor, f"{owners[node.name][0]}/{role}")
+        node.name = label if node.output[0] in ends else names.given[node.output[0]]
+    for node in graph.node:
+        node.input[:] = [names.given.get(name, name) for name in node.input]
+        node.output[:] = [names.given.get(name, name) for name in node.output]
+    for entry in (*graph.initializer, *graph.value_info):
+        entry.name = names.given.get(entry.name, entry.name)
 
 
 def _leave_out_empty(graph: Any) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from kseg.card import OUTPUTS
+from kseg.card import OUTPUTS, checked_size
 from kseg.errors import KsegError
 from kseg.files import check_output
 
@@ -79,6 +79,7 @@ def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_input_size(size: tuple[int, int]) -> None:
-    """Raises KsegError where a side is too small for any network."""
-    if min(size) < 32:
-        raise KsegError(f"input_size is {size[0]}x{size[1]}; both sides must be at least 32")
+    """Raises KsegError where it is no size, or a side is too small for any network."""
+    height, width = checked_size("input_size", size) or (0, 0)
+    if min(height, width) < 32:
+        raise KsegError(f"input_size is {height}x{width}; both sides must be at least 32")

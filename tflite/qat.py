@@ -22,12 +22,12 @@ from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
 from kseg.model import SegmentationModel, copy_weights, dtype_policy
+from kseg.pixels import check_pixels
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
 from kseg.tflite.conversion import cpu_layers, finished
 from kseg.tflite.export import ArgMax, export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
-from kseg.tflite.quantise import check_pixels
 from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
 
 # LOGISTIC has this range in the int8 operator, whatever is measured.

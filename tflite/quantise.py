@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from litert_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
 from litert_quantizer.utils import qsv_utils
 
 from kseg.errors import KsegError
+from kseg.pixels import rgb_image
+from kseg.progress import counted
 from kseg.quiet import quiet_stderr
 from kseg.resize import resize_bilinear
 from kseg.tflite.flatbuffer import (
@@ -37,8 +39,6 @@ _LARGE = 32 * 2**20
 _NONE = 1e-6
 _TAILS = (0.01, 99.99)
 _SAMPLE = 2**18
-# What no photograph's brightest value is below.
-_DARK = 16
 
 
 def quantise_weights(content: bytes) -> bytes:
@@ -55,6 +55,7 @@ def quantise_int8(
     *,
     calibration: str = "percentile",
     keep_float: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """int8 weights and activations; int8 input (scale 1, zero point -128) and output.
 
@@ -68,6 +69,7 @@ def quantise_int8(
             show; "moving-average", of the lowest and highest value of each image, factor
             0.95; "percentile", the mean over images of the 0.01 and 99.99 percentiles.
         keep_float: output tensors whose operators stay in float32.
+        progress: called with (images done, images in all), for percentiles alone.
 
     Raises:
         KsegError: what ``calibration_images`` raises, another calibration, or activations that
@@ -79,6 +81,10 @@ def quantise_int8(
     how = _int8_recipe(content, keep_float)
     with _quiet(), _large_kernels():
         ranges = _calibrated(content, how, signature, argument, images, input_size, calibration)
+    if calibration == "percentile":
+        shown = images if progress is None else counted(images, progress)
+        _set_percentiles(content, prepared(shown, input_size), ranges)
+    with _quiet(), _large_kernels():
         for name, values in ranges.items():
             if not all(np.isfinite(values[key]).all() for key in ("min", "max")):
                 raise KsegError(
@@ -112,22 +118,21 @@ def _calibrated(
     input_size: tuple[int, int],
     calibration: str,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """{"min", "max"} of every activation that is to be quantised, by tensor name."""
+    """{"min", "max"} of every activation that is to be quantised, by tensor name.
+
+    For percentiles those of the first image.
+    """
     update = {"moving-average": qsv_utils.moving_average_update}.get(
         calibration, qsv_utils.min_max_update
     )
     tool = calibrator.Calibrator(content, thread_count(), qsv_update_func=update)
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(how)
-    percentile = calibration == "percentile"
     # The tool knows percentiles of no kind; from one image it names the tensors.
-    shown = images[:1] if percentile else images
+    shown = images[:1] if calibration == "percentile" else images
     samples = [{argument: image} for image in prepared(shown, input_size)]
     tool.calibrate({signature: samples}, manager)
-    ranges = tool.get_model_qsvs()
-    if percentile:
-        _set_percentiles(content, prepared(images, input_size), ranges)
-    return ranges
+    return tool.get_model_qsvs()
 
 
 def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:
@@ -143,7 +148,7 @@ def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:
         raise KsegError(
             f"calibration is a {type(images).__name__}; it must be images (H, W, 3), such as a list"
         )
-    found = [_calibration_image(item) for item in images]
+    found = [rgb_image(item, "a calibration image") for item in images]
     if not found:
         raise KsegError("int8 needs calibration images; name a data set that has some")
     brightest = max(float(image.max()) for image in found)
@@ -153,57 +158,6 @@ def calibration_images(images: Iterable[Any]) -> list[np.ndarray]:
             "any scaling"
         )
     return found
-
-
-def _calibration_image(item: Any) -> np.ndarray:
-    hint = "RGB 0..255"
-    if isinstance(item, tuple | list):
-        raise KsegError(
-            f"a calibration image is a {type(item).__name__} of {len(item)}, as of (image, label); "
-            "give the images alone"
-        )
-    if isinstance(item, Mapping):
-        keys = ", ".join(map(str, item))
-        raise KsegError(f"a calibration image is a dict of {keys}; give the images alone")
-    if isinstance(item, str | bytes | os.PathLike):
-        raise KsegError(
-            f"a calibration image is {item!r}, a name; give what kseg.data.read_image has"
-        )
-    image = np.asarray(item)
-    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        if image.ndim == 4:
-            hint = "give the images of a batch one by one"
-        elif image.ndim == 3 and image.shape[0] == 3:
-            hint = "the channels come last"
-        elif image.ndim == 2:
-            hint = "grey ones need three equal channels, and one image a list around it"
-        raise KsegError(f"a calibration image is {image.shape}; it must be (H, W, 3): {hint}")
-    check_pixels(image, "a calibration image")
-    return image
-
-
-def check_pixels(values: np.ndarray, name: str) -> None:
-    """Raises KsegError where RGB values, (..., 3), are not 0..255.
-
-    Args:
-        name: of what they are, for the message.
-    """
-    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-        raise KsegError(f"{name} is of {values.dtype}; it must be of uint8, RGB 0..255")
-    if values.dtype == np.uint8:
-        return
-    if not np.isfinite(values).all():
-        raise KsegError(f"{name} has values that are not finite; it must be RGB 0..255")
-    low, high = float(values.min()), float(values.max())
-    # Resizing and colour changes may round beyond the ends.
-    beyond = low < -0.5 or high > 255.5
-    # Of 0..1 and the like: 8-bit pixels that are all so dark are whole numbers.
-    scaled = 0 < high < _DARK and not np.array_equal(values, np.rint(values))
-    if beyond or scaled:
-        raise KsegError(
-            f"{name} reaches from {low:.4g} to {high:.4g}; it must be RGB 0..255, before any "
-            "scaling or normalisation"
-        )
 
 
 def prepared(images: Iterable[np.ndarray], input_size: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -7,7 +7,6 @@ import csv
 import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from kseg.errors import KsegError, first_line
 from kseg.files import atomic_write, check_room, make_folder
 from kseg.model import SegmentationModel
 from kseg.pictures import cover, side_by_side
-from kseg.progress import duration
+from kseg.progress import duration, is_live, note, tell
 from kseg.report import confusion_matrix, rendered
 from kseg.training.metrics import MeanIoU
 from kseg.zoo import build
@@ -116,22 +115,20 @@ class Progress(keras.callbacks.Callback):
         self.last, self.epoch_steps, self.batch_size = last, epoch_steps, batch_size
         self.begin = time.monotonic()
         self.training_seconds = 0.0
-        self.live = sys.stderr.isatty()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self.batch_begin = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.training_seconds += time.monotonic() - self.batch_begin
-        if self.live:
-            print(f"\r{self._line(logs)}\033[K", end="", file=sys.stderr, flush=True)
+        if is_live():
+            tell(self._line(logs), changing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         logs["images_per_second"] = self._images_per_second()
         score = logs.get("val_mean_iou")
         end = "" if score is None else f", val mIoU {score:.4f}"
-        lead = "\r\033[K" if self.live else ""
-        print(f"{lead}{self._line(logs)}{end}", file=sys.stderr, flush=True)
+        tell(f"{self._line(logs)}{end}")
 
     def _images_per_second(self) -> float:
         done = self.steps.done - self.first
@@ -326,10 +323,9 @@ class Faults(keras.callbacks.Callback):
             self._leave(self.received)
 
     def _leave(self, received: signal.Signals) -> None:
-        print(
+        note(
             f"kseg: {received.name}: saved at step {self.steps.done}; "
-            "the same command goes on from there",
-            file=sys.stderr,
+            "the same command goes on from there"
         )
         raise SystemExit(_EXIT_CODES[received])
 

@@ -174,7 +174,7 @@ class TrainingConfig:
             "boundary_aware",
         ):
             if getattr(self, name) < 0:
-                raise KsegError(f"{name} is {getattr(self, name)}; it is negative")
+                raise KsegError(f"{name} is {getattr(self, name)}; it must not be negative")
         for name in (
             *("learning_rate", "encoder_rate", "clip_norm", "decay_factor"),
             *("distill_weight", "temperature"),

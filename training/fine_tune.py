@@ -52,7 +52,7 @@ def fine_tuning(
             not the model's.
     """
     if learn_from not in TEACHERS:
-        raise KsegError(f"learn from is {learn_from!r}; it must be one of {', '.join(TEACHERS)}")
+        raise KsegError(f"learn_from is {learn_from!r}; it must be one of {', '.join(TEACHERS)}")
     card = model.card
     data = open_dataset(name, dir, "train")
     check_classes(card, data)

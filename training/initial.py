@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from kseg import checkpoints
-from kseg.data import DataSet
+from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
 from kseg.loading import create_model, load, load_imagenet
 from kseg.model import SegmentationModel, dtype_policy, leaf_layers
@@ -51,6 +51,8 @@ def initial_model(
                 auxiliary=bool(config.auxiliary),
                 **config.options,
             )
+    if source is not None:
+        _warn_of_classes(source, data, config.init_part)
     if source is not None and not wrapped:
         checkpoints.copy(model, source, part=config.init_part)
     elif wrapped:
@@ -58,7 +60,7 @@ def initial_model(
     elif config.init == "imagenet":
         load_imagenet(model)
     elif config.init:
-        _copy_from_file(model, config.init, config.init_part)
+        _copy_from_file(model, config.init, config.init_part, data)
         if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
     for layer in leaf_layers(model):
@@ -96,10 +98,27 @@ def _check_options(config: TrainingConfig) -> None:
         )
 
 
-def _copy_from_file(model: SegmentationModel, init: str, part: str) -> None:
+def _warn_of_classes(source: SegmentationModel, data: DataSet | Records, part: str) -> None:
+    """Says so where the channels that the run begins with mean other classes than the data's."""
+    own, wanted = source.card.class_names, data.classes.names
+    if part == "all" and own and len(own) == len(wanted) and own != wanted:
+        warnings.warn(
+            f"{source.card.weights}: its channels are other classes than those of {data.name} "
+            f"({first_difference(wanted, own)}); the run begins with them all the same, if "
+            'init_part is not "all-but-classifier"',
+            KsegWarning,
+            stacklevel=2,
+        )
+
+
+def _copy_from_file(
+    model: SegmentationModel, init: str, part: str, data: DataSet | Records
+) -> None:
     try:
         if is_model(init):
-            checkpoints.copy(model, load(init), part=part)
+            source = load(init)
+            _warn_of_classes(source, data, part)
+            checkpoints.copy(model, source, part=part)
         else:
             checkpoints.assign(model, checkpoints.read(init), part=part)
     except KsegError as error:

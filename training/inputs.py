@@ -9,7 +9,7 @@ from typing import Any
 
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, check_card
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records, compare_with_source, open_records
 
@@ -85,8 +85,7 @@ def from_model(
         KsegError: data sets that do not go together, or a setting that is unknown, not free
             to choose or out of range.
     """
-    if model.card is None:
-        raise KsegError("the model has no card; make it with kseg.create_model or kseg.load")
+    check_card(model)
     pair = tuple(data) if isinstance(data, tuple | list) else (data, None)
     train_data, val_data = pair if len(pair) == 2 else (None, None)
     if not (isinstance(train_data, Data) and isinstance(val_data, DataSet | None)):

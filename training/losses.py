@@ -262,9 +262,11 @@ class SegmentationLoss(keras.losses.Loss):
     default leaves ignored pixels out of the divisor, this one has them in it.
 
     Args:
-        kind: a name of ``LOSSES``, or several joined by "+", which are summed.
+        kind: a name of ``LOSSES``, or several joined by "+", which are summed; None for
+            cross-entropy.
         class_weights: one a class, for those of a pixel; None weights all alike.
         ignore_id: labels that do not count.
+        name: for Keras; where it is that of a loss, and no ``kind`` is given, it is the kind.
         ohem_threshold, ohem_fraction: ``threshold`` and ``fraction`` of ``ohem``.
 
     Raises:
@@ -273,7 +275,7 @@ class SegmentationLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        kind: str = "cross_entropy",
+        kind: str | None = None,
         class_weights: Sequence[float] | None = None,
         ignore_id: int = IGNORE,
         name: str = "loss",
@@ -283,6 +285,8 @@ class SegmentationLoss(keras.losses.Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        if kind is None:
+            kind = name if set(name.split("+")) <= LOSSES.keys() else "cross_entropy"
         for part in kind.split("+"):
             if part not in LOSSES:
                 raise KsegError(f"loss is {kind!r}; its parts must be of {', '.join(LOSSES)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet, open_dataset
 from kseg.errors import KsegError, first_line
+from kseg.progress import note
 from kseg.training.augment import Augmentation, choose_pixels
 from kseg.training.class_uniform import ClassSampler, class_sampler, find_pixel, rare_sampler
 from kseg.training.config import check_share
@@ -233,7 +233,7 @@ def readable(data: DataSet, skipped: dict[str, str]) -> DataSet:
         try:
             data.labelled(sample)
         except KsegError as error:
-            print(f"kseg: left out: {error}", file=sys.stderr)
+            note(f"kseg: left out: {error}")
             skipped[f"{data.split}/{sample.name}"] = str(error)
         else:
             kept.append(sample)
@@ -437,7 +437,7 @@ def _open_files(data: DataSet, index: tf.Tensor, skipped: dict[str, str] | None)
                 if skipped is None:
                     raise
                 if sample.name not in skipped:
-                    print(f"kseg: left out: {error}", file=sys.stderr)
+                    note(f"kseg: left out: {error}")
                 skipped[sample.name] = str(error)
         raise _none_readable(data)
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from kseg import progress
 from kseg._version import __version__
 from kseg.errors import KsegError, KsegWarning
 from kseg.quiet import quiet_stderr
@@ -41,7 +42,7 @@ SUBCOMMANDS = {
     "android": "a .tflite file as an Android app: a Gradle project",
     "web": "a .tflite file as a web page that runs it in the browser",
     "push": "a .keras file to the Hugging Face Hub, with a page about it",
-    "benchmark": "latency, memory and size of files, by turns",
+    "benchmark": "latency, memory and size of files, measured in turns",
     "demo": "train, convert, score and compare once, on streets that it draws",
 }
 
@@ -66,6 +67,9 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         module = importlib.import_module(f"kseg.cli.{file}")
         subparser = subparsers.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(subparser)
+        subparser.add_argument(
+            "--quiet", action="store_true", help="no progress, but results, warnings and errors"
+        )
         subparser.set_defaults(run=module.run)
     return top
 
@@ -82,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if args.subcommand not in _WITHOUT_KERAS:
             _load_keras()
-        with _plain_warnings(args):
+        with _plain_warnings(args), progress.quiet(args.quiet):
             return args.run(args) or 0
     except KsegError as error:
-        print(f"kseg: {_with_flags(str(error), args)}", file=sys.stderr)
+        progress.note(f"kseg: {_with_flags(str(error), args)}")
         return 1
     except KeyboardInterrupt:
-        print("kseg: interrupted", file=sys.stderr)
+        progress.note("kseg: interrupted")
         return 130
     except BrokenPipeError:
         # The reader of our output left; nobody is there to be told.
@@ -113,7 +117,7 @@ def _plain_warnings(args: argparse.Namespace) -> Iterator[None]:
         ) -> None:
             if issubclass(category, KsegWarning):
                 text = _with_flags(str(message), args)
-                print(f"kseg: warning: {text}", file=sys.stderr, flush=True)
+                progress.note(f"kseg: warning: {text}")
             else:
                 show(message, category, filename, lineno, file, line)
 

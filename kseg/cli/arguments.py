@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kseg.data import WHOLE, Shard, check_outputs, list_datasets, open_dataset
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
-from kseg.progress import Countdown
+from kseg.progress import Countdown, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--data-dir",
         type=Path,
         metavar="P",
-        help="its root; the default for Cityscapes is the variable CITYSCAPES_DATASET",
+        help="folder of the data set (default for Cityscapes: the variable CITYSCAPES_DATASET)",
     )
 
 
@@ -47,38 +47,55 @@ def add_size(
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """How images become label maps, and what runs the network."""
-    add_size(parser, "--input-size", "of the network (the image's, or the file's)")
-    add_size(parser, "--pad-to", "pad with the mean to this (DeepLab: 1025 2049)")
+    add_size(
+        parser,
+        "--input-size",
+        "size of the network's input (default: the file's own, else the image's)",
+    )
+    add_size(parser, "--pad-to", "pad the image with the mean to this size (DeepLab: 1025 2049)")
     parser.add_argument(
         "--scales",
         type=float,
         nargs="+",
         default=(1.0,),
         metavar="S",
-        help="of the input; mean of the softmax (DeepLab: 0.5 0.75 1 1.25 1.5 1.75)",
-    )
-    parser.add_argument("--flip", action="store_true", help="the mirrored input as well")
-    add_size(parser, "--window", "of the network, slid over inputs that do not fit")
-    parser.add_argument(
-        "--overlap", type=float, default=1 / 3, metavar="F", help="of windows, 0 to 1 (1/3)"
+        help="run at these scales and average the softmax (DeepLab: 0.5 0.75 1 1.25 1.5 1.75)",
     )
     parser.add_argument(
-        "--output-stride", type=int, metavar="N", help="of a .keras, other than it was trained at"
+        "--flip", action="store_true", help="also run on the mirrored image, and average"
+    )
+    add_size(parser, "--window", "slide a window of this size over the image")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=1 / 3,
+        metavar="F",
+        help="share of a window that the next one overlaps, 0 to 1 (default: 1/3)",
     )
     parser.add_argument(
-        "--runtime", default="cpu", help="of a .tflite: cpu, litert-gpu or litert-fp16"
+        "--output-stride",
+        type=int,
+        metavar="N",
+        help="run a .keras file at another output stride than it was trained at",
+    )
+    parser.add_argument(
+        "--runtime",
+        default="cpu",
+        help="what runs a .tflite file: cpu, litert-gpu or litert-fp16 (default: cpu)",
     )
     parser.add_argument(
         "--crf",
         action="store_true",
-        help="refine by the dense CRF of DeepLab v1 and v2 (extra crf)",
+        help="refine the result by the dense CRF of DeepLab v1 and v2 (extra crf)",
     )
 
 
 def add_shard(parser: argparse.ArgumentParser, of: str) -> None:
     """--shard: the part of a job that this process does."""
     parser.add_argument(
-        "--shard", metavar="I/N", help=f"part I, from 1 on, of N of {of}; for N processes"
+        "--shard",
+        metavar="I/N",
+        help=f"only part I of N of {of}, I from 1 to N, to share the work among N processes",
     )
 
 
@@ -99,8 +116,8 @@ def add_card(parser: argparse.ArgumentParser, flag: str = "--card", of: str = "F
         flag,
         type=Path,
         metavar="F",
-        help=f"JSON: classes and normalisation of {of}, a .tflite or .onnx of others "
-        "(docs/wrapping.md)",
+        help=f"JSON file with the classes and the normalisation of {of}, for a .tflite or .onnx "
+        "file that kseg did not make (docs/wrapping.md)",
     )
 
 
@@ -108,19 +125,25 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     """A .tflite file and the images to check it on."""
     parser.add_argument("file", type=Path, metavar="FILE.tflite")
     parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="IMAGE", help="photographs (drawn streets)"
+        "--images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="photographs to run on (default: two drawn streets)",
     )
     add_card(parser)
 
 
-def check_images(args: argparse.Namespace) -> list[np.ndarray]:
-    """The images that ``add_check`` names, else two drawn streets."""
+def check_images(args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """The images that ``add_check`` names, else two drawn streets, with progress."""
     from kseg.data import read_image
     from kseg.streets import draw_scene
 
     if args.images:
-        return [read_image(path) for path in args.images]
-    return [draw_scene(seed, 256, 512).image for seed in range(2)]
+        images = [read_image(path) for path in args.images]
+    else:
+        images = [draw_scene(seed, 256, 512).image for seed in range(2)]
+    return counted(images, Countdown())
 
 
 def settings(args: argparse.Namespace) -> InferenceSettings:
@@ -139,22 +162,44 @@ def settings(args: argparse.Namespace) -> InferenceSettings:
     )
 
 
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Input and output of the file that is written."""
+    parser.add_argument(
+        "--input", default="float", help="type of the input: float or uint8 (default: float)"
+    )
+    parser.add_argument(
+        "--output",
+        default="logits",
+        help="form of the output: logits, stride-logits or argmax (default: logits)",
+    )
+    add_size(
+        parser,
+        "--input-size",
+        "input size of the file (default: the model's own, else its data set's, else 512 1024)",
+    )
+
+
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """The images and the method of a calibration for int8."""
-    parser.add_argument("--calibration-dataset", metavar="D", help="for int8 (the model's)")
-    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="its root, for int8")
-    parser.add_argument("--calibration-count", type=int, metavar="N", help="for int8 (100)")
+    parser.add_argument(
+        "--calibration-dataset",
+        metavar="D",
+        help="data set of the calibration images for int8 (default: the model's)",
+    )
+    parser.add_argument("--calibration-dir", type=Path, metavar="P", help="folder of that data set")
+    parser.add_argument(
+        "--calibration-count",
+        type=int,
+        metavar="N",
+        help="number of calibration images (default: 100)",
+    )
     parser.add_argument(
         "--calibration",
         metavar="HOW",
-        help="ranges in int8: percentile (default), moving-average or min-max",
+        help="how ranges are measured: percentile (default), moving-average or min-max",
     )
     parser.add_argument(
-        "--keep-float",
-        nargs="+",
-        default=(),
-        metavar="LAYER",
-        help="layers that stay in float32 in int8",
+        "--keep-float", nargs="+", default=(), metavar="LAYER", help="layers that stay in float32"
     )
 
 
@@ -186,23 +231,35 @@ def calibration(
 def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     """The data and the steps of fine-tuning a finished model."""
     add_data(parser)
-    parser.add_argument("--epochs", type=int, default=1, metavar="N", help="passes (1)")
-    parser.add_argument("--steps", type=int, metavar="N", help="steps, instead of --epochs")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="(8)")
-    add_size(parser, "--crop", "the network's size after scaling, as in training")
+    parser.add_argument(
+        "--epochs", type=int, default=1, metavar="N", help="passes over the data (default: 1)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="number of steps, instead of --epochs"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="images in a batch (default: 8)"
+    )
+    add_size(
+        parser,
+        "--crop",
+        "size of the crops, after scaling (default: the images' size, 512 1024 at most)",
+    )
     parser.add_argument(
         "--learning-rate",
         type=float,
         default=learning_rate,
         metavar="R",
-        help=f"at the start ({learning_rate:g})",
+        help=f"initial learning rate (default: {learning_rate:g})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default: 0)"
+    )
     parser.add_argument(
         "--learn-from",
         default="model",
         metavar="TEACHER",
-        help="model (what the file gives now) or labels (model)",
+        help="what to learn: model, its present output, or labels (default: model)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Times files by turns: copy, run and argmax apart, peak memory, file size.
+"""Times files in turns: copy, run and argmax separately; with peak memory and file size.
 
 Every file runs in a process of its own. Copy is from RGB bytes into the input tensor and
 out of the output tensor (a .keras file copies within its run, an .onnx file not at all);
@@ -24,16 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=arguments.FILES)
     arguments.add_card(parser, of="all files without one")
     parser.add_argument(
-        "--runtime", default="cpu", help="of .tflite files: cpu, litert-gpu or litert-fp16"
+        "--runtime",
+        default="cpu",
+        help="what runs .tflite files: cpu, litert-gpu or litert-fp16 (default: cpu)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (all)")
-    parser.add_argument("--runs", type=int, default=20, metavar="N", help="images a file (20)")
-    parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="images before (3)")
-    arguments.add_size(parser, "--input-size", "of a .keras file (the data set's, else 512 1024)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument(
-        "--profile", action="store_true", help="the time by operators, of .tflite files on the CPU"
+        "--runs", type=int, default=20, metavar="N", help="measured runs of each file (default: 20)"
     )
-    parser.add_argument("--json", type=Path, metavar="F", help="the figures as a file")
+    parser.add_argument(
+        "--warm-up", type=int, default=3, metavar="N", help="runs before measuring (default: 3)"
+    )
+    arguments.add_size(
+        parser,
+        "--input-size",
+        "input size of .keras files (default: the data set's, else 512 1024)",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="show the time by kind of operator, for .tflite files on the CPU",
+    )
+    parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Reads every image and label of a data set and says what is wrong with them.
 
-With --shard I/N --json F, part I of the images alone; `kseg merge` makes the report of the N
-files.
+With --shard I/N --json F it reads only part I of the images; `kseg merge` makes the report of the
+N files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--dataset, --data-dir, --split, --out."""
     arguments.add_data(parser)
     parser.add_argument("--split", nargs="+", default=["train", "val"], metavar="S")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="pictures of labels over images")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="draw the labels over some images into this folder"
+    )
     arguments.add_shard(parser, "the images")
-    parser.add_argument("--json", type=Path, metavar="F", help="what the shard found, as a file")
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write what this shard found to this file"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

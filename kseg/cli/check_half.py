@@ -19,7 +19,9 @@ from kseg.files import check_not_input, check_output, write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and what to run it on."""
     arguments.add_check(parser)
-    parser.add_argument("--json", type=Path, metavar="F", help="the figures of every operator")
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="write the figures of every operator to this file"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

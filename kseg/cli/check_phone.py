@@ -24,11 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="F",
-        help="benchmark_model for the phone (docs/android.md)",
+        help="TensorFlow Lite's benchmark_model, built for the phone (docs/android.md)",
     )
-    parser.add_argument("--serial", metavar="S", help="of the phone, where there are several")
+    parser.add_argument(
+        "--serial", metavar="S", help="serial number of the phone, if several are connected"
+    )
     arguments.add_card(parser)
-    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds (300)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        metavar="S",
+        help="seconds before it gives up (default: 300)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

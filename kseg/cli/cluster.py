@@ -11,7 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, the training and the number of values."""
     arguments.add_smaller(parser)
     parser.add_argument(
-        "--clusters", type=int, default=16, metavar="N", help="values a kernel, 3 to 256 (16)"
+        "--clusters",
+        type=int,
+        default=16,
+        metavar="N",
+        help="different values in a kernel, 3 to 256 (default: 16)",
     )
 
 

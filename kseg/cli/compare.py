@@ -21,23 +21,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help=arguments.FILES)
     parser.add_argument("second", type=Path, metavar="B", help=arguments.FILES)
     arguments.add_data(parser)
-    parser.add_argument("--split", default="val", metavar="S", help="(val)")
+    parser.add_argument(
+        "--split", default="val", metavar="S", help="split of the data set (default: val)"
+    )
     for file in "ab":
         parser.add_argument(
             f"--runtime-{file}",
             default="cpu",
             metavar="R",
-            help=f"of {file.upper()}, where it is a .tflite: cpu, litert-gpu or litert-fp16",
+            help=f"what runs {file.upper()}, if a .tflite file: cpu, litert-gpu or litert-fp16",
         )
         arguments.add_card(parser, f"--card-{file}", file.upper())
     arguments.add_size(
-        parser, "--input-size", "of both networks (a file's own, else the other's, the image's)"
+        parser,
+        "--input-size",
+        "input size of both networks (default: the file's own, else the other's, else the image's)",
     )
     parser.add_argument(
-        "--worst", type=int, default=8, metavar="N", help="images to name, and to draw (8)"
+        "--worst",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of images to list and to draw (default: 8)",
     )
-    parser.add_argument("--json", type=Path, metavar="F", help="the comparison as a file")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="pictures of the worst images")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the comparison to this file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write pictures of the worst images into this folder",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A .keras file into a .tflite file that runs whole on the GPU delegate, or an .onnx file."""
+"""Converts a .keras file to a .tflite file that runs entirely on the GPU delegate, or to .onnx."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.files import check_not_input
+from kseg.progress import Countdown
 
 FLAGS = {"calibration_method": "--calibration", "input_type": "--input"}
 
@@ -15,19 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the form."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras or shipped WEIGHTS:MODEL")
     parser.add_argument("out", type=Path, metavar="OUT", help=".tflite or .onnx")
-    parser.add_argument("--precision", default="fp32", help="fp32 (.onnx: only), fp16, w8 or int8")
-    parser.add_argument("--input", default="float", help="float or uint8")
-    parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
-    arguments.add_size(
-        parser, "--input-size", "of the file (the model's own, the data set's, else 512 1024)"
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help="fp32, fp16, w8 or int8; an .onnx file is always fp32 (default: fp32)",
     )
+    arguments.add_form(parser)
     parser.add_argument(
         "--sparse",
         action="store_true",
-        help="of a pruned model in fp32 or fp16: leave the zeros out, for CPUs only",
+        help="leave the zeros of a pruned model out of the file; fp32 or fp16, for CPUs only",
     )
     parser.add_argument(
-        "--dynamic-batch", action="store_true", help="of .onnx: any number of images at once"
+        "--dynamic-batch",
+        action="store_true",
+        help="an .onnx file that takes any number of images at once",
     )
     arguments.add_calibration(parser)
 
@@ -56,5 +59,6 @@ def run(args: argparse.Namespace) -> None:
         keep_float=args.keep_float,
         sparse=args.sparse,
         dynamic_batch=args.dynamic_batch,
+        progress=Countdown(),
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -36,9 +36,13 @@ _GPU_FIGURES = ("few_cpu", "few_gpu", "same_class", "difference")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write, and how much to draw and train."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
-    parser.add_argument("--scenes", type=int, default=320, metavar="N", help="streets (320)")
-    parser.add_argument("--steps", type=int, default=448, metavar="N", help="of training (448)")
-    arguments.add_size(parser, "--crop", "of training (128 256)")
+    parser.add_argument(
+        "--scenes", type=int, default=320, metavar="N", help="number of streets (default: 320)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=448, metavar="N", help="training steps (default: 448)"
+    )
+    arguments.add_size(parser, "--crop", "crop size in training (default: 128 256)")
 
 
 def run(args: argparse.Namespace) -> None:

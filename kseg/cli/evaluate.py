@@ -3,7 +3,7 @@
 A folder of label maps is scored as it is: NAME_pred_labelIds.png, as `kseg predict
 --submission` writes it, or NAME.png for every image, in the data set's own ids.
 
-With --shard I/N, part I of the split alone; `kseg merge` makes the score of the N files.
+With --shard I/N it scores only part I of the split; `kseg merge` makes the score of the N files.
 """
 
 from __future__ import annotations
@@ -21,27 +21,36 @@ from kseg.progress import Countdown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, the data, the settings and what to write."""
     parser.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help=f"{arguments.FILES}, or label maps in a folder",
+        "file", type=Path, metavar="FILE", help=f"{arguments.FILES}, or label maps in a folder"
     )
     arguments.add_data(parser)
-    parser.add_argument("--split", default="val", metavar="S", help="(val)")
+    parser.add_argument(
+        "--split", default="val", metavar="S", help="split of the data set (default: val)"
+    )
     arguments.add_settings(parser)
     arguments.add_card(parser)
     parser.add_argument(
-        "--boundaries", action="store_true", help="trimap IoU and boundary F (extra boundaries)"
+        "--boundaries",
+        action="store_true",
+        help="also score along borders: trimap IoU and boundary F (extra boundaries)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read and count (one a CPU, up to 4)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that read and count (default: one per CPU, 4 at most)",
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="F", help="keep the score so far in F, and continue from it"
+        "--resume",
+        type=Path,
+        metavar="F",
+        help="keep the counts so far in this file, and continue from them",
     )
     arguments.add_shard(parser, "the images")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="for report.html, a page")
-    parser.add_argument("--json", type=Path, metavar="F", help="the score as a file")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write a page, report.html, into this folder"
+    )
+    parser.add_argument("--json", type=Path, metavar="F", help="write the score to this file")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A published checkpoint (PyTorch, TF1, safetensors, TensorFlow Lite) into a .keras file."""
+"""Makes a .keras file of a published checkpoint (PyTorch, TF1, safetensors, TensorFlow Lite)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=float,
             nargs=3,
             metavar=("R", "G", "B"),
-            help="of the images that it was trained on, 0 to 255 (the network's published)",
+            help="of its training images, for pixels 0 to 255 (default: the published ones)",
         )
 
 

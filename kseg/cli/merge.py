@@ -1,4 +1,4 @@
-"""What one process would give, from the files of all shards: a score, or a report of data.
+"""Makes of the files of all shards what one process would give: a score, or a report of data.
 
 The files are those of `kseg evaluate --shard` or of `kseg check-data --shard`, in any order.
 """
@@ -17,8 +17,8 @@ from kseg.files import check_not_input, check_output, write_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files of all shards, and the file of the score."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="F", help="of all shards")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="the score as a file")
+    parser.add_argument("files", type=Path, nargs="+", metavar="F", help="files of all shards")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the score to this file")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
-"""Label maps of images: train-id PNGs, and overlays with a legend; or a submission.
+"""Predicts label maps of images: PNGs of train ids, and overlays with a legend; or a submission.
 
-With --submission, the split of a data set in the form that its server takes: a PNG of
-the data set's own ids for every image, named as cityscapesScripts looks for it.
+With --submission it writes a split of a data set in the form that its server takes: for every
+image a PNG of the data set's own ids, named as cityscapesScripts looks for it.
 
-With --shard I/N, part I of the images alone: N such commands write to one folder.
+With --shard I/N it takes only part I of the images: N such commands write to one folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from kseg.cli import arguments
 from kseg.data import check_outputs, open_dataset
 from kseg.errors import KsegError
-from kseg.progress import Countdown
+from kseg.progress import Countdown, clear
 
 FLAGS = {"kinds": "--write"}
 
@@ -32,17 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Not "*", which takes nothing where an option stands between FILE and IMAGE.
     images.required = False
     to = parser.add_mutually_exclusive_group(required=True)
-    to.add_argument("--out", type=Path, metavar="DIR", help="for what becomes of the images")
-    to.add_argument("--submission", type=Path, metavar="DIR", help="for the split's label ids")
+    to.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    to.add_argument(
+        "--submission",
+        type=Path,
+        metavar="DIR",
+        help="folder for a submission: the split's label maps in the data set's own ids",
+    )
     parser.add_argument(
         "--write",
         nargs="+",
         default=["labels", "overlay"],
         metavar="KIND",
-        help="labels, overlay or side-by-side (labels overlay)",
+        help="what to write: labels, overlay, side-by-side (default: labels overlay)",
     )
     arguments.add_data(parser, required=False)
-    parser.add_argument("--split", default="test", metavar="S", help="of the submission (test)")
+    parser.add_argument(
+        "--split", default="test", metavar="S", help="split of a submission (default: test)"
+    )
     arguments.add_shard(parser, "the images")
     arguments.add_settings(parser)
     arguments.add_card(parser)
@@ -80,4 +87,5 @@ def run(args: argparse.Namespace) -> None:
     for file in write_overlays(
         predictor, part, args.out, settings, kinds=args.write, progress=progress
     ):
-        print(file)
+        clear()
+        print(file, flush=True)

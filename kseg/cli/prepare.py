@@ -1,10 +1,10 @@
-"""A split as sharded records for `kseg train --records`: windows decode without the rest.
+"""Writes a split as records, from which `kseg train --records` reads crops faster.
 
-Killed, the same command goes on. On records that are done it verifies every shard and
-makes those anew that are missing or damaged.
+The same command continues after an interruption. If the records are complete, it verifies every
+shard, and makes again those that are missing or damaged.
 
-With --shard I/N, part I of the files alone: N such commands share the folder, and the one that
-ends last writes the index.
+With --shard I/N it makes only part I of the files: N such commands share the folder, and the one
+that ends last writes the index.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from kseg.progress import Countdown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The split, the folder and how to write it."""
     arguments.add_data(parser)
-    parser.add_argument("--split", default="train", metavar="S", help="(train)")
+    parser.add_argument(
+        "--split", default="train", metavar="S", help="split of the data set (default: train)"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the records")
-    parser.add_argument("--shards", type=int, metavar="N", help="files (one to 64 images)")
+    parser.add_argument(
+        "--shards", type=int, metavar="N", help="number of files (default: one for 64 images)"
+    )
     arguments.add_shard(parser, "the files")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per CPU)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,12 +38,7 @@ def run(args: argparse.Namespace) -> None:
     shard = arguments.shard(args)
     data = open_dataset(args.dataset, args.data_dir, args.split)
     complete = prepare_shard(
-        data,
-        args.out,
-        shard,
-        shards=args.shards,
-        workers=args.workers,
-        progress=Countdown(),
+        data, args.out, shard, shards=args.shards, workers=args.workers, progress=Countdown()
     )
     if not complete:
         print(f"{args.out}: shard {shard} is done, others are not yet")

@@ -10,8 +10,12 @@ from kseg.cli import arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files, the training and the zeros."""
     arguments.add_smaller(parser)
-    parser.add_argument("--sparsity", type=float, metavar="S", help="share of zeros, 0 to 1")
-    parser.add_argument("--structure", metavar="N:M", help="2:4, two zeros in every four")
+    parser.add_argument(
+        "--sparsity", type=float, metavar="S", help="share of the weights that become zero, 0 to 1"
+    )
+    parser.add_argument(
+        "--structure", metavar="N:M", help="N zeros in every M weights, such as 2:4"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

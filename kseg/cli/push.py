@@ -1,4 +1,4 @@
-"""A .keras file, and others made of it, to the Hugging Face Hub, with a page about it.
+"""Uploads a .keras file, and files made of it, to the Hugging Face Hub, with a page about it.
 
 `hf auth login` states who you are. Others then name the model as hf://USER/NAME.
 """
@@ -13,9 +13,11 @@ from kseg import hub
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files and the repository."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="one .keras; others")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="one .keras file, and files made of it"
+    )
     parser.add_argument("name", metavar="hf://USER/NAME")
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,11 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     parser.add_argument("out", type=Path, metavar="OUT", help=".tflite")
     arguments.add_fine_tuning(parser, learning_rate=1e-5)
-    parser.add_argument("--input", default="float", help="float or uint8")
-    parser.add_argument("--output", default="logits", help="logits, stride-logits or argmax")
-    arguments.add_size(
-        parser, "--input-size", "of the file (the model's own, the data set's, else 512 1024)"
-    )
+    arguments.add_form(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kseg.cli import arguments
 from kseg.files import check_not_input, check_output, write_json
+from kseg.progress import Countdown
 
 FLAGS = {"calibration_method": "--calibration"}
 
@@ -20,14 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and how it becomes int8."""
     parser.add_argument("file", type=Path, metavar="FILE", help=".keras")
     arguments.add_size(
-        parser, "--input-size", "of the network (the model's own, the data set's, else 512 1024)"
+        parser,
+        "--input-size",
+        "input size (default: the model's own, else its data set's, else 512 1024)",
     )
     arguments.add_calibration(parser)
     parser.add_argument(
         "--json",
         type=Path,
         metavar="F",
-        help="the table as a file; its decibels are null without noise, -inf without signal",
+        help="write the table to this file; dB are null without noise, -inf without signal",
     )
 
 
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         input_size=arguments.size(args.input_size),
         calibration_method=args.calibration or "percentile",
         keep_float=args.keep_float,
+        progress=Countdown(),
     )
     print(format_noise(rows))
     if args.json:

@@ -16,110 +16,137 @@ from kseg.errors import KsegError
 _NONE = object()
 
 
+def _or_none(convert: type) -> Any:
+    """A type for argparse that takes the word none as well, which gives ``_NONE``."""
+
+    def parse(text: str) -> Any:
+        return _NONE if text == "none" else convert(text)
+
+    parse.__name__ = convert.__name__
+    return parse
+
+
+def _json(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a JSON object")
+    return value
+
+
+# By group: flag, type, metavar (several for as many values), help.
+_OPTIONS: dict[str, tuple[tuple[str, Any, str | tuple[str, ...] | None, str], ...]] = {
+    "what": (
+        ("--options", _json, "JSON", 'options of the network, such as {"m": 3}'),
+        ("--init", str, "FILE", "start from these weights: see docs/training.md"),
+        ("--init-part", str, "PART", "of the weights: all, backbone or all-but-classifier"),
+        ("--split", str, "S", "split to train on (default: train)"),
+        ("--records", str, "DIR", "read the images from the records of `kseg prepare`"),
+        ("--val-split", _or_none(str), "S", "split to score on, or none (default: val)"),
+        ("--validate-every", int, "N", "epochs between two scores (default: 1)"),
+    ),
+    "how long, how large": (
+        ("--epochs", int, "N", "passes over the data (default: 100)"),
+        ("--steps", int, "N", "number of steps, instead of --epochs"),
+        ("--batch-size", int, "N", "images in a batch, of all devices together (default: 8)"),
+        ("--accumulate", int, "N", "batches whose gradients make one update (default: 1)"),
+        (
+            "--crop",
+            int,
+            ("H", "W"),
+            "crop size, after scaling (default: the images', up to 512 1024)",
+        ),
+        ("--final-crop", int, ("H", "W"), "crop size in the last epochs"),
+        ("--final-epochs", int, "N", "number of epochs with the final crop"),
+        ("--patience", _or_none(int), "N", "stop after N scores that are not better than the best"),
+        ("--seed", int, "N", "seed of everything random (default: 0)"),
+    ),
+    "optimizer and rates": (
+        ("--optimizer", str, "O", "adamw, adam or sgd (default: adamw)"),
+        ("--learning-rate", float, "R", "learning rate at the start (default: 1e-3)"),
+        ("--schedule", str, "S", "of the learning rate: poly, cosine or step (default: poly)"),
+        (
+            "--decay-epochs",
+            int,
+            "N",
+            "epochs between two drops of the schedule step (default: 100)",
+        ),
+        ("--decay-factor", float, "F", "factor of each drop of the schedule step (default: 0.5)"),
+        ("--warmup-steps", int, "N", "steps over which the rate rises from 0 (default: 0)"),
+        ("--encoder-rate", float, "F", "factor on the encoder's learning rate (default: 1)"),
+        ("--freeze-encoder-epochs", int, "N", "keep the encoder as it is in the first N epochs"),
+        ("--weight-decay", float, "D", "weight decay (default: 1e-2)"),
+        ("--decayed", str, "D", "weights that decay: kernels, full-kernels or all"),
+        ("--clip-norm", _or_none(float), "X", "largest norm of all gradients together, or none"),
+        ("--ema", _or_none(float), "M", "momentum of the average of the weights, or none"),
+        ("--batch-norm", str, "B", "train, sync or frozen (default: train)"),
+    ),
+    "computation": (
+        ("--precision", str, "P", "float32, mixed_bfloat16 or mixed_float16"),
+        ("--xla", bool, None, "compile the training steps by XLA, on one device (default: no)"),
+    ),
+    "loss": (
+        (
+            "--loss",
+            str,
+            "L",
+            "cross_entropy, focal, ohem, dice, lovasz or a sum such as focal+dice",
+        ),
+        ("--ohem-threshold", float, "P", "ohem: pixels less probable are hard (default: 0.7)"),
+        ("--ohem-fraction", float, "F", "ohem: smallest share of pixels taken (default: 0.0625)"),
+        (
+            *("--class-weights", _or_none(float), "C"),
+            "weight classes by 1 / ln(C + share of the pixels), or none (default: 1.10)",
+        ),
+        ("--auxiliary", float, "W", "weights of the losses of the training heads"),
+        ("--auxiliary-loss", str, "L", "loss of the training heads (default: that of --loss)"),
+        ("--boundary-aware", float, "W", "weight of PIDNet's boundary-aware loss (default: 0)"),
+        ("--teacher", str, "FILE", "a .keras file or shipped weights to learn from, too"),
+        ("--distill-weight", float, "W", "weight of the teacher's loss (default: 1)"),
+        ("--temperature", float, "T", "temperature of the teacher's loss (default: 1)"),
+    ),
+    "images": (
+        ("--scale", float, ("MIN", "MAX"), "range of the random scale (default: 0.5 2.0)"),
+        ("--flip", bool, None, "mirror half of the images (default: yes)"),
+        ("--jitter", float, "F", "change of brightness, contrast, saturation (default: 0.2)"),
+        ("--rotate", float, "DEGREES", "largest rotation to either side (default: 0)"),
+        ("--randaugment", int, ("N", "M"), "N colour operations at magnitude M of 0 to 30"),
+        ("--blur", float, "SIGMA", "largest blur, in pixels (default: 0)"),
+        ("--noise", float, "SIGMA", "largest noise, in levels of 255 (default: 0)"),
+        ("--jpeg", _or_none(int), "Q", "lowest quality of JPEG compression, or none"),
+        ("--class-uniform", float, "P", "share of crops centred on a class (default: 0)"),
+        ("--class-mix", float, "P", "share that gets another image's rare classes (default: 0)"),
+        ("--bad-images", str, "B", "at a file that cannot be read: stop or skip (default: stop)"),
+    ),
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What decides the run; defaults are those of the recipe, else of TrainingConfig."""
-    parser.add_argument("--recipe", metavar="R", help="a paper's settings, or list to see them")
-    parser.add_argument("--model", metavar="M", help="a name of `kseg models` (the recipe's)")
+    parser.add_argument("--recipe", metavar="R", help="settings of a paper; list prints them")
+    parser.add_argument("--model", metavar="M", help="network (default: the recipe's)")
     arguments.add_data(parser, required=False)
-    parser.add_argument("--run-dir", type=Path, metavar="R", help="of states, scores and model")
+    parser.add_argument("--run-dir", type=Path, metavar="R", help="folder of the run")
     parser.add_argument(
-        "--distribution", default="auto", help="auto, one, mirrored or multiworker (TF_CONFIG)"
+        "--distribution",
+        default="auto",
+        metavar="D",
+        help="devices: auto, one, mirrored or multiworker (TF_CONFIG)",
     )
-
-    group = parser.add_argument_group("what")
-    group.add_argument("--options", type=_json, metavar="JSON", help='builder options: {"m": 3}')
-    group.add_argument(
-        "--init",
-        metavar="FILE",
-        help="a published checkpoint, .keras or shipped weights, or imagenet for the encoder",
-    )
-    group.add_argument("--init-part", metavar="PART", help="all, backbone or all-but-classifier")
-    group.add_argument("--split", metavar="S", help="to train on (train)")
-    group.add_argument("--records", metavar="DIR", help="of `kseg prepare`, to train from")
-    group.add_argument("--val-split", type=_or_none(str), metavar="S", help="to score on, or none")
-    group.add_argument("--validate-every", type=int, metavar="N", help="epochs (1)")
-
-    group = parser.add_argument_group("how long, how large")
-    group.add_argument("--epochs", type=int, help="passes over the data (100)")
-    group.add_argument("--steps", type=int, help="steps, instead of --epochs")
-    group.add_argument("--batch-size", type=int, help="of all replicas together (8)")
-    group.add_argument("--accumulate", type=int, metavar="N", help="batches of an update (1)")
-    arguments.add_size(group, "--crop", "the network's size after scaling")
-    arguments.add_size(group, "--final-crop", "that of the last epochs")
-    group.add_argument("--final-epochs", type=int, metavar="N", help="how many those are")
-
-    group.add_argument(
-        "--patience", type=_or_none(int), metavar="N", help="end after N scores without a better"
-    )
-
-    group.add_argument("--seed", type=int, help="of everything random (0)")
-
-    group = parser.add_argument_group("optimizer and rates")
-    group.add_argument("--optimizer", help="adamw, adam or sgd")
-    group.add_argument("--learning-rate", type=float, help="at the start (1e-3)")
-    group.add_argument("--schedule", help="poly, cosine or step")
-    group.add_argument("--decay-epochs", type=int, metavar="N", help="of step (100)")
-    group.add_argument("--decay-factor", type=float, metavar="F", help="of step (0.5)")
-    group.add_argument("--warmup-steps", type=int, metavar="N", help="(0)")
-    group.add_argument("--encoder-rate", type=float, metavar="F", help="times the rate (1)")
-    group.add_argument("--freeze-encoder-epochs", type=int, metavar="N", help="first ones (0)")
-    group.add_argument("--weight-decay", type=float, help="(1e-2)")
-    group.add_argument("--decayed", help="kernels, full-kernels or all")
-    group.add_argument("--clip-norm", type=_or_none(float), metavar="X", help="of all gradients")
-    group.add_argument("--ema", type=_or_none(float), metavar="M", help="momentum of an average")
-    group.add_argument("--batch-norm", help="train, sync or frozen")
-
-    group = parser.add_argument_group("computation")
-    group.add_argument("--precision", help="float32, mixed_bfloat16 or mixed_float16")
-    group.add_argument(
-        "--xla",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="compile the steps by XLA (no); for one device",
-    )
-
-    group = parser.add_argument_group("loss")
-    group.add_argument("--loss", help="cross_entropy, focal, ohem, dice, lovasz; or a sum: a+b")
-    group.add_argument(
-        "--ohem-threshold", type=float, metavar="P", help="hard pixels are below it (0.7)"
-    )
-    group.add_argument(
-        "--ohem-fraction", type=float, metavar="F", help="of an image's pixels at least (0.0625)"
-    )
-    group.add_argument(
-        "--class-weights", type=_or_none(float), metavar="C", help="c of 1 / ln(c + share) (1.10)"
-    )
-    group.add_argument(
-        "--auxiliary", type=float, nargs="+", metavar="W", help="weights of the training heads"
-    )
-    group.add_argument("--auxiliary-loss", metavar="LOSS", help="of these heads (that of --loss)")
-    group.add_argument(
-        "--boundary-aware", type=float, metavar="W", help="of the loss at boundaries, PIDNet (0)"
-    )
-    group.add_argument(
-        "--teacher", metavar="FILE", help=".keras or shipped weights with the data's classes"
-    )
-    group.add_argument("--distill-weight", type=float, metavar="W", help="beside the labels (1)")
-    group.add_argument("--temperature", type=float, metavar="T", help="of both networks (1)")
-
-    group = parser.add_argument_group("images")
-    group.add_argument("--scale", type=float, nargs=2, metavar=("MIN", "MAX"), help="(0.5 2.0)")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
-    group.add_argument("--jitter", type=float, help="of colours (0.2)")
-    group.add_argument("--rotate", type=float, metavar="DEGREES", help="to either side (0)")
-    group.add_argument(
-        "--randaugment", type=int, nargs=2, metavar=("N", "M"), help="operations on colours, 0..30"
-    )
-    group.add_argument("--blur", type=float, metavar="SIGMA", help="pixels at most (0)")
-    group.add_argument("--noise", type=float, metavar="SIGMA", help="levels of 255 at most (0)")
-    group.add_argument("--jpeg", type=_or_none(int), metavar="Q", help="lowest quality")
-    group.add_argument(
-        "--class-uniform", type=float, metavar="P", help="share of crops on a drawn class (0)"
-    )
-    group.add_argument(
-        "--class-mix", type=float, metavar="P", help="share that gets another's rare classes (0)"
-    )
-    group.add_argument("--bad-images", help="stop at one, or skip it")
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for flag, kind, metavar, text in options:
+            if kind is bool:
+                group.add_argument(
+                    flag, action=argparse.BooleanOptionalAction, default=None, help=text
+                )
+                continue
+            count: int | str | None = len(metavar) if isinstance(metavar, tuple) else None
+            if flag == "--auxiliary":
+                count = "+"
+            group.add_argument(flag, type=kind, nargs=count, metavar=metavar, help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -144,23 +171,3 @@ def run(args: argparse.Namespace) -> None:
     arguments.data_outputs(read, splits, [args.run_dir], [config.records])
     train(config, args.data_dir, args.run_dir, distribution=args.distribution)
     print(f"{args.run_dir / 'model.keras'}: the trained model")
-
-
-def _or_none(convert: type) -> Any:
-    """A type for argparse that takes the word none as well, which gives ``_NONE``."""
-
-    def parse(text: str) -> Any:
-        return _NONE if text == "none" else convert(text)
-
-    parse.__name__ = convert.__name__
-    return parse
-
-
-def _json(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a JSON object")
-    return value

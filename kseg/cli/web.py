@@ -1,4 +1,4 @@
-"""A .tflite file as a web page that runs it in the browser: photograph, video or camera.
+"""Writes a web page that runs a .tflite file in the browser: photograph, video or camera.
 
 Serve the folder with any server of files, such as `python -m http.server -d DIR`. Cameras
 and WebGPU need localhost or https.
@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.tflite")
     parser.add_argument("folder", type=Path, metavar="DIR", help="new, or empty")
     parser.add_argument(
-        "--packages", type=Path, metavar="DIR", help="with LiteRT.js' archives (calls npm pack)"
+        "--packages",
+        type=Path,
+        metavar="DIR",
+        help="folder with LiteRT.js' archives (default: fetched by npm pack)",
     )
 
 

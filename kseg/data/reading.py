@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
@@ -131,13 +132,15 @@ def _jpeg_fault(path: Path) -> str | None:
 
 def _read_upright(path: Path, tell: Tell | None) -> tuple[np.ndarray, int]:
     """The image, and the orientation that was undone, 1 for none."""
-    with _opened(path) as image:
-        # Pillow cuts these off at 255.
-        if image.mode.startswith(("I", "F")):
+    with _opened(path, load=False) as image:
+        # Pillow cuts these off at 255, and leaves the lower bytes of three channels out.
+        deep = any(re.search(r"[A-Z];16[BLN]", str(tile)) for tile in image.tile)
+        if image.mode.startswith(("I", "F")) or deep:
             raise KsegError(
-                f"{path}: is an image of mode {image.mode}; images are 8-bit, so scale its "
-                "values to 0..255 and save it again"
+                f"{path}: is an image of mode {image.mode}{' with 16 bits' * deep}; images are "
+                "8-bit, so scale its values to 0..255 and save it again"
             )
+        _load(path, image)
         tell = tell or functools.partial(warn_once, str(path.parent))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             tell("alpha", path, "has an alpha channel, which is dropped: colours below it show")
@@ -270,10 +273,7 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
         )
     if getattr(image, "is_animated", False):
         raise KsegError(f"{path}: holds several pictures; save the label as one")
-    try:
-        image.load()
-    except Exception as error:  # as in _opened
-        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+    _load(path, image)
     _refuse_orientation(path, image.getexif().get(_ORIENTATION, 1))
     # Pillow gives greys of 2 and 4 bits as 0..255, those of 1 bit as False and True.
     return image, 255 // (2**bits - 1) if grey and image.mode == "L" else 1
@@ -511,7 +511,7 @@ def read_instances(path: Path) -> np.ndarray:
         return np.asarray(image).astype(np.uint16, copy=False)
 
 
-def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> Image.Image:
+def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> ImageFile.ImageFile:
     """A Pillow image of a file or its ``content``, every failure turned into one line."""
     try:
         limit = _max_pixels()
@@ -541,6 +541,13 @@ def _opened(path: Path, content: bytes | None = None, *, load: bool = True) -> I
             f"{path}: not a readable image (empty, or of no format that Pillow knows); replace it"
         ) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
+        raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
+
+
+def _load(path: Path, image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as error:  # as in _opened
         raise KsegError(f"{path}: not a readable image ({error}); replace it") from error
 
 

@@ -18,7 +18,7 @@ from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.evaluation.predictions import check_classes
 from kseg.pictures import Color, cover, side_by_side, spread_colors
-from kseg.predictor import InferenceSettings, Predictor, predict_labels
+from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,8 @@ def compare(
     """
     if worst < 0:
         raise KsegError(f"worst is {worst}; it must be at least 0")
+    for predictor in (first, second):
+        check_predictor(predictor)
     names = _class_names(first.card, second.card)
     labelled = any(sample.label for sample in data.samples)
     for predictor in (first, second) if labelled else ():
@@ -151,16 +153,16 @@ class _Side:
         self._predictor, self._settings = predictor, InferenceSettings(input_size=input_size)
         card = predictor.card
         count = card.num_classes - len(card.void_channels)
-        # "No class" is one class more, numbered as the next, on which both can agree.
-        self._ids = np.minimum(card.train_ids(), count)
         self.matrix = ConfusionMatrix(count)
 
     def predict(self, sample: Sample, image: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         """(H, W) uint8 train ids of an image, which are counted where there is a label."""
         try:
-            labels = self._ids[predict_labels(self._predictor, image, self._settings)]
+            labels = predict_labels(self._predictor, image, self._settings)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
+        # "No class" is one class more, numbered as the next, on which both can agree.
+        labels = np.minimum(labels, self.matrix.num_classes)
         if label is not None:
             self.matrix.update(label, labels)
         return labels

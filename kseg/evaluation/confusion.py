@@ -34,16 +34,25 @@ class ConfusionMatrix:
         """Adds one image.
 
         Args:
-            labels: uint8 train ids of any shape, 255 ignored.
-            predictions: uint8 classes of the same shape; ``num_classes`` and above is no class.
+            labels: train ids of any shape and any type of whole numbers, 255 ignored.
+            predictions: classes of the same shape; ``num_classes`` to 255 is no class.
 
         Raises:
-            KsegError: shapes differ, or a label is neither a class nor 255.
+            KsegError: shapes differ, a label is neither a class nor 255, or a prediction is
+                no number from 0 to 255.
         """
         if labels.shape != predictions.shape:
             raise KsegError(f"labels {labels.shape} and predictions {predictions.shape} differ")
+        if not labels.size:
+            return
         classes, columns = self.num_classes, self.num_classes + 1
         (labels, predictions), pixels = runs(labels, predictions)
+        for name, ids in (("labels", labels), ("predictions", predictions)):
+            if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() > IGNORE:
+                raise KsegError(
+                    f"{name} are of {ids.dtype}, {ids.min()} to {ids.max()}; ids are whole numbers "
+                    f"from 0 to {IGNORE}, which is ignored"
+                )
         pairs = np.bincount(
             labels.astype(np.intp) * columns + np.minimum(predictions, classes),
             pixels,

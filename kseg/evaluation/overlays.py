@@ -110,8 +110,7 @@ class _Drawing:
     def _pictures(
         self, image: np.ndarray, legend: Sequence[int] | None = None
     ) -> dict[str, np.ndarray]:
-        card = self._predictor.card
-        labels = card.train_ids()[predict_labels(self._predictor, image, self._settings)]
+        labels = predict_labels(self._predictor, image, self._settings)
         pictures = {"labels": labels}
         if set(self._kinds) - {"labels"}:
             pictures["overlay"] = np.asarray(

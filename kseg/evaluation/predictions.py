@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kseg.card import Card, Split
-from kseg.data import DataSet, Sample, first_difference
-from kseg.data.reading import read_label
-from kseg.errors import KsegError
-from kseg.predictor import InferenceSettings, Predictor, predict_labels
+from kseg.data import IGNORE, DataSet, Sample, first_difference
+from kseg.data.reading import read_label, warn_once
+from kseg.errors import KsegError, KsegWarning
+from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
@@ -49,8 +51,8 @@ class NetworkPredictions:
     def __init__(self, predictor: Predictor, data: DataSet, settings: InferenceSettings) -> None:
         settings.check(predictor.card)
         check_classes(predictor.card, data)
+        _warn_of_turned(settings.input_size, data)
         self._predictor, self._data, self._settings = predictor, data, settings
-        self._train_ids = predictor.card.train_ids()
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """The image (h, w, 3) and the label (H, W), both uint8; callable from any thread.
@@ -72,10 +74,9 @@ class NetworkPredictions:
             KsegError: as ``predict_labels``, with the image's name.
         """
         try:
-            channels = predict_labels(self._predictor, image, self._settings, size=size)
+            return predict_labels(self._predictor, image, self._settings, size=size)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
-        return self._train_ids.take(channels)
 
     def files(self) -> list[Path]:
         """None: a network makes the label maps."""
@@ -98,6 +99,17 @@ class NetworkPredictions:
             "normalization": card.normalization,
             "void_channels": card.void_channels,
         }
+
+
+def _warn_of_turned(size: tuple[int, int] | None, data: DataSet) -> None:
+    """Says so where images lie and the network's input stands, or the other way round."""
+    if size and data.size and (size[0] - size[1]) * (data.size[0] - data.size[1]) < 0:
+        warnings.warn(
+            f"input_size is {size[0]}x{size[1]} and the images of {data.name} are {data.size[0]}x"
+            f"{data.size[1]} (HxW), which distorts them; give the height first",
+            KsegWarning,
+            stacklevel=2,
+        )
 
 
 class FilePredictions:
@@ -147,7 +159,29 @@ class FilePredictions:
                 f"{label.shape[0]}x{label.shape[1]} (HxW); resize the logits before the "
                 "argmax, or the label map by the nearest pixel"
             )
+        self._warn_of_train_ids(file, prediction, label)
         return prediction, label
+
+    def _warn_of_train_ids(self, file: Path, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Says so where a label map is right by train ids more often than by the data set's ids."""
+        classes = self._data.classes
+        # Train id 0 is a void id where the two differ.
+        if classes.file_ids == tuple(range(classes.num_classes)) or IGNORE not in prediction:
+            return
+        with Image.open(file) as image:
+            ids = np.asarray(image)
+        scored = label != IGNORE
+        if ids.shape == label.shape and (
+            np.sum((ids == label) & scored) > 2 * np.sum((prediction == label) & scored)
+        ):
+            warn_once(
+                str(self._folder),
+                "train ids",
+                file,
+                f"has ids that look like train ids, and {self._data.name} is scored by its own "
+                "ids: write these, as `kseg predict --submission` does, or "
+                "data.classes.file_table()[train_ids]",
+            )
 
     def predict(self, sample: Sample, prediction: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The prediction as ``read`` gave it."""
@@ -192,6 +226,7 @@ def predictions_of(
             network can follow.
     """
     if not isinstance(source, LabelMaps):
+        check_predictor(source)
         return NetworkPredictions(source, data, settings)
     defaults = InferenceSettings()
     names = [field.name for field in dataclasses.fields(settings)]

@@ -145,6 +145,8 @@ def _counted(
     """
     if workers is not None and workers < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
+    if not isinstance(data, DataSet):
+        raise KsegError(f"data is a {type(data).__name__}; kseg.data.open_dataset makes a DataSet")
     if not data.samples:
         raise KsegError(f"{data.name} {data.split} has no images; name another split")
     part = data.part(shard)

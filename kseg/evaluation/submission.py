@@ -47,18 +47,18 @@ def write_submission(
     settings = inference_settings(settings, keywords)
     check_outputs([folder], data=[data])
     check_classes(predictor.card, data)
-    file_ids = data.classes.file_table()[predictor.card.train_ids()]
+    file_ids = data.classes.file_table()
     folder = make_folder(folder)
     files = []
     for number, sample in enumerate(data.samples, 1):
         image = read_image(sample.image)
         try:
-            channels = predict_labels(predictor, image, settings)
+            labels = predict_labels(predictor, image, settings)
         except KsegError as error:
             raise KsegError(f"{sample.image}: {error}") from error
         files.append(folder / f"{sample.name}_pred_labelIds.png")
         with atomic_write(files[-1]) as path:
-            Image.fromarray(file_ids[channels]).save(path)
+            Image.fromarray(file_ids[labels]).save(path)
         if progress:
             progress(number, len(data))
     return files

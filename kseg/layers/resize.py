@@ -128,7 +128,8 @@ class Resize(keras.layers.Layer):
             import tensorflow as tf
 
             if self.convention == "align_corners":
-                y = tf.compat.v1.image.resize_bilinear(x, (height, width), align_corners=True)
+                # tf.compat.v1.image.resize_bilinear, but for its warning.
+                y = tf.raw_ops.ResizeBilinear(images=x, size=(height, width), align_corners=True)
             else:
                 y = tf.image.resize(x, (height, width), "bilinear", antialias=False)
         elif self.convention == "align_corners":

@@ -13,6 +13,7 @@ fences look like, on the canvas of ``drawing``, with ``colors`` and ``noise``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def write_streets(
     size: tuple[int, int] = SIZE,
     seed: int = 0,
     simple: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes ``count`` streets, a fifth of them as val: Cityscapes' layout, or simple ones.
 
@@ -95,20 +97,23 @@ def write_streets(
         simple: streets without the classes of ``plan.NOT_SIMPLE``, in the layout of the data
             set "folder": ``images/SPLIT``, ``labels/SPLIT`` and a ``classes.txt`` with the ten
             of Cityscapes' classes that are left.
+        progress: is called with the numbers of streets drawn and of all.
 
     Raises:
         KsegError: a count below 2, a size below 16, or what cannot be written.
     """
     if count < 2:
-        raise KsegError(f"--count {count}: streets need one for train and one for val, so 2")
+        raise KsegError(f"count is {count}; streets need one for train and one for val, so 2")
     _check(size, seed)
     val = max(1, round(count / 5))
     make_folder(Path(folder).resolve().parent)
     with atomic_folder(folder) as root:
-        for split, number in (("train", count - val), ("val", val)):
-            for index in range(number):
-                scene = draw_scene(_scene_seed(seed, split, index), *size, simple=simple)
-                (_write_simple if simple else _write)(root, split, index, scene)
+        places = [("train", i) for i in range(count - val)] + [("val", i) for i in range(val)]
+        for done, (split, index) in enumerate(places):
+            scene = draw_scene(_scene_seed(seed, split, index), *size, simple=simple)
+            (_write_simple if simple else _write)(root, split, index, scene)
+            if progress is not None:
+                progress(done + 1, count)
         if simple:
             lines = [f"{name} #{bytes(color).hex()}" for name, (_, color) in _SIMPLE.items()]
             (root / "classes.txt").write_text("\n".join(lines) + "\n")

@@ -85,6 +85,9 @@ def test_a_card_that_contradicts_itself(changes, message):
         (0.5, (1, 1, 1), "RGB", "mean is 0.5; it must be three numbers"),
         (("0", "0", "0"), (1, 1, 1), "RGB", "mean has '0'"),
         ((0, 0, 0), (1, 1, 1), "GBR", "channel_order is 'GBR'"),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "RGB", r"look like those of pixels 0\.\.1"),
+        ((0.5, 0.5, 0.5), (1, 1, 1), "RGB", "255 times as large"),
+        ((0, 0, 0), (0.5, 0.5, 0.5), "RGB", "255 times as large"),
     ],
 )
 def test_a_normalisation_that_is_none(mean, std, order, message):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 import kseg
 from kseg.card import Card, Normalization
 from kseg.data import CITYSCAPES, open_dataset
+from kseg.errors import KsegWarning
 from kseg.evaluation import LabelMaps, evaluate, format_report, write_submission
 from kseg.evaluation.report import write_report
 from kseg.streets import write_streets
@@ -130,13 +132,27 @@ def assert_same(ours, theirs, absent):
     assert set(theirs) - set(ours) <= set(absent)
 
 
+def test_train_ids_in_place_of_ids(hard_cases, tmp_path):
+    """As `kseg predict --out` writes them: most are ids of the data set, of other classes."""
+    data = open_dataset("cityscapes", hard_cases, "val")
+    for sample in data.samples:
+        path = tmp_path / f"{sample.name}.png"
+        Image.fromarray(np.where(data.label(sample) == 255, 0, data.label(sample))).save(path)
+    with pytest.warns(
+        KsegWarning, match=r"\.png: has ids that look like train ids, .* its own ids"
+    ):
+        evaluate(LabelMaps(tmp_path), data)
+
+
 def test_equal_to_the_official_scripts(hard_cases, official, tmp_path):
     data = open_dataset("cityscapes", hard_cases, "val")
     ours = evaluate(Painted(), data)
     files = write_submission(Painted(), data, tmp_path / "results")
     theirs = official(files, [sample.label for sample in data.samples])
     # The files that the scripts read, read by kseg.
-    maps = evaluate(LabelMaps(tmp_path / "results"), data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KsegWarning)
+        maps = evaluate(LabelMaps(tmp_path / "results"), data)
     first, second = ours.to_json(), maps.to_json()
     assert {key for key in first if second[key] != first[key]} <= WITHOUT_NETWORK
 

@@ -12,7 +12,13 @@ from PIL import Image
 
 import kseg
 from kseg.data import open_dataset
-from kseg.evaluation import ConfusionMatrix, InferenceSettings, evaluate, format_report
+from kseg.evaluation import (
+    ConfusionMatrix,
+    InferenceSettings,
+    compare,
+    evaluate,
+    format_report,
+)
 from kseg.predictor import KerasPredictor, predict_labels
 
 
@@ -76,6 +82,19 @@ def test_confusion_matrix_without_labels():
 def test_confusion_matrix_refuses(labels, predictions, message):
     with pytest.raises(kseg.KsegError, match=message):
         ConfusionMatrix(2).update(np.uint8(labels), np.uint8(predictions))
+
+
+def test_ids_of_other_types():
+    """Of those that 8 bits do not hold, -1 would count in the row above."""
+    ids, matrix = np.array([[0, 1, 1, 255]]), ConfusionMatrix(2)
+    matrix.update(ids, ids)
+    matrix.update(ids[:0], ids[:0])
+    np.testing.assert_array_equal(matrix.counts, [[1, 0, 0], [0, 2, 0]])
+    for bad, shown in ((-1, "int64, -1 to 1"), (256, "int64, 0 to 256"), (0.5, "float64, 0.0")):
+        wrong = np.array([[0, 1, 1, bad]])
+        for name, pair in (("labels", (wrong, ids)), ("predictions", (ids, wrong))):
+            with pytest.raises(kseg.KsegError, match=f"{name} are of {shown}"):
+                matrix.update(*pair)
 
 
 def test_logits_are_resized_before_the_argmax(tiny_model):
@@ -227,6 +246,29 @@ def test_errors_name_the_image(tiny_model, tiny_camvid, logits, message):
     predictor.__class__ = type("Each", (Constant,), {"__call__": lambda *_: next(outputs)})
     with pytest.raises(kseg.KsegError, match=rf"val/001\.png: .*{message}"):
         evaluate(predictor, data)
+
+
+def test_a_height_in_place_of_the_width(tiny_model, tiny_camvid, recwarn):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    evaluate(Constant(tiny_model.card, np.zeros((48, 64, 11))), data, input_size=(48, 64))
+    assert not recwarn.list
+    with pytest.warns(kseg.errors.KsegWarning, match=r"input_size is 64x48 .* the height first"):
+        evaluate(Constant(tiny_model.card, np.zeros((64, 48, 11))), data, input_size=(64, 48))
+
+
+def test_something_else_than_a_predictor(tiny_model, tiny_camvid):
+    data = open_dataset("camvid", tiny_camvid, "val")
+    for source in (tiny_model, "x.keras"):
+        message = f"a {type(source).__name__} is given for a Predictor; kseg.open_predictor"
+        for call in (
+            lambda source=source: evaluate(source, data),
+            lambda source=source: compare(Constant(tiny_model.card, None), source, data),
+            lambda source=source: predict_labels(source, np.zeros((48, 64, 3), np.uint8)),
+        ):
+            with pytest.raises(kseg.KsegError, match=message):
+                call()
+    with pytest.raises(kseg.KsegError, match=r"data is a str; kseg\.data\.open_dataset"):
+        evaluate(Constant(tiny_model.card, None), "camvid")
 
 
 def test_no_images(tiny_model, tiny_camvid):

@@ -1,6 +1,8 @@
 """Images as people have them: turned by EXIF, with alpha, huge, in other modes."""
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,24 @@ def test_other_modes(tmp_path, recwarn):
         Image.fromarray(np.ones((4, 4), dtype)).save(tmp_path / "b.tif")
         with pytest.raises(kseg.KsegError, match=r"b\.tif: is an image of mode [IF].*scale its va"):
             read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("kind", [2, 6])
+def test_sixteen_bits_of_three_channels(kind, tmp_path):
+    """Pillow reads them as 8 bits: of 12-bit values the darkest 16 levels are left."""
+    channels = {2: 3, 6: 4}[kind]
+    rows = np.random.default_rng(0).integers(0, 4096, (4, 5, channels)).astype(">u2")
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(kseg.KsegError, match=r"a\.png: is an image of mode RGBA? with 16 bits; "):
+        read_image(tmp_path / "a.png")
 
 
 def test_large_images(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import kseg
 from kseg.card import Card, Normalization
@@ -18,7 +19,7 @@ CARD = Card(
     dataset=None,
     class_names=None,
     colors=None,
-    void_channels=(2,),
+    void_channels=(),
     preprocessing=True,
     normalization=Normalization((90.0, 90.0, 90.0), (1.0, 1.0, 1.0)),
     resize="align_corners",
@@ -212,11 +213,37 @@ def test_a_frame_below_the_window_is_padded_with_the_mean():
 
 
 def test_void_channels_take_part():
-    """The third channel wins where it is brightest, in every way to score."""
+    """The first channel wins where it is brightest, in every way to score, and is no class."""
     image = picture()
-    image[:4] = 0, 0, 250
+    image[:4], image[4] = (250, 0, 0), (0, 0, 250)
     for way in ({}, {"flip": True}, {"scales": (1, 2)}, {"window": (4, 5)}):
-        assert (predict_labels(Shades(), image, **way)[:3] == 2).all()
+        labels = predict_labels(Shades(void_channels=(0,)), image, **way)
+        assert (labels[:3] == 255).all()
+        assert (labels[4] == 1).all() or way.get("scales")
+    classes = Shades(lambda image: image.argmax(-1), output="argmax", void_channels=(0,))
+    want = np.array([255, 0, 1])[image.argmax(-1)]
+    np.testing.assert_array_equal(predict_labels(classes, image), want)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x / 255, "the image reaches from 0 to 1; it must be RGB 0..255"),
+        (lambda x: x - 128.0, "reaches from -128 to 127"),
+        (lambda x: x.astype(np.int32) * 257, "reaches from 0 to 6.554e[+]04"),
+        (lambda x: x[..., 0], r"is \(9, 13\); .* repeat the grey channel three times"),
+        (lambda x: np.dstack([x, x[..., 0]]), r"is \(9, 13, 4\); .* leave the alpha channel out"),
+        (lambda x: x[None], r"is \(1, 9, 13, 3\); .* give the images of a batch one by one"),
+    ],
+)
+def test_what_is_no_image(change, message):
+    image = picture()
+    image[0, 0], image[0, 1] = 0, 255
+    with pytest.raises(kseg.KsegError, match=message):
+        predict_labels(Shades(), change(image))
+    want = predict_labels(Shades(), image)
+    for same in (image.astype(np.float32), Image.fromarray(image), tf.constant(image)):
+        np.testing.assert_array_equal(predict_labels(Shades(), same), want)
 
 
 def test_crf_on_top_of_the_mean():
@@ -247,9 +274,12 @@ def test_vanished_probabilities_stay_finite():
     [
         ({"scales": ()}, "at least one"),
         ({"scales": (1, 0)}, "all above 0"),
-        ({"window": (0, 4)}, r"window is \(0, 4\) \(H, W\); it must be positive"),
-        ({"input_size": (4, 0)}, r"input_size is \(4, 0\) \(H, W\); it must be positive"),
-        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\) \(H, W\); it must be positive"),
+        ({"window": (0, 4)}, r"window is \(0, 4\); it must be \(H, W\), both at"),
+        ({"input_size": (4, 0)}, r"input_size is \(4, 0\); it must be \(H, W\)"),
+        ({"pad_to": (-1, 4)}, r"pad_to is \(-1, 4\); it must be \(H, W\)"),
+        ({"input_size": 64}, r"input_size is 64; it must be \(H, W\)"),
+        ({"window": (4.5, 4)}, "window is 4.5; it must be a whole number"),
+        ({"scales": 1.5}, r"scales is 1.5; .* \(1.5,\) for one"),
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kseg.progress import Countdown, Stages, duration
+from kseg.progress import Countdown, Stages, counted, duration, note, quiet, tell
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,37 @@ def test_countdown_on_a_terminal(monkeypatch, capsys):
         countdown(done, 2)
     lines = capsys.readouterr().err
     assert lines.count("\n") == 1
-    assert lines.endswith("\r2/2 files\033[K\n")
-    assert "\r1/2 files, 0 s left\033[K" in lines
+    assert lines.endswith(f"\r\033[K[{20 * '#'}] 2/2 files\n")
+    assert f"\r\033[K[{10 * '#'}{10 * '.'}] 1/2 files, 0 s left\r\033[K" in lines
+
+
+def test_what_stands_beside_progress(monkeypatch, capsys):
+    """A note takes the place of a changing line; a line ends where the terminal does."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "10")
+    tell("a long line of progress", changing=True)
+    note("kseg: a long line that is an error")
+    assert capsys.readouterr().err == (
+        "\r\033[Ka long li\r\033[Kkseg: a long line that is an error\n"
+    )
+
+
+def test_quiet(monkeypatch, capsys):
+    """No progress, but notes; and nothing is quiet behind it."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with quiet(True):
+        Countdown()(1, 2)
+        Stages({"draw": 1}).begin("draw", "drawing")
+        tell("epoch 1")
+    assert capsys.readouterr().err == ""
+    with quiet(False):
+        tell("epoch 1")
+    assert "epoch 1" in capsys.readouterr().err
+
+
+def test_counted():
+    """The progress of what takes the items: an item counts when it is done with."""
+    seen = []
+    for item in counted("ab", lambda *counts: seen.append(counts)):
+        seen.append(item)
+    assert seen == ["a", (1, 2), "b", (2, 2)]

@@ -11,6 +11,7 @@ from PIL import Image
 
 import kseg
 from kseg import streets
+from kseg.cli import main
 from kseg.cli import streets as command
 from kseg.data import CITYSCAPES, open_dataset
 from kseg.errors import KsegError
@@ -241,7 +242,7 @@ def test_more_streets_begin_with_the_fewer(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(KsegError, match="count 1"):
+    with pytest.raises(KsegError, match="count is 1"):
         write_streets(tmp_path / "a", 1)
     with pytest.raises(KsegError, match="8x512"):
         write_streets(tmp_path / "a", 2, size=(8, 512))
@@ -293,3 +294,18 @@ def test_command(tmp_path, capsys):
     known = dict(zip(CITYSCAPES.file_ids, CITYSCAPES.names, strict=True))
     assert [names[i] for i in label.flat] == [known.get(i, "void") for i in scene.labels.flat]
     assert "2 streets of 32x64" in capsys.readouterr().out
+
+
+def test_progress_of_the_command(tmp_path, monkeypatch, capsys):
+    """On a terminal, and none with --quiet."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    command = ["streets", str(tmp_path / "a"), "--count", "2", "--size", "16", "16"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert err.endswith("2/2 streets\n")
+    assert "1/2 streets" in err
+    assert out == f"{tmp_path / 'a'}: 2 streets of 16x16\n"
+    command[1] = str(tmp_path / "b")
+    assert main([*command, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{tmp_path / 'b'}: 2 streets of 16x16\n", "")

@@ -64,6 +64,18 @@ def test_doubtful_labels(kind, tmp_path):
         assert all(text.startswith(f"folder val: {message}") for text in texts)
 
 
+def test_train_ids_of_ids_from_one(tmp_path, recwarn):
+    """What `kseg predict --out` writes begins at 0: scored as ids it would be off by one."""
+    data = write_labels(tmp_path / "data", ["ignore", "a", "b"], [1 + (HALF & 1)])
+    for folder, ids in (("ids", 1 + (HALF & 1)), ("train ids", HALF & 1)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(ids).save(tmp_path / folder / "0.png")
+    assert evaluate(LabelMaps(tmp_path / "ids"), data).mean_iou == 1
+    assert not [w for w in recwarn.list if w.category is kseg.errors.KsegWarning]
+    with pytest.warns(kseg.errors.KsegWarning, match=r"0\.png: has ids that look like train ids"):
+        assert evaluate(LabelMaps(tmp_path / "train ids"), data).mean_iou == 0
+
+
 def test_a_part_of_a_published_set_may_lack_classes():
     some, none = np.zeros((2, 256), np.int64)
     some[:10], some[255], none[255] = 1, 3, 3

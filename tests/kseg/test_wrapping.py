@@ -9,7 +9,8 @@ from foreign_models import two_outputs, unet
 from keras import layers as kl
 
 import kseg
-from kseg.card import IMAGENET
+from kseg.card import IMAGENET, UNIT_RANGE
+from kseg.errors import KsegWarning
 from kseg.model import leaf_layers
 from kseg.predictor import KerasPredictor
 from kseg.resize import resize_bilinear
@@ -48,6 +49,34 @@ def test_the_same_function_in_files(model, tmp_path):
     assert ours.card.wrapped
     assert (ours.card.name, ours.card.num_classes) == ("unet", 11)
     assert len(set(ours.card.colors)) == 11
+
+
+def test_normalised_twice(recwarn):
+    model = simple(kl.Rescaling(1 / 127.5, -1), kl.Conv2D(3, 1))
+    kseg.wrap(model)
+    kseg.wrap(simple(kl.Conv2D(3, 1)), normalization=IMAGENET)
+    assert not [w for w in recwarn.list if w.category is KsegWarning]
+    with pytest.warns(KsegWarning, match="simple: begins with the Rescaling 'rescaling.*' and is"):
+        kseg.wrap(model, normalization=IMAGENET)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_sequential(activation, tmp_path):
+    model = keras.Sequential([keras.Input((48, 64, 3)), kl.Conv2D(3, 3, activation=activation)])
+    ours = kseg.wrap(model, probabilities=bool(activation))
+    want = keras.ops.convert_to_numpy(model(IMAGE / 255))[0]
+    if activation:
+        want = np.log(want)
+    got = outputs_of(
+        kseg.wrap(model, normalization=UNIT_RANGE, probabilities=bool(activation)), IMAGE
+    )
+    resized = resize_bilinear(want, (48, 64))
+    if activation:
+        got, resized = got - got.max(-1, keepdims=True), resized - resized.max(-1, keepdims=True)
+    np.testing.assert_allclose(got[0], resized, atol=FLOAT32)
+    ours.save(tmp_path / "x.keras")
+    again = kseg.load(tmp_path / "x.keras")
+    np.testing.assert_array_equal(outputs_of(again, IMAGE), outputs_of(ours, IMAGE))
 
 
 def test_it_is_a_copy(model):

@@ -26,6 +26,9 @@ def test_a_model_without_a_card(tmp_path):
     assert keras.models.load_model(tmp_path / "x.keras").card is None
     with pytest.raises(kseg.KsegError, match=r"x\.keras: holds a SegmentationModel without a card"):
         load(tmp_path / "x.keras")
+    with pytest.raises(kseg.KsegError, match=r"x\.h5: Keras could not load .* save it as \.keras"):
+        model.save(tmp_path / "x.h5")
+    model.save_weights(tmp_path / "x.weights.h5")
 
 
 @pytest.mark.parametrize(

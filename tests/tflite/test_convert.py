@@ -15,15 +15,18 @@ from kseg.tflite.export import export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import (
     Flatbuffer,
     between,
+    constants,
     input_name,
     int8_ranges,
+    operator_inputs,
     operator_outputs,
     operators,
     read_card,
     with_quantisable_biases,
 )
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
-from kseg.tflite.quantise import quantise_int8, quantise_weights
+from kseg.tflite.quantise import activations, quantise_int8, quantise_weights
+from support import values_of_layers
 
 # float32 sums in another order, on logits of size 10
 FLOAT32 = 1e-4
@@ -68,6 +71,25 @@ def test_the_card_travels(tiny_model, files):
         card = read_card(path.read_bytes())
         stride = 8 if output == "stride-logits" else 1
         assert card == tiny_model.card.replace(output=output, output_stride=stride)
+
+
+def test_tensors_are_what_their_names_say(tiny_model, files):
+    """A tensor has the values of its layer, and a constant those of the weights."""
+    content = files["logits"].read_bytes()
+    (values,) = [dict(each) for each in activations(content, [IMAGE[None].astype(np.float32)])]
+    graph, _ = export_graph(tiny_model, "logits", None)
+    # "a;b" is what b gives after a.
+    layers = {name: name.split(";")[-1] for name in values if "/" not in name}
+    wants = values_of_layers(graph, list(layers.values()), IMAGE[None])
+    for name, layer in layers.items():
+        want = wants[layer]
+        np.testing.assert_allclose(values[name], want, atol=FLOAT32 * np.ptp(want), err_msg=name)
+    parts = {f"level{level}.F_glo.fc.2/CONV_2D" for level in ("2_0", "2.0", "3_0", "3.0")}
+    assert set(values) - set(layers) == parts | {"sample1/PAD", "sample2/PAD"}
+    assert {"level1_0.conv;level1_0.bn", "level1_0.act", "logits"} < set(layers)
+    kernel = constants(content, np.float32)["classifier.0.conv/kernel"]
+    want = tiny_model.get_layer("classifier.0.conv").kernel
+    np.testing.assert_array_equal(kernel.transpose(1, 2, 3, 0), want)
 
 
 def test_dilated_convolutions_stay_whole(files):
@@ -145,7 +167,7 @@ def test_int8_maps_pixels_without_loss(tiny_model, tmp_path):
     kseg.tflite.convert(tiny_model, path, precision="int8", calibration=black)
     interpreter = TFLitePredictor(path)._interpreter
     tensors = {t["name"]: t["quantization"] for t in interpreter.get_tensor_details()}
-    assert tensors["image"] == (1.0, -128)
+    assert tensors["image/QUANTIZE"] == (1.0, -128)
 
 
 def test_int8_with_dead_units(tiny_model, tmp_path):
@@ -209,7 +231,15 @@ def test_weights_of_8_bits_compute_in_float32():
 def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     """Sums, products, means, and concatenations of float32; convolutions are int8."""
     path = tmp_path / "x.tflite"
-    kseg.tflite.convert(tiny_model, path, precision="int8", calibration=[IMAGE])
+    seen = []
+    kseg.tflite.convert(
+        tiny_model,
+        path,
+        precision="int8",
+        calibration=[IMAGE],
+        progress=lambda *counts: seen.append(counts),
+    )
+    assert seen == [(1, 1)]
     interpreter = TFLitePredictor(path)._interpreter
     types = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
     names = {t["index"]: t["name"] for t in interpreter.get_tensor_details()}
@@ -218,7 +248,7 @@ def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     for operator in interpreter._get_ops_details():
         kinds[operator["op_name"]].add(types[operator["inputs"][0]])
         if operator["op_name"] == "CONCATENATION":
-            name = names[operator["outputs"][0]].split("/")[1]
+            name = names[operator["outputs"][0]]
             concatenations[name] = types[operator["outputs"][0]]
     for kind in ("ADD", "MUL", "PRELU"):
         assert kinds[kind] == {np.float32}
@@ -227,7 +257,14 @@ def test_int8_leaves_what_is_beside_prelu_float(tiny_model, tmp_path):
     assert kinds["CONV_2D"] == {np.int8}
     # Those of two convolutions are of int8, those of features that are float are not.
     floats = {name for name, dtype in concatenations.items() if dtype == np.float32}
-    assert floats == {"b1.concat_1", "bn_prelu_2.concat_1", "bn_prelu_3.concat_1"}
+    assert floats == {"b1.concat", "bn_prelu_2.concat", "bn_prelu_3.concat"}
+    # Names of other forms of a tensor, and of the image, which is there in both types.
+    sources = operator_inputs(path.read_bytes())
+    assert input_name(path.read_bytes()) == ("image", "serving_default", "image")
+    assert sources["image/QUANTIZE"] == ["image"]
+    assert sources["normalize"] == ["image/QUANTIZE", "normalize/kernel", "normalize/bias"]
+    assert sources["level1_0.act"] == ["level1_0.conv;level1_0.bn/DEQUANTIZE", "level1_0.act/alpha"]
+    assert "logits" in sources
 
 
 def test_hard_swish_stays_float():
@@ -374,8 +411,12 @@ def test_a_model_without_a_card(kind, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.ReLU()])
     if kind is kseg.SegmentationModel:
         model = kind(model.inputs, model.outputs)
-    with pytest.raises(kseg.KsegError, match=f"the model is a {kind.__name__} without a card"):
+    message = f"the model is a {kind.__name__} without a card; .*(kseg.wrap|copy.card = model)"
+    with pytest.raises(kseg.KsegError, match=message):
         kseg.tflite.convert(model, tmp_path / "x.tflite")
+    if kind is kseg.SegmentationModel:
+        with pytest.raises(kseg.KsegError, match=message):
+            kseg.wrap(model)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (65, 97), (64, 96)])

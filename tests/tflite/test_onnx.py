@@ -17,6 +17,7 @@ from kseg.tflite import export
 from kseg.tflite.onnx_export import to_onnx
 from kseg.tflite.predictors import OnnxPredictor
 from kseg.tflite.timing_worker import start, time_round
+from support import values_of_layers
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -84,6 +85,36 @@ def test_what_is_inside(tiny_model, files):
         )
         assert (dilations[2, 2], dilations[4, 4]) == (2, 2)
         assert not {"SpaceToDepth", "DepthToSpace"} & {node.op_type for node in model.graph.node}
+
+
+def test_tensors_are_what_their_names_say(tiny_model, files):
+    """A tensor has the values of the layer whose name it has."""
+    model = onnx.load(files["logits"])
+    assert model.graph.name == tiny_model.card.name
+    nodes = [node.name for node in model.graph.node]
+    tensors = [name for node in model.graph.node for name in node.output]
+    assert len(set(nodes)) == len(nodes) == len(set(tensors)) == len(tensors)
+    graph, _ = export.export_graph(tiny_model, "logits", None)
+    # Operators inside a layer have its name and their kind.
+    assert {name.split("/")[0].split(";")[-1] for name in nodes} <= {
+        layer.name for layer in graph.layers
+    }
+    found = {name: name.split(";")[-1] for name in tensors if "/" not in name}
+    (output,) = model.graph.output
+    assert output.name == "output_0"
+    del found["output_0"]
+    assert {"level1_0.conv;level1_0.bn", "level1_0.act", "level2_0.F_glo.scale"} < set(found)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in found)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    values = session.run([*found], {"image": IMAGE[None].astype(np.float32)})
+    wants = values_of_layers(graph, list(found.values()), IMAGE[None])
+    for (name, layer), value in zip(found.items(), values, strict=True):
+        want = wants[layer]
+        got = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
+        np.testing.assert_allclose(got, want, atol=FLOAT32 * np.ptp(want), err_msg=name)
+    kernels = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    want = tiny_model.get_layer("classifier.0.conv").kernel
+    np.testing.assert_array_equal(kernels["classifier.0.conv/W"].transpose(2, 3, 1, 0), want)
 
 
 def test_dynamic_batch(tiny_model, tmp_path):

@@ -204,7 +204,10 @@ def test_two_cards(tiny_model, tmp_path):
         ('{"mean": [0, 0, 0], "std": [1, 1, 1]}', "class_names or num_classes is needed"),
         ('{"mean": [0, 0, 0], "std": [1, 1, 1], "num_classes": 1}', "num_classes is 1"),
         ('{"mean": 0, "std": [1, 1, 1], "num_classes": 3}', "mean is 0; it must be three numbers"),
-        ('{"mean": [0, 0, 0], "std": [1, 1, 1], "classes": 3}', "has no use for classes; known"),
+        (
+            '{"mean": [0, 0, 0], "std": [1, 1, 1], "classes": 3}',
+            "the unknown fields classes; a",
+        ),
         (
             '{"mean": [0, 0, 0], "std": [1, 1, 1], "num_classes": 3, "output": "softmax"}',
             "output is 'softmax'; it must be one of logits, probabilities, argmax",

@@ -13,7 +13,7 @@ from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert, train_quantised
 from kseg.tflite.bridge import Bridge, to_tf_keras
-from kseg.tflite.flatbuffer import operators, read_card
+from kseg.tflite.flatbuffer import operator_outputs, operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import split_for_quantisation
 from kseg.training.losses import cross_entropy
@@ -63,6 +63,9 @@ def test_only_the_input_is_float(calibrated):
     assert floats == {("QUANTIZE", ((1.0, -128),))}
     (output,) = interpreter.get_output_details()
     assert output["dtype"] == np.int8
+    # Tensors have the names of the layers, here too.
+    assert output["name"] == "logits"
+    assert "level1_0.act" in {name for _, name in operator_outputs(content).values()}
 
 
 def test_the_card_travels(tiny_model, calibrated):
@@ -118,7 +121,7 @@ def test_training_lowers_the_loss_of_the_file(small_keras, tiny_camvid, tmp_path
 def test_a_teacher_that_is_unknown(tiny_keras, tiny_camvid, tmp_path, capsys):
     args = ["--dataset", "camvid", "--data-dir", tiny_camvid, "--learn-from", "books"]
     assert main(["qat", *map(str, [tiny_keras, tmp_path / "x.tflite", *args])]) == 1
-    assert "learn from is 'books'; it must be one of model, labels" in capsys.readouterr().err
+    assert "--learn-from is 'books'; it must be one of model, labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

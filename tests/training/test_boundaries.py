@@ -184,7 +184,7 @@ def test_losses_of_the_heads(bounded_row, tiny_camvid, tmp_path):
     [
         (dict(model="small", auxiliary=(1.0, 1.0)), "small has no head of boundaries"),
         (dict(auxiliary=()), "the heads of bounded are not trained; give their weights"),
-        (dict(boundary_aware=-1.0), "boundary_aware is -1.0; it is negative"),
+        (dict(boundary_aware=-1.0), "boundary_aware is -1.0; it must not be negative"),
         (dict(auxiliary=(), boundary_aware=0.0, auxiliary_loss="dice"), "no training head has a"),
         (dict(auxiliary_loss="boundary"), "loss is 'boundary'; its parts must be of"),
         (dict(ohem_threshold=1.5), "ohem_threshold is 1.5; it must be 0 to 1"),

@@ -49,7 +49,7 @@ def test_other_kinds_are_refused(name):
         (dict(options={"m": math.nan}), "options is {'m': nan}; JSON cannot hold it"),
         (dict(options={"m": object}), "JSON cannot hold it"),
         (dict(learning_rate=0), "learning_rate is 0; it must be above 0"),
-        (dict(final_epochs=-1), "final_epochs is -1; it is negative"),
+        (dict(final_epochs=-1), "final_epochs is -1; it must not be negative"),
         (dict(final_epochs=2), "final_crop is None and final_epochs is 2; give both or none"),
     ],
 )

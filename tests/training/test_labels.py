@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kseg
+from kseg.errors import KsegWarning
 from kseg.training.losses import LOSSES, SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.pipeline import reader_errors
@@ -103,6 +104,25 @@ def test_weighted_and_plain_updates_add_up():
     assert float(metric.result()) == pytest.approx(float(plain.result()), rel=CLOSE)
     metric.reset_state()
     assert float(metric.result()) == 0
+
+
+def test_images_that_are_scaled(recwarn):
+    inputs = keras.Input((None, None, 3))
+    model = kseg.wrap(keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs)))
+    model.compile("sgd", SegmentationLoss())
+    image, labels = np.full((1, 32, 32, 3), 250.0), np.zeros((1, 32, 32), np.uint8)
+    calls = [
+        lambda x: model.fit(x, labels, verbose=0),
+        lambda x: model.evaluate(x=x, y=labels, verbose=0),
+        lambda x: model.predict(x, verbose=0),
+    ]
+    for call in calls:
+        for fine in (image, 0 * image, image.astype(np.uint8) // 250):
+            call(fine)
+        assert not [w for w in recwarn.list if w.category is KsegWarning]
+        with pytest.warns(KsegWarning, match="from 0.98 to 0.98, and the model takes RGB 0..255"):
+            call(image / 255)
+        recwarn.clear()
 
 
 def compiled(

@@ -283,6 +283,10 @@ def test_losses_add_up():
     both = SegmentationLoss("cross_entropy+dice", class_weights=(1.0, 2.0, 3.0))
     parts = float(np.mean(LOSSES["dice"](LABELS, LOGITS))) + reference((1, 2, 3)).mean()
     assert float(both(LABELS, LOGITS)) == pytest.approx(parts, rel=1e-6)
+    by_name = SegmentationLoss(name="cross_entropy+dice", class_weights=(1.0, 2.0, 3.0))
+    assert float(by_name(LABELS, LOGITS)) == float(both(LABELS, LOGITS))
+    assert SegmentationLoss("dice", name="focal").kind == "dice"
+    assert SegmentationLoss(name="total").kind == "cross_entropy"
     with pytest.raises(kseg.KsegError, match="'cross_entropy\\+hinge'; its parts"):
         SegmentationLoss("cross_entropy+hinge")
 

@@ -250,7 +250,7 @@ def test_xla_compiles_steps_and_no_score(tiny_camvid, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (("--freeze-encoder-epochs", -1), "--freeze-encoder-epochs is -1; it is negative"),
+        (("--freeze-encoder-epochs", -1), "--freeze-encoder-epochs is -1; it must not be negative"),
         (("--encoder-rate", 0), "--encoder-rate is 0.0; it must be above 0"),
         (("--patience", 0), "patience is 0; it must be at least 1"),
         (("--patience", 2, "--val-split", "none"), "patience is 2, and nothing is scored"),

@@ -1,6 +1,7 @@
 """Training a model at hand on data sets at hand: the run of the configuration, to the bit."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -13,10 +14,12 @@ import pytest
 import tensorflow as tf
 
 import kseg
-from kseg.data import open_dataset
+from kseg.data import CAMVID, open_dataset
+from kseg.errors import KsegWarning
 from kseg.training import TrainingConfig, prepare, train
 from kseg.training import run as run_module
 from kseg.training.distribution import Distribution
+from kseg.training.initial import initial_model
 
 SETTINGS = dict(batch_size=2, crop=(32, 40), epochs=2)
 # Its random state is part of the run too.
@@ -119,6 +122,19 @@ def test_a_complete_run_stays(data, tmp_path, capsys):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(kseg.KsegError, match="loss was 'cross_entropy' and is 'dice'"):
         train(make_model(), data[0], tmp_path, loss="dice", **settings)
+
+
+def test_channels_of_other_classes(data, recwarn):
+    model, config = make_model(), TrainingConfig("small", "camvid", OPTIONS, **SETTINGS)
+    for names in (CAMVID.names, None):
+        model.card = model.card.replace(class_names=names)
+        initial_model(config, data[0], model)
+    model.card = model.card.replace(class_names=CAMVID.names[::-1])
+    head = dataclasses.replace(config, init_part="all-but-classifier")
+    initial_model(head, data[0], model)
+    assert not [w for w in recwarn.list if w.category is KsegWarning]
+    with pytest.warns(KsegWarning, match="class 0 is 'sky' here and 'bicyclist' there"):
+        initial_model(config, data[0], model)
 
 
 def test_records_and_another_head(data, tmp_path):
