@@ -14,11 +14,7 @@ names, shapes and connections, as ``graph``.
 ``results/gpu.csv``, a row a model and precision, made for images of ``size``:
 
     bytes       of the .tflite file
-    keras       CPU against Keras: largest difference by the logits' range. Through ResNet-101
-                with random weights float32 alone makes 2e-4 of other kernels' roundings
-                (Keras by oneDNN against Keras without): the rows of DeepLabv3 and v3+ on
-                it are older than the others; measured anew on a CPU with AVX-512 they had
-                2.3e-4 and 1.1e-4
+    keras       CPU against Keras: largest difference by the logits' range
     gpu         GPU accelerator against CPU: the same; decibels: signal to noise
     same_class  share of pixels that have the same class on both
     operators   kinds, of fp32's file
@@ -31,11 +27,15 @@ names, shapes and connections, as ``graph``.
     note        why there is no file
 
 Weights are random with a set seed; BatchNorm has the statistics of drawn streets, moved a
-little, so that activations are of a trained network's size and no layer is the identity.
+little, so that activations are of a trained network's size and no layer is the identity. In
+DeepLabv3 and v3+ on ResNet-101 the residual branches are a quarter of what they are added to, as
+training makes them small: else float32's own roundings grow through 33 units to 2e-4 of the range
+(1.3e-4 at 65x129, and 5e-6 with a quarter).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -74,6 +74,14 @@ from kseg.zoo import VARIANTS
 SIZE, SMALL_SIZE = (129, 257), (65, 129)
 MOST = 20e9
 
+# Rows through whose 33 units float32's own roundings grow to 2e-4 of the logits' range where every
+# residual branch is as large as what it is added to. Trained ones are smaller.
+_DEEP = ("deeplab_v3_plus_resnet101", "deeplab_v3_resnet101")
+SMALL_BRANCHES = 0.25
+
+# Of one process, since conversions leave memory behind.
+_TASKS = 8
+
 # Of layers: values that do not change what is computed in inference.
 _INCIDENTAL = ("initializer", "regularizer", "constraint", "dtype", "trainable", "momentum")
 
@@ -107,13 +115,21 @@ def file_size(name: str) -> tuple[int, int]:
     return SIZE if multiply_adds(model) <= MOST else SMALL_SIZE
 
 
-def like_trained(model: keras.Model) -> None:
+def like_trained(model: keras.Model, branches: float = 1.0) -> None:
     """BatchNorm statistics of drawn streets; then no parameter of it is left at its start.
 
     Args:
         model: of a fixed input size.
+        branches: what the last BatchNorm of a residual branch multiplies by.
     """
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for layer in model.layers if branches != 1 else ():
+        if isinstance(layer, keras.layers.Add):
+            sources = [tensor._keras_history.operation for tensor in layer.input]
+            ends = [x for x in sources if isinstance(x, keras.layers.BatchNormalization)]
+            # A shortcut with a BatchNorm keeps what the sum is about.
+            for norm in ends[-1:]:
+                norm.gamma.assign(branches * norm.gamma)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -159,12 +175,22 @@ class Subject(NamedTuple):
         return float(np.abs(got - self.want).max() / np.ptp(self.want))
 
 
-def with_random_weights(name: str, **options: Any) -> kseg.SegmentationModel:
-    """A network, always with the same weights, its statistics like those of a trained one."""
+def with_random_weights(
+    name: str, *, branches: float | None = None, **options: Any
+) -> kseg.SegmentationModel:
+    """A network, always with the same weights, its statistics like those of a trained one.
+
+    Args:
+        name: of its row.
+        branches: as of ``like_trained``; None is what the row has in the tables.
+        **options: of ``create_model``.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
     model = kseg.create_model(name, **options)
-    like_trained(model)
+    if branches is None:
+        branches = SMALL_BRANCHES if name in _DEEP else 1.0
+    like_trained(model, branches)
     return model
 
 
@@ -272,11 +298,39 @@ def _reason(result: Agreement, cost: float) -> str:
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """A call in a process of its own: a conversion of FCN leaves gigabytes behind."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with contextlib.closing(Worker()) as worker:
+        return worker(function, *arguments)
+
+
+class Worker:
+    """Calls in another process, which may be killed: a new one takes the next call.
+
+    Its start and its imports take more time than many a call does.
+    """
+
+    def __init__(self) -> None:
+        self._pool = self._start()
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the function gives.
+
+        Raises:
+            KsegError: the process was killed.
+        """
         try:
-            return process.submit(function, *arguments).result()
+            return self._pool.submit(function, *arguments).result()
         except BrokenProcessPool:
+            self._pool = self._start()
             raise kseg.KsegError("its process was killed, as where memory ends") from None
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
+    @staticmethod
+    def _start() -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, max_tasks_per_child=_TASKS)
 
 
 # What is measured, and a call that puts its rows into a table.

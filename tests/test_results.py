@@ -1,7 +1,9 @@
 """The committed figures are of the zoo as it is now, and of all of it."""
 
+import contextlib
 import csv
 import functools
+import itertools
 import json
 import os
 from pathlib import Path
@@ -23,8 +25,11 @@ import evaluation
 import kseg
 import matrix
 from kseg import shipped
-from kseg.zoo import VARIANTS
-from matrix import PRECISIONS, digest, graph_of
+from kseg.backbones import Encoder, Features
+from kseg.backbones.encoders import ENCODERS
+from kseg.networks import Head
+from kseg.zoo import HEADS, VARIANTS, find_variant
+from matrix import PRECISIONS, digest, graph_of, with_random_weights
 from support import ROOT
 
 TABLES = {title: table.read(ROOT / f"results/{title}.csv") for title in matrix.TABLES}
@@ -90,17 +95,117 @@ def test_onnx_files(row):
 
 def test_pairs_of_head_and_encoder():
     """As many as were measured so far, in order; `make matrix` goes on."""
-    rows = table.read(ROOT / "results/pairs.csv")
+    rows = table.read(pairs.TABLE)
     measured = [row["model"] for row in rows]
-    assert rows
     assert measured == [name for name in pairs.list_pairs() if name in measured]
+    assert rows
     for row in rows:
+        assert int(row["output_stride"]) == pairs.stride_of(row["model"])
         # float32 sums in another order
-        assert float(row["keras"]) < 1e-4
-        assert row["note"] or float(row["gpu"]) <= 1e-3
+        assert float(row["keras"]) < 1e-4, row["model"]
+        assert float(row["gpu"]) < 1e-4, row["model"]
+        assert not row["note"], row["model"]
         # Means over all pixels, of squeeze-and-excitation, are of more pixels.
         if row["strides"] and not row["model"].endswith("SEResNet50"):
-            assert float(row["strides"]) < 1e-4
+            assert float(row["strides"]) < 1e-4, row["model"]
+
+
+def test_parameters_of_published_pairs():
+    """Rows of the zoo that are a head on an encoder as it is have the parameters of the pair."""
+    counted = {row["model"]: int(row["parameters"]) for row in table.read(pairs.TABLE)}
+    for pair in counted:
+        own = find_variant(pair)
+        for name, row in VARIANTS.items():
+            if (row.builder, row.options, row.num_classes) == (own.builder, own.options, 19):
+                assert counted[pair] == row.parameters, name
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """The name of an encoder of five convolutions."""
+
+    def tiny(x):
+        levels = []
+        for i in range(5):
+            x = keras.layers.Conv2D(8, 3, 2, "same", activation="relu", name=f"tiny.{i}")(x)
+            levels.append(x)
+        stem, low, mid, high, output = levels
+        return Features(output, low, mid, high, stem)
+
+    channels = dict.fromkeys((2, 4, 8, 16, 32), 8)
+    encoder = Encoder(tiny, ENCODERS["MobileNetSlim"].normalization, ("tiny.",), 1, channels)
+    monkeypatch.setitem(ENCODERS, "tiny", encoder)
+    return "tiny"
+
+
+def test_pairs_together(tiny_encoder):
+    """What heads compute on one encoder is what they compute on their own."""
+    names = [f"{head}.{tiny_encoder}" for head in ("deeplab_v3", "deeplab_v3_plus", "pspnet")]
+    together = pairs.Together(names)
+    with pairs.as_row(together.row) as row:
+        model = with_random_weights(row, num_classes=3 * 5, input_shape=(*pairs.SIZE, 3))
+    assert row not in kseg.list_models()
+    image = matrix.photograph(pairs.SIZE)[None].astype("float32")
+    got = np.split(np.asarray(model(image, training=False)), 3, axis=-1)
+    for name, logits, tensor in zip(names, got, together.logits, strict=True):
+        alone = kseg.create_model(name, num_classes=5)
+        for layer in alone.layers:
+            own = [name.partition(".")[0]] * (not layer.name.startswith("tiny."))
+            if layer.weights:
+                source = model.get_layer(".".join([*own, layer.name]))
+                layer.set_weights(source.get_weights())
+        want = np.asarray(alone(image, training=False))
+        # float32 sums in another order
+        np.testing.assert_allclose(logits, want, atol=1e-5 * np.ptp(want))
+        assert pairs.parameters(tensor) == sum(w.numpy().size for w in alone.trainable_weights)
+
+
+def test_names_that_an_encoder_has_too(tiny_encoder, monkeypatch):
+    def head(features, num_classes):
+        return keras.layers.Conv2D(num_classes, 1, name="tiny.4")(features.output)
+
+    monkeypatch.setitem(HEADS, "same", Head(head))
+    with (
+        pairs.as_row(pairs.Together([f"same.{tiny_encoder}"]).row) as row,
+        pytest.raises(kseg.KsegError, match="head and encoder both have layers tiny"),
+    ):
+        kseg.create_model(row)
+
+
+def test_pairs_by_turns():
+    """Pairs of an encoder and a stride together; every encoder once before one is there twice."""
+    turns = pairs.by_turns(pairs.list_pairs())
+    assert sorted(itertools.chain(*turns)) == sorted(pairs.list_pairs())
+    kinds = [{(name.partition(".")[2], pairs.stride_of(name)) for name in group} for group in turns]
+    assert all(len(kind) == 1 for kind in kinds)
+    encoders = [next(iter(kind))[0] for kind in kinds]
+    first = len(kseg.list_encoders())
+    assert sorted(encoders[:first]) == kseg.list_encoders()
+    assert {name.partition(".")[0] for group in turns[:first] for name in group} == {
+        *kseg.list_heads()
+    }
+
+
+def test_a_worker_that_ends():
+    """Its call fails, and the next has another process."""
+    with contextlib.closing(matrix.Worker()) as worker:
+        with pytest.raises(kseg.KsegError, match="its process was killed"):
+            worker(os._exit, 1)
+        assert worker(os.getpid) != os.getpid()
+
+
+def test_pairs_that_fail_together():
+    """One of them fails, or ends the process: the others have their rows."""
+
+    def worker(_function, names):
+        if "b" in names:
+            raise kseg.KsegError("its process was killed")
+        return [{"model": name} for name in names]
+
+    rows = pairs.measure_each(worker, ["a", "b", "c"])
+    assert [next(rows), next(rows)] == [[{"model": "a"}], [{"model": "c"}]]
+    with pytest.raises(kseg.KsegError, match=r"^b: its process was killed$"):
+        next(rows)
 
 
 def test_what_is_missing_is_measured(tmp_path, monkeypatch, capsys):
@@ -317,11 +422,19 @@ def test_half_precision():
     }
     assert {half.key(row) for row in rows if row["weights"] != "random"} == wanted
     for row in rows:
-        if row["weights"] != "random":
-            assert row["safe"] == "yes", half.key(row)
+        if row["weights"] == "random":
+            # As export is to keep sums; classes of random weights say nothing.
+            assert float(row["partial"]) < 16_384, half.key(row)
+            continue
+        assert row["safe"] == "yes", half.key(row)
         assert float(row["same_class"]) > 0.99
         # points, as files in half precision may lose
         assert abs(float(row["points"] or 0)) <= 0.1
+    sums = {half.key(row): float(row["partial"]) for row in rows}
+    for (model, weights, size), partial in sums.items():
+        if size == "512x1024":
+            # Twice as wide, and what another size of the same street makes of its features.
+            assert sums[model, weights, "1024x2048"] < 2.2 * partial
 
 
 def test_the_plot(tmp_path):

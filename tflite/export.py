@@ -25,6 +25,7 @@ from kseg.tflite.rewrite import (
     average_by_axes,
     fold_batch_norms,
     normalise_by_convolution,
+    pad_before_max_pooling,
     relu_into_branches,
     split_wide_convolutions,
 )
@@ -103,6 +104,7 @@ def export_graph(
     if rewritten:
         graph = normalise_by_convolution(split_wide_convolutions(graph))
     graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)))
+    graph = pad_before_max_pooling(graph)
     check_finite(graph, card.name)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))

@@ -93,18 +93,31 @@ def shapes(content: bytes) -> dict[str, tuple[int, ...]]:
     }
 
 
-def backward_slices(content: bytes) -> set[str]:
-    """The outputs of the main subgraph's STRIDED_SLICEs with a negative stride, by name."""
+def slice_forms(content: bytes) -> dict[str, str]:
+    """STRIDED_SLICEs of the main subgraph that a GPU may not run, by the output's name.
+
+    Returns:
+        "backwards" of a negative stride, "beyond the end" where one ends behind its input.
+    """
     model = schema.Model.GetRootAs(content)
     names, graph = _opcode_names(model), model.Subgraphs(0)
-    found = set()
+
+    def constant(tensor: int) -> np.ndarray:
+        buffer = model.Buffers(graph.Tensors(tensor).Buffer())
+        return np.frombuffer(buffer.DataAsNumpy() if buffer.DataLength() else b"", np.int32)
+
+    found = {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
         if names[operator.OpcodeIndex()] != "STRIDED_SLICE":
             continue
-        buffer = model.Buffers(graph.Tensors(operator.Inputs(3)).Buffer())
-        if buffer.DataLength() and np.any(np.frombuffer(buffer.DataAsNumpy(), np.int32) < 0):
-            found.add(graph.Tensors(operator.Outputs(0)).Name().decode())
+        source, _, end, strides = operator.InputsAsNumpy().tolist()
+        ends, extents = constant(end), graph.Tensors(source).ShapeAsNumpy()[: len(constant(end))]
+        name = graph.Tensors(operator.Outputs(0)).Name().decode()
+        if np.any(constant(strides) < 0):
+            found[name] = "backwards"
+        elif np.any(ends > extents):
+            found[name] = "beyond the end"
     return found
 
 

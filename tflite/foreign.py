@@ -17,6 +17,7 @@ from kseg.layers import Normalize, Resize
 from kseg.tflite.rewrite import (
     Calls,
     called,
+    constant_padding,
     depthwise,
     factors,
     is_relu,
@@ -209,7 +210,7 @@ def pool_same_for_padding(graph: keras.Model) -> keras.Model:
         source, inputs = calls.of(args[0])
         if not isinstance(layer, kl.MaxPooling2D) or layer.padding != "valid":
             return layer(*args)
-        width, least = _constant_padding(source, inputs)
+        width, least = constant_padding(source, inputs)
         half = [(size // 2, size // 2) for size in layer.pool_size]
         if (
             width != [(0, 0), *half, (0, 0)]
@@ -226,17 +227,6 @@ def pool_same_for_padding(graph: keras.Model) -> keras.Model:
         return kl.MaxPooling2D(1, strides=layer.strides, name=layer.name)(x)
 
     return walk(graph, replace)
-
-
-def _constant_padding(
-    source: keras.Operation | None, inputs: tuple
-) -> tuple[list[tuple[int, int]], float | None]:
-    """Widths by axis and the value of ``keras.ops.pad``; of something else nothing."""
-    if type(source).__name__ != "Pad" or getattr(source, "mode", None) != "constant":
-        return [], None
-    values = [x for x in inputs[1:] if x is not None]
-    widths = np.asarray(getattr(source, "pad_width", ())).tolist()
-    return [(first, last) for first, last in widths], float(values[0]) if values else 0.0
 
 
 @keras.saving.register_keras_serializable("kseg")

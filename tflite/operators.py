@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 
 from kseg.errors import KsegError
 from kseg.tflite.flatbuffer import (
-    backward_slices,
     operator_inputs,
     operator_outputs,
     operators,
     shapes,
+    slice_forms,
 )
 
 # Operators that the LiteRT GPU accelerator was seen to compute right; a file with any
@@ -100,6 +100,11 @@ _INSTEAD = {
     "UNPACK": "slices x[..., a:b]",
 }
 
+_SLICES_INSTEAD = {
+    "backwards": "instead of x[:, ::-1] a Concatenate of slices in the other order",
+    "beyond the end": "a slice that ends where its input does, x[..., 8:] in place of x[..., 8:16]",
+}
+
 # Tensors of more are refused, whatever the operator is.
 _DIMENSIONS = 4
 
@@ -147,10 +152,10 @@ def _refused_forms(content: bytes, inputs: Mapping[str, list[str]]) -> dict[str,
     """By output tensor, the form of an operator that runs in others, and what to write instead.
 
     As the LiteRT GPU accelerator of ai-edge-litert 2.3 was seen to do it: it refuses slices
-    backwards, ends its process on a product of a tensor with itself, and gives wrong numbers for
-    one of unequal batches.
+    backwards and beyond the end, ends its process on a product of a tensor with itself, and
+    gives wrong numbers for one of unequal batches.
     """
-    sizes, backward = shapes(content), backward_slices(content)
+    sizes, slices = shapes(content), slice_forms(content)
     forms = {}
     for kind, tensor in operator_outputs(content).values():
         if len(sizes[tensor]) > _DIMENSIONS:
@@ -158,11 +163,8 @@ def _refused_forms(content: bytes, inputs: Mapping[str, list[str]]) -> dict[str,
                 f"of {len(sizes[tensor])} dimensions",
                 "instead of five dimensions four, such as a shuffle by Concatenate of slices",
             )
-        elif tensor in backward:
-            forms[tensor] = (
-                "backwards",
-                "instead of x[:, ::-1] a Concatenate of slices in the other order",
-            )
+        elif tensor in slices:
+            forms[tensor] = slices[tensor], _SLICES_INSTEAD[slices[tensor]]
         elif kind == "BATCH_MATMUL":
             first, second = inputs[tensor]
             if first == second:

@@ -41,6 +41,17 @@ def test_pairs_stand_for_every_head():
     assert set(PAIRS) <= set(EVERY)
 
 
+def test_pairs_that_do_not_fit():
+    """Their error names the stride that the encoder lacks, in one line."""
+    others = {f"{h}.{e}" for h in HEADS for e in ENCODERS} - set(EVERY)
+    assert others == {"deeplab_v3_plus.ShuffleNet", "fcn.DarkNet19", "skipnet.DarkNet19"}
+    for pair in others:
+        stride = 4 if "Shuffle" in pair else 16
+        message = f"^{pair}: the head needs features at stride {stride}, .* lists what fits$"
+        with pytest.raises(kseg.KsegError, match=message):
+            kseg.create_model(pair)
+
+
 def test_pair(pair: str, tmp_path):
     """Of any size; the same from a file of Keras, at a fixed size, and as .tflite on a CPU."""
     keras.utils.set_random_seed(0)

@@ -7,8 +7,10 @@ import socket
 import sys
 from multiprocessing.connection import Connection
 
+import keras
 import numpy as np
 import pytest
+from keras import layers as kl
 
 import kseg
 import kseg.tflite
@@ -58,6 +60,19 @@ def test_borders(file):
         error = np.abs(gpu(STREET) - cpu(STREET)).max(-1)
     border = np.r_[error[0], error[-1], error[:, 0], error[:, -1]]
     assert border.max() < 1e-4
+
+
+def test_what_the_accelerator_merges_or_refuses(file, tmp_path):
+    """Zeros around a max pooling of negative values; slices of a wide convolution, one short."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((48, 64, 3))
+    y = kl.Conv2D(8, 3, bias_initializer=keras.initializers.Constant(-300.0))(x)
+    y = kl.MaxPooling2D(3, 2)(kl.ZeroPadding2D(1)(y))
+    y = kl.Conv2D(512, 3, padding="same")(kl.Conv2D(520, 1)(y))
+    model = kseg.wrap(keras.Model(x, kl.Conv2D(4, 1)(y)))
+    kseg.tflite.convert(model, tmp_path / "x.tflite")
+    # float32 sums of 4,680 products in another order
+    assert compare(tmp_path / "x.tflite", [STREET]).difference < 1e-5
 
 
 def test_evaluate_on_the_gpu(file, tiny_camvid, capsys):

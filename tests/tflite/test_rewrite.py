@@ -22,6 +22,7 @@ from kseg.tflite.rewrite import (
     average_by_axes,
     fold_batch_norms,
     normalise_by_convolution,
+    pad_before_max_pooling,
     relu_into_branches,
     split_for_quantisation,
     split_wide_convolutions,
@@ -279,6 +280,33 @@ def test_sums_of_the_shipped_cgnet():
     whole, row, column = (max(part.sum(axes).max() for part in parts) for axes in ((1, 2), 2, 1))
     assert 64 * whole > np.finfo(np.float16).max  # what the rewrite is for
     assert 8 * max(row, column) < LARGEST_SUM / 4
+
+
+def test_zeros_around_max_poolings_are_kept_apart():
+    """Where values may be negative, however they are padded; a ReLU's stay as they are."""
+
+    def padded(x):
+        return kl.ZeroPadding2D(1)(x)
+
+    def by_operation(x):
+        return keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def joined(x, *layers):
+        return kl.Concatenate()([kl.Dropout(0.5)(layer(x)) for layer in layers])
+
+    x = keras.Input((6, 7, 4), batch_size=1)
+    relu, leaky = kl.ReLU(6), kl.LeakyReLU(0.5)
+    kept = [padded(relu(x)), padded(joined(x, relu, kl.Activation("sigmoid"))), leaky(x)]
+    split = [padded(x), by_operation(x), padded(leaky(x)), padded(joined(x, relu, leaky))]
+    model = keras.Model(x, [kl.MaxPooling2D(3, 2)(y) for y in (*kept, *split)])
+    graph = pad_before_max_pooling(model)
+    old = {layer.name for layer in model.layers}
+    names = {layer.name for layer in graph.layers[1:]} - old
+    pools = [tensor._keras_history.operation.name for tensor in model.outputs]
+    assert names == {f"{name}.padded" for name in pools[len(kept) :]}
+    image = np.random.default_rng(0).normal(size=(1, 6, 7, 4)).astype("float32")
+    for got, want in zip(graph(image), model(image), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

@@ -142,6 +142,10 @@ def test_a_fixed_size_takes_no_other(tmp_path):
             r"STRIDED_SLICE backwards \(behind first\) would not run .* a Concatenate of slices",
         ),
         (
+            lambda x: x[..., 6:12],
+            r"STRIDED_SLICE beyond the end \(behind first\) would not run .* x\[..., 8:\] in place",
+        ),
+        (
             lambda x: keras.ops.log_softmax(x),
             r"LOG_SOFTMAX \(behind first\) would not run .* instead of LOG_SOFTMAX the logits",
         ),
