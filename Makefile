@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test demo lint matrix kills fuzz docs wheel release clean
+.PHONY: test demo lint matrix kills fuzz docs wheel release audit clean
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -79,5 +79,11 @@ $(VENV)-docs/installed: requirements-docs.txt
 	$(VENV)-docs/bin/pip install --quiet -r requirements-docs.txt
 	touch $@
 
+# Known advisories of the pinned packages. It asks PyPI, so that it is no part of `make lint`.
+audit:
+	test -x $(VENV)-audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --disable-pip --no-deps $(patsubst %,-r %,$(wildcard requirements*.txt))
+
 clean:
-	rm -rf $(VENV) $(VENV)-mediapipe $(VENV)-docs .npm build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-mediapipe $(VENV)-docs $(VENV)-audit .npm build dist *.egg-info runs
