@@ -52,7 +52,7 @@ def check_folder(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise KsegError(f"{path}: is damaged; remove {run_dir} to train anew") from None
     if stored_samples != samples:
-        difference = difference or f"samples were {shown(stored_samples)} and are {samples}"
+        difference = difference or f"samples were {shown(stored_samples)} and are {shown(samples)}"
     if difference:
         raise KsegError(
             f"{run_dir}: holds a run of another configuration ({difference}); "

@@ -152,7 +152,7 @@ DAMAGES = [
     (truncate, r"train/000\.png: not a readable image"),
     (empty, r"trainannot/000\.png: not a readable image \(empty, or of no format"),
     (bad_id, r"trainannot/000\.png: has ids \[77\]"),
-    (sixteen_bits, r"train/000\.png: is an image of mode I;16; images are 8-bit"),
+    (sixteen_bits, r"train/000\.png: is an image of mode I;16 with 16 bits; images are 8-bit"),
     (colours, r"trainannot/000\.png: has the colours #000000 that no class has"),
 ]
 

@@ -152,7 +152,7 @@ def test_other_data_is_refused(undisturbed, tmp_path, capsys):
     write_camvid(tmp_path / "data", {"train": 4, "val": 1})
     assert main(arguments(tmp_path / "data", undisturbed)) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "holds a run of another configuration (samples were 6 (" in line
+    assert "holds a run of another configuration (samples were '6 (" in line
 
 
 def test_changed_data_is_refused(undisturbed, tiny_camvid, tmp_path, capsys):
