@@ -21,7 +21,8 @@ has all encoders and all heads.
     strides        the encoder's last features at this stride against those at twice it, where the
                    grids meet: largest difference by the largest feature. Empty at 32, and where
                    there is no choice. A mean over all pixels makes it as large as that of
-                   SEResNet50.
+                   SEResNet50, and so does torchvision's MobileNetV3, which dilates the block
+                   that loses its stride as well.
     keras          CPU against Keras: largest difference by the logits' range
     gpu            GPU accelerator against CPU: the same
     note           why a file does not belong on the GPU, or may seem not to

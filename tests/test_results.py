@@ -105,8 +105,10 @@ def test_pairs_of_head_and_encoder():
         assert float(row["keras"]) < 1e-4, row["model"]
         assert float(row["gpu"]) < 1e-4, row["model"]
         assert not row["note"], row["model"]
-        # Means over all pixels, of squeeze-and-excitation, are of more pixels.
-        if row["strides"] and not row["model"].endswith("SEResNet50"):
+        # Means over all pixels, of squeeze-and-excitation, are of more pixels; torchvision dilates
+        # the block that loses its stride, too.
+        apart = ("SEResNet50", "MobileNetV3LargePyTorch")
+        if row["strides"] and not row["model"].endswith(apart):
             assert float(row["strides"]) < 1e-4, row["model"]
 
 
