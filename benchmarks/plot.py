@@ -35,7 +35,7 @@ def points(results: Path = RESULTS) -> dict[str, dict[str, tuple[float, float]]]
 
 def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
     """The figure of ``points``."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.add_subplot(
         xlabel="ms at 512x1024, two CPU threads", ylabel="mean IoU on CamVid val, %"
     )
@@ -45,7 +45,7 @@ def draw(found: dict[str, dict[str, tuple[float, float]]]) -> Figure:
         for file, place in files.items():
             axes.annotate(file, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.margins(0.25)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
