@@ -146,6 +146,17 @@ def check_images(args: argparse.Namespace) -> Iterator[np.ndarray]:
     return counted(images, Countdown())
 
 
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """The time that a run on another processor may take."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        metavar="S",
+        help="seconds before it gives up (default: 300)",
+    )
+
+
 def settings(args: argparse.Namespace) -> InferenceSettings:
     """What ``add_settings`` parsed, but for what runs the network."""
     from kseg.crf import DenseCRF

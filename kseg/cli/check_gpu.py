@@ -18,13 +18,7 @@ from kseg.file_card import read_file_card
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and what to run it on."""
     arguments.add_check(parser)
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=300,
-        metavar="S",
-        help="seconds before it gives up (default: 300)",
-    )
+    arguments.add_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,13 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serial", metavar="S", help="serial number of the phone, if several are connected"
     )
     arguments.add_card(parser)
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=300,
-        metavar="S",
-        help="seconds before it gives up (default: 300)",
-    )
+    arguments.add_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:
