@@ -11,6 +11,7 @@ from keras import KerasTensor
 
 from kseg.errors import KsegError
 from kseg.graph import replay
+from kseg.model import use_statistics
 
 # Of Keras and kseg: what their layers have inside is known to export.
 _KNOWN = ("keras.", "kseg.")
@@ -103,6 +104,7 @@ class _Flat:
             self._name(twin, prefix)
             result = twin(*args)
             twin.set_weights(operation.get_weights())
+            use_statistics(twin)
             return result
         return operation(*args)
 

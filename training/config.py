@@ -64,7 +64,7 @@ class TrainingConfig:
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights and logits are
             float32 in all of them, and so is the model that is kept.
         batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
-            initial statistics and scales.
+            initial statistics and scales. Layers that are frozen in a wrapped model stay so.
         loss: a name of ``kseg.training.losses.LOSSES``, or a sum ("cross_entropy+lovasz").
         ohem_threshold, ohem_fraction: of the loss "ohem": a pixel is hard where its label's
             probability is below the threshold; the share of an image's pixels that counts at least.

@@ -13,10 +13,11 @@ from kseg import checkpoints
 from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
 from kseg.loading import create_model, load, load_imagenet
-from kseg.model import SegmentationModel, dtype_policy, leaf_layers
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
+from kseg.training.statistics import batch_norms
 from kseg.zoo import build, builder_options, find_variant
 
 # Images that the statistics of a folded BatchNorm are measured on, and their largest side.
@@ -63,12 +64,21 @@ def initial_model(
         _copy_from_file(model, config.init, config.init_part, data)
         if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
-    for layer in leaf_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = config.batch_norm != "frozen"
-            # JAX computes the statistics of all devices' images anyway.
-            jax = keras.backend.backend() == "jax"
-            layer.synchronized = config.batch_norm == "sync" and not jax
+    layers = batch_norms(model)
+    frozen = [layer for layer in layers if not layer.trainable]
+    if frozen and config.batch_norm != "frozen":
+        # Their user has frozen them, most often with the layers around them.
+        warnings.warn(
+            f"{model.name}: {len(frozen)} BatchNorm layers, such as {frozen[0].name}, are frozen "
+            "in the model itself and stay so; set their trainable to True to train them",
+            KsegWarning,
+            stacklevel=2,
+        )
+    for layer in layers:
+        layer.trainable = layer.trainable and config.batch_norm != "frozen"
+        # JAX computes the statistics of all devices' images anyway.
+        jax = keras.backend.backend() == "jax"
+        layer.synchronized = config.batch_norm == "sync" and not jax
     model.card = model.card.trained_on(data)
     return model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -143,7 +142,7 @@ def train(
         config, train_data, val_data = from_model(model, data, settings)
     else:
         model = None
-        train_data, val_data = from_configuration(config, data, settings)
+        config, train_data, val_data = from_configuration(config, data, settings)
     devices = open_distribution(distribution)
     devices.check(config.batch_size)
     run = Run(config, train_data, val_data, Path(run_dir), devices, callbacks)
@@ -185,8 +184,7 @@ class Run:
         devices: Distribution,
         user_callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
-        self.config = dataclasses.replace(config, crop=config.crop or default_crop(data))
-        self.data, self.val_data = data, val_data
+        self.config, self.data, self.val_data = config, data, val_data
         self.folder, self.devices = folder, devices
         self.own_folder = folder / f"rank-{devices.rank}" if devices.rank else folder
         self.epoch_steps = steps_per_epoch(data, config.batch_size)
@@ -599,14 +597,6 @@ class Run:
             logs |= {f"val_{name}": value for name, value in scores.items()}
         everyone.on_epoch_end(epoch, logs)
         everyone.on_train_end()
-
-
-def default_crop(data: Data) -> tuple[int, int]:
-    """The images' size, halved until it is at most 512 x 1024; 512 x 512 where it is mixed."""
-    height, width = data.size or (512, 512)
-    while height > 512 or width > 1024:
-        height, width = height // 2, width // 2
-    return height, width
 
 
 def _for_heads(examples: tf.data.Dataset, heads: list[str]) -> tf.data.Dataset:

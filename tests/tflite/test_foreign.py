@@ -251,6 +251,17 @@ def test_layers_of_layers_are_opened():
     assert not any(isinstance(layer, Block | keras.Model) for layer in flat.layers)
 
 
+def test_a_normalization_that_is_called_twice():
+    """Each call has the statistics of the images that it has seen."""
+    layer = kl.Normalization()
+    layer.adapt(IMAGE)
+    x = image()
+    model = keras.Model(x, layer(layer(x)))
+    want = (IMAGE - IMAGE.mean((0, 1, 2))) / IMAGE.std((0, 1, 2))
+    want = (want - IMAGE.mean((0, 1, 2))) / IMAGE.std((0, 1, 2))
+    np.testing.assert_allclose(outputs_of(flatten(model), IMAGE), want, atol=FLOAT32)
+
+
 def test_training_in_the_graph_is_refused():
     x = image()
     model = keras.Model(x, kl.Dropout(0.5, name="drop")(x, training=True))

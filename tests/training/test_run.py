@@ -30,8 +30,9 @@ from kseg.training.callbacks import Checkpoint
 from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
+from kseg.training.inputs import default_crop
 from kseg.training.pipeline import whole_images
-from kseg.training.run import default_crop, stretches
+from kseg.training.run import stretches
 from support import jump_clock, random_tensors, room_for, with_small, write_camvid
 
 
