@@ -211,6 +211,33 @@ class TrainingConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
 
+    def without_effect(self) -> list[str]:
+        """The settings that change nothing beside the others, a line each."""
+        defaults = TrainingConfig(self.model, self.dataset)
+        losses = "+".join([self.loss, self.auxiliary_loss or self.loss]).split("+")
+        return [
+            f"{name} is {shown(value)}, and {reason}, so that it has no effect"
+            for names, unused, reason in (
+                (
+                    ("ohem_threshold", "ohem_fraction"),
+                    "ohem" not in losses,
+                    f"loss {self.loss!r} has no ohem",
+                ),
+                (
+                    ("decay_epochs", "decay_factor"),
+                    self.schedule != "step",
+                    f"schedule is {self.schedule!r}",
+                ),
+                (
+                    ("init_part",),
+                    self.init is None,
+                    "there is no init: the run begins with random weights",
+                ),
+            )
+            for name in names
+            if unused and (value := getattr(self, name)) != getattr(defaults, name)
+        ]
+
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""
         # A run from before a field existed had its default.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
@@ -160,6 +161,7 @@ class Run:
         own_folder: of this worker's states; of the first worker the run's.
         devices: that compute.
         epoch_steps, steps: batches of an epoch and of the run.
+        epochs: of the run, the last one perhaps cut short.
         user_callbacks: those that ``train`` was given.
         frozen_steps: batches of the run in which the encoder stays as it is.
         model, metric: as ``fit`` takes them; the metric counts the logits.
@@ -202,8 +204,9 @@ class Run:
         for callback in user_callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise KsegError(f"callbacks has {callback!r}; each must be a Callback of Keras 3")
+        self.epochs = -(-self.steps // self.epoch_steps)
         self.user_callbacks = UserCallbacks(
-            user_callbacks, epochs=-(-self.steps // self.epoch_steps), steps=self.epoch_steps
+            user_callbacks, epochs=self.epochs, steps=self.epoch_steps
         )
         self.frozen_steps = min(config.freeze_encoder_epochs * self.epoch_steps, self.steps)
         self.skipped: dict[str, str] = {}
@@ -456,6 +459,18 @@ class Run:
 
     def _warn(self) -> None:
         config = self.config
+        doubts = config.without_effect()
+        if config.final_epochs >= self.epochs:
+            doubts.append(
+                f"final_epochs is {config.final_epochs} of {self.epochs} epochs: crop is never used"
+            )
+        if self.val_data is not None and config.validate_every > self.epochs:
+            doubts.append(
+                f"validate_every is {config.validate_every}, and the run has {self.epochs} epochs: "
+                "nothing is scored, and there will be no best.keras"
+            )
+        for doubt in doubts:
+            warnings.warn(doubt, KsegWarning, stacklevel=2)
         replicas = self.devices.replicas if config.batch_norm == "train" else 1
         images = config.batch_size // replicas
         if config.batch_norm != "frozen" and images < 4:

@@ -23,14 +23,15 @@ import kseg
 from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
+from kseg.errors import KsegWarning
 from kseg.files import check_room
 from kseg.loading import load, ship
 from kseg.training import TrainingConfig, callbacks, train
 from kseg.training.callbacks import Checkpoint
+from kseg.training.inputs import default_crop
 from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
-from kseg.training.inputs import default_crop
 from kseg.training.pipeline import whole_images
 from kseg.training.run import stretches
 from support import jump_clock, random_tensors, room_for, with_small, write_camvid
@@ -197,6 +198,17 @@ def test_not_every_epoch_is_scored(tiny_camvid, tmp_path):
     train(TrainingConfig(**TINY, epochs=3, validate_every=2), tiny_camvid, tmp_path)
     assert [bool(row["val_mean_iou"]) for row in history(tmp_path)] == [False, True, False]
     assert (tmp_path / "checkpoints/best.keras").exists()
+
+
+def test_epochs_that_never_come_are_said(tiny_camvid, tmp_path):
+    config = TrainingConfig(
+        **TINY, steps=1, validate_every=2, final_crop=(48, 64), final_epochs=1, init_part="backbone"
+    )
+    with pytest.warns(KsegWarning) as found:
+        train(config, tiny_camvid, tmp_path)
+    said = [str(warning.message).split(" ")[0] for warning in found]
+    assert said == ["init_part", "final_epochs", "validate_every"]
+    assert not (tmp_path / "checkpoints/best.keras").exists()
 
 
 def test_a_damaged_state_is_named(undisturbed, tiny_camvid, tmp_path, capsys):
