@@ -211,11 +211,15 @@ class TrainingConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
 
-    def without_effect(self) -> list[str]:
-        """The settings that change nothing beside the others, a line each."""
+    def without_effect(self, epochs: int) -> list[str]:
+        """The settings that change nothing beside the others, a line each.
+
+        Args:
+            epochs: of the run, which ``steps`` decide.
+        """
         defaults = TrainingConfig(self.model, self.dataset)
         losses = "+".join([self.loss, self.auxiliary_loss or self.loss]).split("+")
-        return [
+        lines = [
             f"{name} is {shown(value)}, and {reason}, so that it has no effect"
             for names, unused, reason in (
                 (
@@ -231,12 +235,21 @@ class TrainingConfig:
                 (
                     ("init_part",),
                     self.init is None,
-                    "there is no init: the run begins with random weights",
+                    "the run begins with random weights, since there is no init",
                 ),
             )
             for name in names
             if unused and (value := getattr(self, name)) != getattr(defaults, name)
         ]
+        of_epochs = f"of {epochs} epochs"
+        if self.final_epochs >= epochs:
+            lines.append(f"final_epochs is {self.final_epochs} {of_epochs}: crop is never used")
+        if self.val_split is not None and self.validate_every > epochs:
+            lines.append(
+                f"validate_every is {self.validate_every} {of_epochs}: nothing is scored, and there "
+                "will be no best.keras"
+            )
+        return lines
 
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""

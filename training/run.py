@@ -459,18 +459,8 @@ class Run:
 
     def _warn(self) -> None:
         config = self.config
-        doubts = config.without_effect()
-        if config.final_epochs >= self.epochs:
-            doubts.append(
-                f"final_epochs is {config.final_epochs} of {self.epochs} epochs: crop is never used"
-            )
-        if self.val_data is not None and config.validate_every > self.epochs:
-            doubts.append(
-                f"validate_every is {config.validate_every}, and the run has {self.epochs} epochs: "
-                "nothing is scored, and there will be no best.keras"
-            )
-        for doubt in doubts:
-            warnings.warn(doubt, KsegWarning, stacklevel=2)
+        for line in config.without_effect(self.epochs):
+            warnings.warn(line, KsegWarning, stacklevel=2)
         replicas = self.devices.replicas if config.batch_norm == "train" else 1
         images = config.batch_size // replicas
         if config.batch_norm != "frozen" and images < 4:
