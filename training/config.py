@@ -246,8 +246,8 @@ class TrainingConfig:
             lines.append(f"final_epochs is {self.final_epochs} {of_epochs}: crop is never used")
         if self.val_split is not None and self.validate_every > epochs:
             lines.append(
-                f"validate_every is {self.validate_every} {of_epochs}: nothing is scored, and there "
-                "will be no best.keras"
+                f"validate_every is {self.validate_every} {of_epochs}: nothing is scored, and "
+                "there will be no best.keras"
             )
         return lines
 
