@@ -184,8 +184,9 @@ def _by_position(operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
     takes = signature.parameters
     # Keras' own, where ``call`` does not take them.
     kwargs = {k: v for k, v in kwargs.items() if k in takes or v is not None}
-    # Keras records it for Resizing, which has no other function in training.
-    if kwargs.pop("training", None) and not isinstance(operation, keras.layers.Resizing):
+    # Resizing and the random changes of images have it as their default, which Keras records.
+    by_default = "training" in takes and takes["training"].default is True
+    if kwargs.pop("training", None) and not by_default:
         raise KsegError(
             f"{operation.name}: is called with training=True, which inference has not; "
             "leave it out of the graph"

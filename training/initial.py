@@ -13,7 +13,7 @@ from kseg import checkpoints
 from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
 from kseg.loading import create_model, load, load_imagenet
-from kseg.model import SegmentationModel, dtype_policy
+from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
@@ -22,6 +22,14 @@ from kseg.zoo import build, builder_options, find_variant
 
 # Images that the statistics of a folded BatchNorm are measured on, and their largest side.
 _UNFOLD_IMAGES, _UNFOLD_SIZE = 32, 512
+
+# Layers of Keras that move pixels of images, or mix images, in training.
+_MOVERS = (
+    *(keras.layers.AugMix, keras.layers.CutMix, keras.layers.MixUp, keras.layers.RandAugment),
+    *(keras.layers.RandomCrop, keras.layers.RandomElasticTransform, keras.layers.RandomFlip),
+    *(keras.layers.RandomPerspective, keras.layers.RandomRotation, keras.layers.RandomShear),
+    *(keras.layers.RandomTranslation, keras.layers.RandomZoom),
+)
 
 
 def initial_model(
@@ -97,6 +105,13 @@ def _check_wrapped(
     for name, default in defaults.items():
         if (value := getattr(config, name)) != default:
             raise KsegError(f"{name} is {value!r}; a wrapped model has no parts, leave it out")
+    for layer in leaf_layers(source):
+        if isinstance(layer, _MOVERS):
+            raise KsegError(
+                f"{card.name}: its {type(layer).__name__} {layer.name!r} would move the images in "
+                "training, and the labels would stay; wrap the model without it: the settings of "
+                "train move both"
+            )
 
 
 def _check_options(config: TrainingConfig) -> None:

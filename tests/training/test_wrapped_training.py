@@ -78,6 +78,16 @@ def test_other_classes(tiny_camvid, tmp_path):
         train(wrapped(5), data, tmp_path / "run", **SETTINGS)
 
 
+def test_labels_that_would_not_follow(tiny_camvid, tmp_path):
+    """The images, which a layer inside the model mirrors."""
+    image = keras.Input((None, None, 3))
+    mirrored = keras.Sequential([keras.Input((None, None, 3)), kl.RandomFlip(name="flip")])(image)
+    model = kseg.wrap(keras.Model(image, kl.Conv2D(11, 1)(mirrored), name="mine"))
+    data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
+    with pytest.raises(kseg.KsegError, match="mine: its RandomFlip 'flip' would move the images"):
+        train(model, data, tmp_path / "run", **SETTINGS)
+
+
 def fixed() -> kseg.SegmentationModel:
     image = keras.Input((48, 64, 3))
     return kseg.wrap(keras.Model(image, kl.Conv2D(11, 1)(image), name="mine"))
