@@ -16,6 +16,9 @@ from kseg.model import use_statistics
 # Of Keras and kseg: what their layers have inside is known to export.
 _KNOWN = ("keras.", "kseg.")
 
+# Keras' layers that change images at random in training, and give them as they are else.
+_RANDOM = re.compile(r"Random(?!Crop)\w+|AugMix|CutMix|MixUp|RandAugment")
+
 
 def flatten(model: keras.Model) -> keras.Model:
     """The same function of the same layers without models, and layers of layers, inside.
@@ -90,6 +93,8 @@ class _Flat:
             tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, KerasTensor)]
             inner = _without_number(operation.name) if self._depth else operation.name
             return self.outputs(operation, tensors, _joined(prefix, inner))
+        if _is_known(operation) and _RANDOM.fullmatch(type(operation).__name__):
+            return (*args, *kwargs.values())[0]
         self._name(operation, prefix)
         again = id(operation) in self._called
         self._called.add(id(operation))
@@ -184,7 +189,7 @@ def _by_position(operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
     takes = signature.parameters
     # Keras' own, where ``call`` does not take them.
     kwargs = {k: v for k, v in kwargs.items() if k in takes or v is not None}
-    # Resizing and the random changes of images have it as their default, which Keras records.
+    # Keras records it where it is the default, as of Resizing.
     by_default = "training" in takes and takes["training"].default is True
     if kwargs.pop("training", None) and not by_default:
         raise KsegError(
