@@ -37,7 +37,7 @@ class TrainingConfig:
         epochs: passes over the data; ``steps`` overrides them.
         batch_size: of all replicas together.
         accumulate: batches whose mean gradient makes one update; a rest of the run that is
-            fewer makes none.
+            fewer makes none. On TensorFlow for one device.
         crop: (H, W) after scaling; None is the data set's image size, halved until it
             is at most 512 x 1024; 512 x 512 where sizes are mixed.
         final_crop, final_epochs: another crop for the last epochs. A small crop makes

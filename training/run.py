@@ -196,11 +196,18 @@ class Run:
                 f"accumulate is {config.accumulate}; a run of {self.steps} batches would make "
                 "no update"
             )
-        if config.xla and devices.replicas > 1 and devices.strategy is not None:
-            raise KsegError(
-                f"xla compiles for one device, and here are {devices.replicas} replicas; leave it "
-                "out, or take distribution 'one'"
-            )
+        if devices.replicas > 1 and devices.strategy is not None:
+            here = f"and here are {devices.replicas} replicas"
+            if config.xla:
+                raise KsegError(
+                    f"xla compiles for one device, {here}; leave it out, or take distribution 'one'"
+                )
+            if config.accumulate > 1:
+                # Keras 3.15 decides within a replica whether all update, which TensorFlow refuses.
+                raise KsegError(
+                    f"accumulate is {config.accumulate}, {here}, whose batches Keras cannot "
+                    "accumulate; take a larger batch_size, or distribution 'one'"
+                )
         for callback in user_callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise KsegError(f"callbacks has {callback!r}; each must be a Callback of Keras 3")
