@@ -80,7 +80,7 @@ def fine_tuning(
         )
         weights = np.ones(card.num_classes)
         weights[channels] = class_weights(data.class_pixels())
-        loss = functools.partial(cross_entropy, class_weights=weights)
+        loss = functools.partial(cross_entropy, class_weights=weights.tolist())
     if steps is None:
         steps = epochs * steps_per_epoch(data, batch_size)
     return batches.prefetch(2), loss, steps
