@@ -130,6 +130,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
+def use_statistics(layer: keras.Operation) -> None:
+    """Lets a Normalization compute with the mean and variance that its weights have now.
+
+    Keras does so where it loads a file, and not where weights are set.
+    """
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()
+
+
 def fixed_size(model: keras.Model) -> tuple[int | None, int | None]:
     """(H, W) that the model was built for, None for a side that may have any length."""
     height, width = model.inputs[0].shape[1:3]

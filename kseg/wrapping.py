@@ -23,6 +23,7 @@ from kseg.model import (
     fixed_size,
     leaf_layers,
     normalize,
+    use_statistics,
 )
 from kseg.pictures import spread_colors
 
@@ -211,6 +212,7 @@ def _remade(model: keras.Model, policy: str | None = None) -> keras.Model:
     for layer, other in pairs:
         # A model of a class of its own makes some anew, which then count on in the process.
         other.name = layer.name
+        use_statistics(other)
     return copy
 
 

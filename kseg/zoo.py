@@ -257,6 +257,14 @@ def _check_options(name: str, variant: Variant, options: Mapping[str, Any]) -> N
             raise KsegError(
                 f"{name} has no option {option!r} (given {value!r}); it has {', '.join(known)}"
             )
+    chosen = {**variant.options, **options}
+    for switch, names in variant.parts.items():
+        idle = [option for option in names if option in options]
+        if idle and not chosen.get(switch, True):
+            raise KsegError(
+                f"{name}: {idle[0]} is {options[idle[0]]!r}, and {switch} is False, so that it "
+                "would have no effect; leave it out"
+            )
 
 
 def _class_facts(variant: Variant, num_classes: int) -> dict[str, Any]:

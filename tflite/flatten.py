@@ -11,9 +11,13 @@ from keras import KerasTensor
 
 from kseg.errors import KsegError
 from kseg.graph import replay
+from kseg.model import use_statistics
 
 # Of Keras and kseg: what their layers have inside is known to export.
 _KNOWN = ("keras.", "kseg.")
+
+# Keras' layers that change images at random in training, and give them as they are else.
+_RANDOM = re.compile(r"Random(?!Crop)\w+|AugMix|CutMix|MixUp|RandAugment")
 
 
 def flatten(model: keras.Model) -> keras.Model:
@@ -89,6 +93,8 @@ class _Flat:
             tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, KerasTensor)]
             inner = _without_number(operation.name) if self._depth else operation.name
             return self.outputs(operation, tensors, _joined(prefix, inner))
+        if _is_known(operation) and _RANDOM.fullmatch(type(operation).__name__):
+            return (*args, *kwargs.values())[0]
         self._name(operation, prefix)
         again = id(operation) in self._called
         self._called.add(id(operation))
@@ -103,6 +109,7 @@ class _Flat:
             self._name(twin, prefix)
             result = twin(*args)
             twin.set_weights(operation.get_weights())
+            use_statistics(twin)
             return result
         return operation(*args)
 
@@ -182,8 +189,9 @@ def _by_position(operation: keras.Operation, args: tuple, kwargs: dict[str, Any]
     takes = signature.parameters
     # Keras' own, where ``call`` does not take them.
     kwargs = {k: v for k, v in kwargs.items() if k in takes or v is not None}
-    # Keras records it for Resizing, which has no other function in training.
-    if kwargs.pop("training", None) and not isinstance(operation, keras.layers.Resizing):
+    # Keras records it where it is the default, as of Resizing.
+    by_default = "training" in takes and takes["training"].default is True
+    if kwargs.pop("training", None) and not by_default:
         raise KsegError(
             f"{operation.name}: is called with training=True, which inference has not; "
             "leave it out of the graph"

@@ -94,7 +94,10 @@ def normalise_by_layer(graph: keras.Model) -> keras.Model:
         else:
             # What the layer does to 0 and to 1, however its statistics were given.
             ends = np.stack([np.zeros((1, 1, 3)), np.ones((1, 1, 3))]).astype(np.float32)
-            shift, one = np.asarray(layer(ends), np.float64)[:, 0, 0]
+            values = np.asarray(layer(ends), np.float64)
+            if values.shape != ends.shape:
+                return layer(*args)  # statistics for every pixel
+            shift, one = values[:, 0, 0]
             scale = one - shift
         if not (scale > 0).all():
             return layer(*args)

@@ -149,7 +149,11 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
         if not is_map_norm(layer) or is_linear_convolution(before):
             return layer(*args)
         factor, shift = factors(layer)
-        if not isinstance(before, kl.Concatenate) or len(readers[before.name]) > 1:
+        if (
+            not isinstance(before, kl.Concatenate)
+            or before.axis not in (-1, 3)
+            or len(readers[before.name]) > 1
+        ):
             return depthwise(args[0], factor, shift, f"{layer.name}.depthwise")
         ends = np.cumsum([branch.shape[-1] for branch in joined[0]])[:-1]
         parts = zip(joined[0], np.split(factor, ends), np.split(shift, ends), strict=True)

@@ -206,7 +206,8 @@ class History(keras.callbacks.Callback):
 def averaged(model: keras.Model) -> Iterator[None]:
     """Within it the model has the moving average of its weights, if the optimizer keeps one."""
     optimizer = _inner(model.optimizer)
-    if not optimizer.use_ema or not int(optimizer.iterations):
+    # The count is of a kind that int() does not take where several devices have it.
+    if not optimizer.use_ema or not keras.ops.convert_to_numpy(optimizer.iterations):
         yield
         return
     raw = _values(model.trainable_variables)

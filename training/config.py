@@ -37,7 +37,7 @@ class TrainingConfig:
         epochs: passes over the data; ``steps`` overrides them.
         batch_size: of all replicas together.
         accumulate: batches whose mean gradient makes one update; a rest of the run that is
-            fewer makes none.
+            fewer makes none. On TensorFlow for one device.
         crop: (H, W) after scaling; None is the data set's image size, halved until it
             is at most 512 x 1024; 512 x 512 where sizes are mixed.
         final_crop, final_epochs: another crop for the last epochs. A small crop makes
@@ -64,7 +64,7 @@ class TrainingConfig:
         precision: "float32", "mixed_bfloat16" or "mixed_float16"; weights and logits are
             float32 in all of them, and so is the model that is kept.
         batch_norm: "train"; "sync", with statistics of all replicas; "frozen", with the
-            initial statistics and scales.
+            initial statistics and scales. Layers that are frozen in a wrapped model stay so.
         loss: a name of ``kseg.training.losses.LOSSES``, or a sum ("cross_entropy+lovasz").
         ohem_threshold, ohem_fraction: of the loss "ohem": a pixel is hard where its label's
             probability is below the threshold; the share of an image's pixels that counts at least.
@@ -210,6 +210,46 @@ class TrainingConfig:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise KsegError(f"ema is {self.ema}; it must be above 0 and below 1")
+
+    def without_effect(self, epochs: int) -> list[str]:
+        """The settings that change nothing beside the others, a line each.
+
+        Args:
+            epochs: of the run, which ``steps`` decide.
+        """
+        defaults = TrainingConfig(self.model, self.dataset)
+        losses = "+".join([self.loss, self.auxiliary_loss or self.loss]).split("+")
+        lines = [
+            f"{name} is {shown(value)}, and {reason}, so that it has no effect"
+            for names, unused, reason in (
+                (
+                    ("ohem_threshold", "ohem_fraction"),
+                    "ohem" not in losses,
+                    f"loss {self.loss!r} has no ohem",
+                ),
+                (
+                    ("decay_epochs", "decay_factor"),
+                    self.schedule != "step",
+                    f"schedule is {self.schedule!r}",
+                ),
+                (
+                    ("init_part",),
+                    self.init is None,
+                    "the run begins with random weights, since there is no init",
+                ),
+            )
+            for name in names
+            if unused and (value := getattr(self, name)) != getattr(defaults, name)
+        ]
+        of_epochs = f"of {epochs} epochs"
+        if self.final_epochs >= epochs:
+            lines.append(f"final_epochs is {self.final_epochs} {of_epochs}: crop is never used")
+        if self.val_split is not None and self.validate_every > epochs:
+            lines.append(
+                f"validate_every is {self.validate_every} {of_epochs}: nothing is scored, and "
+                "there will be no best.keras"
+            )
+        return lines
 
     def difference(self, other: dict[str, Any]) -> str:
         """Where a stored configuration differs, for a message; empty where nowhere."""

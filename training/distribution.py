@@ -8,6 +8,7 @@ the batch size is of all replicas together.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -213,13 +214,26 @@ def open_distribution(kind: str = "auto") -> Distribution:
                 '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", '
                 '"index": 0}}'
             )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = _multiworker(os.environ["TF_CONFIG"])
         return Distribution(strategy, strategy.num_replicas_in_sync, rank, workers)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if kind == "mirrored" or (kind == "auto" and len(devices) > 1):
-        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        strategy = _mirrored(tuple(device.name for device in devices))
         return Distribution(strategy, strategy.num_replicas_in_sync, 0, 1)
     return Distribution(tf.distribute.get_strategy(), 1, 0, 1)
+
+
+# One of a kind in a process: another one would number its collective operations from the
+# beginning again, and TensorFlow remembers of each number the shape that it had.
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multiworker(config: str) -> tf.distribute.Strategy:
+    """Of the variable TF_CONFIG."""
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _workers() -> tuple[int, int]:

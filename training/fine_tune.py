@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from kseg.data import open_dataset
+from kseg.data import IGNORE, open_dataset
 from kseg.errors import KsegError
 from kseg.evaluation.predictions import check_classes
 from kseg.model import SegmentationModel
 from kseg.training.augment import Augmentation
+from kseg.training.inputs import chosen_crop
 from kseg.training.losses import class_weights, cross_entropy, distillation
 from kseg.training.pipeline import augmented, steps_per_epoch
-from kseg.training.run import default_crop
 from kseg.zoo import build
 
 TEACHERS = ("model", "labels")
@@ -45,7 +46,7 @@ def fine_tuning(
         seed: of order and augmentation.
         learn_from: of ``TEACHERS``. "model": the batches have its logits in place of labels,
             so that what is trained keeps to what it does (``losses.distillation``);
-            "labels": cross-entropy with CGNet's class weights.
+            "labels": cross-entropy with CGNet's class weights, the batches' labels being channels.
 
     Raises:
         KsegError: what ``open_dataset`` raises, a value out of range, or classes that are
@@ -57,7 +58,7 @@ def fine_tuning(
     data = open_dataset(name, dir, "train")
     check_classes(card, data)
     augmentation = Augmentation(
-        crop or default_crop(data),
+        chosen_crop(crop, data, model),
         scale=(0.5, 2.0),
         flip=True,
         jitter=0.2,
@@ -70,8 +71,16 @@ def fine_tuning(
         batches = batches.map(lambda images, _: (images, teacher(images, training=False)))
         loss = distillation
     else:
-        weights = class_weights(data.class_pixels()) + [1.0] * len(card.void_channels)
-        loss = functools.partial(cross_entropy, class_weights=weights)
+        channels = [c for c in range(card.num_classes) if c not in card.void_channels]
+        # Void channels may stand before others, whose numbers are not those of the labels then.
+        table = np.full(256, IGNORE)
+        table[: len(channels)] = channels
+        batches = batches.map(
+            lambda images, labels: (images, tf.gather(table, tf.cast(labels, tf.int32)))
+        )
+        weights = np.ones(card.num_classes)
+        weights[channels] = class_weights(data.class_pixels())
+        loss = functools.partial(cross_entropy, class_weights=weights.tolist())
     if steps is None:
         steps = epochs * steps_per_epoch(data, batch_size)
     return batches.prefetch(2), loss, steps

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kseg.model import leaf_layers
+from kseg.training.statistics import batch_norms
 
 
 def fuse_batch_norm(model: keras.Model) -> int:
@@ -30,11 +30,7 @@ def fuse_batch_norm(model: keras.Model) -> int:
     """
     if keras.backend.backend() != "tensorflow":
         return 0
-    layers = [
-        layer
-        for layer in leaf_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and _fits(layer)
-    ]
+    layers = [layer for layer in batch_norms(model) if _fits(layer)]
     for layer in layers:
         layer.call = _fused(layer, layer.call)
     return len(layers)

@@ -17,10 +17,19 @@ from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
+from kseg.training.statistics import batch_norms
 from kseg.zoo import build, builder_options, find_variant
 
 # Images that the statistics of a folded BatchNorm are measured on, and their largest side.
 _UNFOLD_IMAGES, _UNFOLD_SIZE = 32, 512
+
+# Layers of Keras that move pixels of images, or mix images, in training.
+_MOVERS = (
+    *(keras.layers.AugMix, keras.layers.CutMix, keras.layers.MixUp, keras.layers.RandAugment),
+    *(keras.layers.RandomCrop, keras.layers.RandomElasticTransform, keras.layers.RandomFlip),
+    *(keras.layers.RandomPerspective, keras.layers.RandomRotation, keras.layers.RandomShear),
+    *(keras.layers.RandomTranslation, keras.layers.RandomZoom),
+)
 
 
 def initial_model(
@@ -63,12 +72,21 @@ def initial_model(
         _copy_from_file(model, config.init, config.init_part, data)
         if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
-    for layer in leaf_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = config.batch_norm != "frozen"
-            # JAX computes the statistics of all devices' images anyway.
-            jax = keras.backend.backend() == "jax"
-            layer.synchronized = config.batch_norm == "sync" and not jax
+    layers = batch_norms(model)
+    frozen = [layer for layer in layers if not layer.trainable]
+    if frozen and config.batch_norm != "frozen":
+        # Their user has frozen them, most often with the layers around them.
+        warnings.warn(
+            f"{model.name}: {len(frozen)} BatchNorm layers, such as {frozen[0].name}, are frozen "
+            "in the model itself and stay so; set their trainable to True to train them",
+            KsegWarning,
+            stacklevel=2,
+        )
+    for layer in layers:
+        layer.trainable = layer.trainable and config.batch_norm != "frozen"
+        # JAX computes the statistics of all devices' images anyway.
+        jax = keras.backend.backend() == "jax"
+        layer.synchronized = config.batch_norm == "sync" and not jax
     model.card = model.card.trained_on(data)
     return model
 
@@ -87,6 +105,13 @@ def _check_wrapped(
     for name, default in defaults.items():
         if (value := getattr(config, name)) != default:
             raise KsegError(f"{name} is {value!r}; a wrapped model has no parts, leave it out")
+    for layer in leaf_layers(source):
+        if isinstance(layer, _MOVERS):
+            raise KsegError(
+                f"{card.name}: its {type(layer).__name__} {layer.name!r} would move the images in "
+                "training, and the labels would stay; wrap the model without it: the settings of "
+                "train move both"
+            )
 
 
 def _check_options(config: TrainingConfig) -> None:

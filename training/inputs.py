@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kseg.data import DataSet, open_dataset
+from kseg.data.reading import image_size
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel, check_card
+from kseg.model import SegmentationModel, check_card, fixed_size
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records, compare_with_source, open_records
 
@@ -31,8 +32,8 @@ _DESCRIBED = (
 
 def from_configuration(
     config: TrainingConfig, folder: Given, settings: dict[str, Any]
-) -> tuple[Data, DataSet | None]:
-    """The data to train and to score on.
+) -> tuple[TrainingConfig, Data, DataSet | None]:
+    """The configuration with its crop filled in, and the data to train and to score on.
 
     Raises:
         KsegError: arguments that do not go together, a value out of range, or what
@@ -61,20 +62,21 @@ def from_configuration(
             compare_with_source(data, folder)
     else:
         data = open_dataset(config.dataset, folder, config.split)
+    config = dataclasses.replace(config, crop=config.crop or default_crop(data))
     if not config.val_split:
-        return data, None
+        return config, data, None
     val_data = open_dataset(config.dataset, folder, config.val_split)
     if val_data.classes != data.classes:
         raise KsegError(
             f"{config.records}: has other classes than {folder} now; prepare the records again"
         )
-    return data, val_data
+    return config, data, val_data
 
 
 def from_model(
     model: SegmentationModel, data: Given, settings: dict[str, Any]
 ) -> tuple[TrainingConfig, Data, DataSet | None]:
-    """The configuration that says the same, and the data to train and to score on.
+    """The configuration that says the same, its crop filled in, and the data.
 
     Args:
         model: whose card names network and options.
@@ -82,8 +84,8 @@ def from_model(
         settings: other fields of TrainingConfig.
 
     Raises:
-        KsegError: data sets that do not go together, or a setting that is unknown, not free
-            to choose or out of range.
+        KsegError: data sets that do not go together, a setting that is unknown, not free
+            to choose or out of range, or a size that the model does not take.
     """
     check_card(model)
     pair = tuple(data) if isinstance(data, tuple | list) else (data, None)
@@ -113,4 +115,60 @@ def from_model(
         **settings,
     )
     config.check()
-    return config, train_data, val_data
+    crop = chosen_crop(config.crop, train_data, model)
+    if config.final_crop is not None:
+        check_takes(model, "final_crop", config.final_crop)
+    for sample in () if val_data is None else val_data.samples:
+        try:
+            size = image_size(sample.image)
+        except KsegError:
+            continue  # who reads the image will say so
+        check_takes(model, f"{sample.image}: its size", size)
+    return dataclasses.replace(config, crop=crop), train_data, val_data
+
+
+def chosen_crop(
+    crop: tuple[int, int] | None, data: Data, model: SegmentationModel
+) -> tuple[int, int]:
+    """The crop that a model is trained on.
+
+    Args:
+        crop: (H, W), None for the size of a wrapped model that takes one alone, else
+            ``default_crop``.
+        data: to train on.
+        model: of the zoo or wrapped.
+
+    Raises:
+        KsegError: a wrapped model does not take this one.
+    """
+    if crop is None:
+        crop = default_crop(data)
+        if model.card.wrapped:
+            height, width = (own or n for own, n in zip(fixed_size(model), crop, strict=True))
+            return height, width
+    check_takes(model, "crop", crop)
+    return crop
+
+
+def check_takes(model: SegmentationModel, what: str, size: tuple[int, int]) -> None:
+    """Raises KsegError for a size (H, W) that a wrapped model cannot be trained or scored at.
+
+    A network of the zoo is built anew for any size.
+
+    Args:
+        what: has the size, for the message.
+    """
+    own = fixed_size(model)
+    if model.card.wrapped and any(a not in (None, b) for a, b in zip(own, size, strict=True)):
+        raise KsegError(
+            f"{what} is {size}; {model.card.name} takes images of {own} (H, W) alone, since it was "
+            "made so: wrap a model for any size"
+        )
+
+
+def default_crop(data: Data) -> tuple[int, int]:
+    """The images' size, halved until it is at most 512 x 1024; 512 x 512 where it is mixed."""
+    height, width = data.size or (512, 512)
+    while height > 512 or width > 1024:
+        height, width = height // 2, width // 2
+    return height, width

@@ -13,6 +13,7 @@ TensorFlow graph the step fails with the same text, and in a program that XLA ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -91,14 +92,25 @@ def ohem(
     plain = _cross_entropy(labels, logits, None, ignore_id)
     batch, pixels = _extent(losses)
     losses, plain = (ops.reshape(x, (batch, pixels)) for x in (losses, plain))
-    # Rounded up; in integers, since TensorFlow may know the size only when it runs.
-    share = Fraction(fraction).limit_denominator(1000)
-    kept = 1 + (pixels - 1) * share.numerator // share.denominator
-    hardest = ops.top_k(ops.stop_gradient(plain), kept)[0][:, -1:]
-    limit = ops.minimum(hardest, -float(np.log(threshold)))
+    hardest = ops.top_k(ops.stop_gradient(plain), share_of(pixels, fraction))[0][:, -1:]
+    limit = ops.minimum(hardest, -math.log(threshold) if threshold else math.inf)
     chosen = ops.cast(ops.logical_and(plain >= limit, plain > 0), losses.dtype)
     means = ops.sum(losses * chosen, axis=1) / ops.maximum(ops.sum(chosen, axis=1), 1)
     return _nan_of_bad(bad, means)
+
+
+def share_of(pixels: Any, fraction: float) -> Any:
+    """``fraction * pixels`` rounded up, at least 1; the fraction to a 30,000th.
+
+    Args:
+        pixels: an int, or TensorFlow's int32 where a size is known only when it runs: the product
+            of pixels and a numerator would be too large for it.
+        fraction: 0 to 1.
+    """
+    part, whole = Fraction(fraction).limit_denominator(30_000).as_integer_ratio()
+    if part == 0:
+        return 1
+    return pixels // whole * part + (pixels % whole * part + whole - 1) // whole
 
 
 def dice(labels: Any, logits: Any, *, ignore_id: int = IGNORE) -> Any:

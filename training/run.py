@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
-from kseg.errors import KsegError
+from kseg.errors import KsegError, KsegWarning
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
@@ -143,7 +143,7 @@ def train(
         config, train_data, val_data = from_model(model, data, settings)
     else:
         model = None
-        train_data, val_data = from_configuration(config, data, settings)
+        config, train_data, val_data = from_configuration(config, data, settings)
     devices = open_distribution(distribution)
     devices.check(config.batch_size)
     run = Run(config, train_data, val_data, Path(run_dir), devices, callbacks)
@@ -161,6 +161,7 @@ class Run:
         own_folder: of this worker's states; of the first worker the run's.
         devices: that compute.
         epoch_steps, steps: batches of an epoch and of the run.
+        epochs: of the run, the last one perhaps cut short.
         user_callbacks: those that ``train`` was given.
         frozen_steps: batches of the run in which the encoder stays as it is.
         model, metric: as ``fit`` takes them; the metric counts the logits.
@@ -185,8 +186,7 @@ class Run:
         devices: Distribution,
         user_callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
-        self.config = dataclasses.replace(config, crop=config.crop or default_crop(data))
-        self.data, self.val_data = data, val_data
+        self.config, self.data, self.val_data = config, data, val_data
         self.folder, self.devices = folder, devices
         self.own_folder = folder / f"rank-{devices.rank}" if devices.rank else folder
         self.epoch_steps = steps_per_epoch(data, config.batch_size)
@@ -196,16 +196,24 @@ class Run:
                 f"accumulate is {config.accumulate}; a run of {self.steps} batches would make "
                 "no update"
             )
-        if config.xla and devices.replicas > 1 and devices.strategy is not None:
-            raise KsegError(
-                f"xla compiles for one device, and here are {devices.replicas} replicas; leave it "
-                "out, or take distribution 'one'"
-            )
+        if devices.replicas > 1 and devices.strategy is not None:
+            here = f"and here are {devices.replicas} replicas"
+            if config.xla:
+                raise KsegError(
+                    f"xla compiles for one device, {here}; leave it out, or take distribution 'one'"
+                )
+            if config.accumulate > 1:
+                # Keras 3.15 decides within a replica whether all update, which TensorFlow refuses.
+                raise KsegError(
+                    f"accumulate is {config.accumulate}, {here}, whose batches Keras cannot "
+                    "accumulate; take a larger batch_size, or distribution 'one'"
+                )
         for callback in user_callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise KsegError(f"callbacks has {callback!r}; each must be a Callback of Keras 3")
+        self.epochs = -(-self.steps // self.epoch_steps)
         self.user_callbacks = UserCallbacks(
-            user_callbacks, epochs=-(-self.steps // self.epoch_steps), steps=self.epoch_steps
+            user_callbacks, epochs=self.epochs, steps=self.epoch_steps
         )
         self.frozen_steps = min(config.freeze_encoder_epochs * self.epoch_steps, self.steps)
         self.skipped: dict[str, str] = {}
@@ -458,6 +466,8 @@ class Run:
 
     def _warn(self) -> None:
         config = self.config
+        for line in config.without_effect(self.epochs):
+            warnings.warn(line, KsegWarning, stacklevel=2)
         replicas = self.devices.replicas if config.batch_norm == "train" else 1
         images = config.batch_size // replicas
         if config.batch_norm != "frozen" and images < 4:
@@ -599,14 +609,6 @@ class Run:
             logs |= {f"val_{name}": value for name, value in scores.items()}
         everyone.on_epoch_end(epoch, logs)
         everyone.on_train_end()
-
-
-def default_crop(data: Data) -> tuple[int, int]:
-    """The images' size, halved until it is at most 512 x 1024; 512 x 512 where it is mixed."""
-    height, width = data.size or (512, 512)
-    while height > 512 or width > 1024:
-        height, width = height // 2, width // 2
-    return height, width
 
 
 def _for_heads(examples: tf.data.Dataset, heads: list[str]) -> tf.data.Dataset:

@@ -49,7 +49,7 @@ def shorten_momentum(model: keras.Model, steps: int) -> dict[float, float]:
         The momenta that changed, and what they are now.
     """
     changed = {}
-    for layer in _batch_norms(model):
+    for layer in batch_norms(model):
         momentum = momentum_for(layer.momentum, steps)
         if layer.trainable and momentum != layer.momentum:
             changed[layer.momentum] = momentum
@@ -81,7 +81,7 @@ def recompute_batch_norm(
     Raises:
         KsegError: no batch, or statistics that are not finite; nothing is changed then.
     """
-    layers = list({id(n): n for n in _batch_norms(model) if n.trainable}.values())
+    layers = list({id(n): n for n in batch_norms(model) if n.trainable}.values())
     if not layers:
         return 0
     before = {id(layer): _statistics(layer) for layer in layers}
@@ -133,7 +133,7 @@ class _Sums:
         return mean, np.maximum(self.squares / self.pixels - mean**2, 0)
 
 
-def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Of a model and of those inside it."""
     kind = keras.layers.BatchNormalization
     return [layer for layer in leaf_layers(model) if isinstance(layer, kind)]

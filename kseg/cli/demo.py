@@ -141,7 +141,7 @@ def _convert(
     """A file for each precision, and the input size (H, W) of all."""
     from kseg.tflite import convert_each
     from kseg.tflite.options import PRECISIONS
-    from kseg.training.run import default_crop
+    from kseg.training.inputs import default_crop
 
     size = default_crop(val_data)
     files = {precision: out / f"{precision}.tflite" for precision in PRECISIONS}

@@ -38,6 +38,7 @@ class Variant:
         least_size: of the input's height and width.
         unused: prefixes of published tensors that the reference itself does not run.
         encoder: what its head stands on, where the builder is a head on an encoder.
+        parts: by the option that has a part or leaves it out, the options of that part.
         num_classes, dataset, void_channels: of the published weights; a model without
             weights has 19 classes in every row. ``dataset`` is "" where the channels are in no
             data set's order.
@@ -58,6 +59,7 @@ class Variant:
     least_size: int = 1
     unused: tuple[str, ...] = ()
     encoder: Encoder | None = None
+    parts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     num_classes: int = 19
     dataset: str = "cityscapes"
     void_channels: tuple[int, ...] = ()
@@ -84,7 +86,7 @@ class Head:
             does, of ``kseg.backbones.Features``. Where it has a keyword ``output_stride``,
             it is told the encoder's.
         options: arguments of the function and of the encoder, where other than theirs.
-        resize, classifier, unused, source: as of ``Variant``.
+        resize, classifier, unused, parts, source: as of ``Variant``.
         needs: strides of the features that it takes, beside the last.
     """
 
@@ -93,6 +95,7 @@ class Head:
     resize: str = "half_pixel"
     classifier: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     needs: tuple[int, ...] = ()
     source: str = ""
 
@@ -124,6 +127,7 @@ class Head:
             least_size=encoder.least_size,
             unused=(*self.unused, *encoder.unused),
             encoder=encoder,
+            parts=self.parts,
             source="; ".join(filter(None, (self.source, encoder.source))),
         )
         return row.replace(**facts)

@@ -211,6 +211,13 @@ _DEEPLAB = Head(
     deeplab,
     resize="align_corners",
     classifier=("logits.",),
+    parts={
+        "image_pooling": ("image_pooling_crop_size",),
+        "decoder": (
+            *("low_level", "low_level_channels", "decoder_convs", "decoder_filters"),
+            *("decoder_kernel", "decoder_separable", "decoder_resize"),
+        ),
+    },
     needs=(4,),
     source="arXiv:1802.02611; github.com/tensorflow/models research/deeplab",
 )

@@ -103,6 +103,7 @@ _LITESEG = Head(
     liteseg,
     resize="align_corners",
     classifier=("last_conv.6",),
+    parts={"long_residual": ("low_level_channels",)},
     source="arXiv:1912.06683; github.com/tahaemara/LiteSeg",
 )
 

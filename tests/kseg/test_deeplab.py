@@ -442,6 +442,16 @@ def test_classes_are_counted_in_the_checkpoint():
         (SMALL, {"image_pooling_crop_size": 0}, "image_pooling_crop_size is 0"),
         (
             SMALL,
+            {"image_pooling_crop_size": 65, "image_pooling": False},
+            "image_pooling_crop_size is 65, and image_pooling is False",
+        ),
+        (
+            "deeplab_v3.ResNet50V2",
+            {"decoder_filters": 64},
+            "decoder_filters is 64, and decoder is False",
+        ),
+        (
+            SMALL,
             {"image_pooling_crop_size": (97, 129), "input_shape": (97, 97, 3)},
             "image_pooling_crop_size is (97, 129)",
         ),

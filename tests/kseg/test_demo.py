@@ -23,7 +23,7 @@ def scenes(tmp_path, monkeypatch):
     write_streets(tmp_path / "scenes", 10, size=(64, 128))
     monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path / "scenes"))
     # Files would otherwise have the size of Cityscapes' images, halved.
-    monkeypatch.setattr("kseg.training.run.default_crop", lambda data: (64, 128))
+    monkeypatch.setattr("kseg.training.inputs.default_crop", lambda data: (64, 128))
 
 
 @pytest.fixture

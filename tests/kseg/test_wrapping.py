@@ -106,6 +106,19 @@ def test_normalisation():
     np.testing.assert_allclose(outputs_of(ours, IMAGE), want, atol=FLOAT32)
 
 
+def test_statistics_of_images():
+    """Of a Normalization that has seen some, in the model itself, also in one inside."""
+    layer = kl.Normalization()
+    layer.adapt(IMAGE)
+    inner = keras.Sequential([keras.Input((None, None, 3)), layer])
+    plain = simple(inner, kl.Conv2D(4, 1, name="end"))
+    ours = kseg.wrap(plain)
+    kernel, bias = plain.get_layer("end").get_weights()
+    want = (IMAGE - IMAGE.mean((0, 1, 2))) / IMAGE.std((0, 1, 2)) @ kernel[0, 0] + bias
+    for model in (ours, build(ours.card, input_shape=(48, 64, 3), weights_of=ours)):
+        np.testing.assert_allclose(outputs_of(model, IMAGE), want, atol=FLOAT32)
+
+
 @pytest.mark.parametrize("resize", ["half_pixel", "align_corners"])
 def test_logits_at_a_stride(resize):
     """At the input's size, whatever that is; NumPy resizes the reference."""

@@ -251,6 +251,34 @@ def test_layers_of_layers_are_opened():
     assert not any(isinstance(layer, Block | keras.Model) for layer in flat.layers)
 
 
+def test_a_normalization_that_is_called_twice():
+    """Each call has the statistics of the images that it has seen."""
+    layer = kl.Normalization()
+    layer.adapt(IMAGE)
+    x = image()
+    model = keras.Model(x, layer(layer(x)))
+    want = (IMAGE - IMAGE.mean((0, 1, 2))) / IMAGE.std((0, 1, 2))
+    want = (want - IMAGE.mean((0, 1, 2))) / IMAGE.std((0, 1, 2))
+    np.testing.assert_allclose(outputs_of(flatten(model), IMAGE), want, atol=FLOAT32)
+
+
+def test_random_changes_of_images_are_none_in_inference():
+    """Keras' own, which it records with training=True, as it calls them by default."""
+    x = image()
+    y = kl.RandomContrast(0.5)(kl.RandomRotation(0.5)(kl.RandomFlip()(x)))
+    flat = flatten(keras.Model(x, y))
+    assert [type(layer) for layer in flat.layers] == [kl.InputLayer]
+    np.testing.assert_array_equal(outputs_of(flat, IMAGE), IMAGE)
+
+
+def test_a_normalization_of_every_pixel_stays():
+    mean = np.random.default_rng(1).uniform(0, 255, (*SIZE, 3))
+    layer = kl.Normalization(axis=(1, 2, 3), mean=mean, variance=np.full_like(mean, 4))
+    graph = foreign.normalise_by_layer(flatten(keras.Model(x := image(), layer(x))))
+    # float32 on values of size 100
+    np.testing.assert_allclose(outputs_of(graph, IMAGE)[0], (IMAGE[0] - mean) / 2, atol=1e-4)
+
+
 def test_training_in_the_graph_is_refused():
     x = image()
     model = keras.Model(x, kl.Dropout(0.5, name="drop")(x, training=True))

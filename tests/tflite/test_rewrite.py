@@ -87,6 +87,16 @@ def test_batch_norms_by_their_formula(fold, options):
     np.testing.assert_allclose(graph(image), want, atol=1e-5)
 
 
+def test_a_norm_behind_rows_one_below_the_other():
+    """Which all have all channels: there is no part of its numbers for each."""
+    x = keras.Input((3, 4, 2))
+    model = keras.Model(x, kl.BatchNormalization()(kl.Concatenate(axis=1)([x, x])))
+    randomize_statistics(model)
+    image = np.random.default_rng(5).normal(size=(1, 3, 4, 2)).astype("float32")
+    got, want = (np.asarray(graph(image)) for graph in (fold_batch_norms(model), model))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_a_concatenation_with_two_readers_stays():
     """As in a DenseNet, where the next block joins it again."""
     keras.utils.set_random_seed(4)

@@ -59,6 +59,28 @@ def test_refusals(values, message):
 
 
 @pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (dict(ohem_threshold=0.9), "ohem_threshold is 0.9"),
+        (dict(loss="ohem+dice", ohem_threshold=0.9), None),
+        (dict(auxiliary=(0.4,), auxiliary_loss="ohem", ohem_fraction=0.5), None),
+        (dict(decay_factor=0.1), "decay_factor is 0.1, and schedule is 'poly'"),
+        (dict(schedule="step", decay_factor=0.1), None),
+        (dict(init_part="backbone"), "init_part is 'backbone', and the run begins"),
+        (dict(init_part="backbone", init="imagenet"), None),
+        (dict(final_crop=(8, 8), final_epochs=3), "final_epochs is 3 of 3 epochs: crop is"),
+        (dict(final_crop=(8, 8), final_epochs=2), None),
+        (dict(validate_every=4), "validate_every is 4 of 3 epochs: nothing is scored"),
+        (dict(validate_every=4, val_split=None), None),
+    ],
+)
+def test_what_has_no_effect_is_said(values, name):
+    found = config(**values).without_effect(3)
+    assert len(found) == (name is not None)
+    assert all(line.startswith(name) for line in found)
+
+
+@pytest.mark.parametrize(
     "options", [{}, {"atrous_rates": ((1, 2), (3, (4, 5)))}, {"a": {"b": ((1,),)}}]
 )
 def test_a_copy_from_a_file_is_the_same(options):

@@ -28,7 +28,7 @@ ARGUMENTS = (
     # Adam divides by the gradient's size: where that is nothing but rounding, so is the step.
     *("--optimizer", "sgd", "--learning-rate", "0.01", "--encoder-rate", "0.5"),
     # A second optimizer after the first epoch; a history that the first worker alone has.
-    *("--freeze-encoder-epochs", "1", "--patience", "5"),
+    *("--freeze-encoder-epochs", "1", "--patience", "5", "--ema", "0.5"),
 )
 
 
@@ -178,6 +178,12 @@ def test_a_batch_that_the_replicas_cannot_share(four):
 def test_an_overflow_on_one_replica_leaves_the_step_out(overflowing, four):
     """The weight stays, and the loss' scale is halved."""
     assert four.overflows[overflowing] == [1.0, 1.0]
+
+
+def test_a_process_has_one_strategy():
+    """A second one would number its collective operations as the first one's: other shapes fail."""
+    first, second = (open_distribution("mirrored").strategy for _ in range(2))
+    assert first is second
 
 
 def cluster(images: Path, run_dir: Path) -> list[subprocess.Popen]:

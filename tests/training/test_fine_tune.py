@@ -38,6 +38,19 @@ def test_from_labels(tiny_model, tiny_camvid):
     np.testing.assert_allclose(loss(labels, logits), want * valid, rtol=1e-5)
 
 
+def test_labels_of_a_model_with_a_void_channel(tiny_model, tiny_camvid):
+    """The channel behind it is the first class; the loss is that of the model without it."""
+    plain = fine_tuning(tiny_model, "camvid", tiny_camvid, learn_from="labels", **WAY)
+    model = kseg.create_model("cgnet_m3n21", num_classes=12, m=2, n=2)
+    model.card = tiny_model.card.replace(num_classes=12, void_channels=(0,))
+    batches, loss, _ = fine_tuning(model, "camvid", tiny_camvid, learn_from="labels", **WAY)
+    logits = np.random.default_rng(0).standard_normal((2, 48, 64, 12)).astype("float32")
+    # No chance for what is void, which the other model does not know.
+    logits[..., 0] = -1e4
+    want = plain[1](next(iter(plain[0]))[1], logits[..., 1:])
+    np.testing.assert_allclose(loss(next(iter(batches))[1], logits), want, rtol=1e-5)
+
+
 def test_other_classes_of_the_same_number(tiny_model, tiny_camvid):
     names = tuple(f"other {i}" for i in range(11))
     model = kseg.SegmentationModel(

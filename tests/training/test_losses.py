@@ -1,5 +1,8 @@
 """Losses and metrics against numpy."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +15,7 @@ from kseg.training.losses import (
     class_weights,
     cross_entropy,
     distillation,
+    share_of,
 )
 from kseg.training.metrics import MeanIoU
 
@@ -236,9 +240,18 @@ def test_ohem_takes_its_least_share():
     logits = np.stack([margins, np.zeros_like(margins)], axis=-1).reshape(1, 25, 40, 2)
     labels = np.zeros((1, 25, 40), "uint8")
     losses = np.log1p(np.exp(-margins.astype("float64")))
-    for fraction, kept in ((1 / 1000, 1), (1 / 500, 2), (1 / 16, 63)):
+    for fraction, kept in ((0.0, 1), (1 / 1000, 1), (1 / 500, 2), (1 / 16, 63)):
         got = LOSSES["ohem"](labels, logits, fraction=fraction)
         np.testing.assert_allclose(got, losses[:kept].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", [1, 40, 2048 * 4096])
+@pytest.mark.parametrize("fraction", ["0", "0.0004", "0.0625", "0.999", "1"])
+def test_a_share_of_the_pixels(pixels, fraction):
+    """Rounded up, also of more than 32 bits hold times a numerator."""
+    want = max(1, math.ceil(Fraction(fraction) * pixels))
+    assert share_of(pixels, float(fraction)) == want
+    assert int(share_of(tf.constant(pixels), float(fraction))) == want
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -17,6 +17,7 @@ from PIL import Image
 import kseg
 from kseg.cli import main
 from kseg.training import TrainingConfig, train
+from kseg.training.distribution import Distribution
 from kseg.zoo import VARIANTS
 
 RUN = sys.modules["kseg.training.run"]
@@ -266,6 +267,24 @@ def test_refusals(extra, message, tiny_camvid, tmp_path, capsys):
     assert main([*map(str, arguments)]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(xla=True), "xla compiles for one device, and here are 2 replicas"),
+        (
+            dict(accumulate=2),
+            "accumulate is 2, and here are 2 replicas, whose batches Keras cannot",
+        ),
+    ],
+)
+def test_what_one_device_does_alone(options, message, tiny_camvid, tmp_path, monkeypatch):
+    two = Distribution(tf.distribute.get_strategy(), replicas=2, rank=0, workers=1)
+    monkeypatch.setattr(RUN, "open_distribution", lambda kind: two)
+    with pytest.raises(kseg.KsegError, match=message):
+        train(TrainingConfig(**TINY, **options), tiny_camvid, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -23,15 +23,17 @@ import kseg
 from kseg import checkpoints, shipped
 from kseg.cli import main
 from kseg.data import open_dataset
+from kseg.errors import KsegWarning
 from kseg.files import check_room
 from kseg.loading import load, ship
 from kseg.training import TrainingConfig, callbacks, train
 from kseg.training.callbacks import Checkpoint
+from kseg.training.inputs import default_crop
 from kseg.training.losses import SegmentationLoss
 from kseg.training.metrics import MeanIoU
 from kseg.training.optimizers import make_optimizer
 from kseg.training.pipeline import whole_images
-from kseg.training.run import default_crop, stretches
+from kseg.training.run import stretches
 from support import jump_clock, random_tensors, room_for, with_small, write_camvid
 
 
@@ -212,8 +214,10 @@ def test_a_damaged_state_is_named(undisturbed, tiny_camvid, tmp_path, capsys):
 
 
 def test_steps_may_end_within_an_epoch(tiny_camvid, tmp_path):
-    config = TrainingConfig(**TINY, steps=4, val_split=None, class_weights=None)
-    train(config, tiny_camvid, tmp_path)
+    options = dict(val_split=None, class_weights=None, init_part="backbone")
+    config = TrainingConfig(**TINY, steps=4, **options)
+    with pytest.warns(KsegWarning, match="init_part is 'backbone', and the run begins with random"):
+        train(config, tiny_camvid, tmp_path)
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [(r["epoch"], r["step"], r["val_mean_iou"]) for r in rows] == [
         ("1", "3", ""),
