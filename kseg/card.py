@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -97,6 +98,8 @@ class Card:
         output_stride: input pixels to one of the output.
         wrapped: whether the network is its user's own (``kseg.wrap``) and no row of the zoo,
             whatever its name is.
+        trained_splits: "NAME SPLIT" of what kseg trained the weights on, with all that they
+            began with; whoever scores one of them says so. Empty where unknown.
 
     Raises:
         KsegError: a value of another type or out of range, or names, colours and void
@@ -118,6 +121,7 @@ class Card:
     output: str = "logits"
     output_stride: int = 1
     wrapped: bool = False
+    trained_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_type("name", self.name, str)
@@ -145,6 +149,7 @@ class Card:
             "class_names": _names(self.class_names, count - len(void)),
             "colors": _colors(self.colors, count - len(void)),
             "input_size": checked_size("input_size", self.input_size),
+            "trained_splits": _tuple_of("trained_splits", self.trained_splits, _text, "splits"),
         }
         for name, value in values.items():
             # A frozen dataclass has no other way to set its own field.
@@ -167,7 +172,7 @@ class Card:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Card:
-        """The card that ``to_json`` gave.
+        """The card that ``to_json`` gave; an earlier kseg's has its split in ``weights`` alone.
 
         Raises:
             KsegError: what is no card, or one with a wrong value.
@@ -177,6 +182,9 @@ class Card:
             value["normalization"] = Normalization(
                 **_fields_of(Normalization, value["normalization"])
             )
+            if "trained_splits" not in value and isinstance(value.get("weights"), str):
+                found = _TRAINED.match(value["weights"])
+                value["trained_splits"] = _parts(*found.groups()) if found else ()
             return cls(**value)
         except KsegError as error:
             raise KsegError(f"the card is damaged: {error}") from None
@@ -186,14 +194,41 @@ class Card:
 
     def trained_on(self, data: Split) -> Card:
         """With a data set's name, classes, colours and size, for a model that is trained on it."""
+        splits = dict.fromkeys([*self.trained_splits, *_parts(data.name, data.split)])
         return self.replace(
             dataset=data.name,
             class_names=data.classes.names,
             colors=data.classes.colors,
             void_channels=(),
             input_size=data.size,
-            weights=f"trained by kseg on {data.name} {data.split}",
+            weights=f"{_TRAINED_ON}{data.name} {data.split}",
+            trained_splits=tuple(splits),
         )
+
+    def seen_splits(self, data: Split) -> list[str]:
+        """What the weights were trained on of a split to be scored, but for training splits.
+
+        To score what is called "train" is a choice, and the score says so.
+        """
+        seen = [part for part in _parts(data.name, data.split) if part in self.trained_splits]
+        return [part for part in seen if not part.split()[-1].startswith("train")]
+
+
+# How ``weights`` begins after ``trained_on``.
+_TRAINED_ON = "trained by kseg on "
+_TRAINED = re.compile(rf"{_TRAINED_ON}(\S+) ([^\s;]+)")
+
+
+def _parts(name: str, split: str) -> list[str]:
+    """ "NAME SPLIT" of each part of a split; images that have two names are named once."""
+    name = name.removesuffix("_coarse")  # Cityscapes' own images, labelled otherwise
+    parts = split.split("+")
+    if name == "voc":
+        parts = [each for part in parts for each in _VOC_PARTS.get(part, (part,))]
+    return [f"{name} {part}" for part in parts]
+
+
+_VOC_PARTS = {"trainval": ("train", "val")}
 
 
 def tuples(value: Any) -> Any:
@@ -247,6 +282,11 @@ def _whole(name: str, value: Any) -> int:
         raise KsegError(f"{name} is {shown(value)}; it must be a whole number") from None
 
 
+def _text(name: str, value: Any) -> str:
+    _check_type(name, value, str)
+    return value
+
+
 def _number(name: str, value: Any) -> float:
     """A finite number; NumPy's become Python's, which JSON has."""
     try:
@@ -283,11 +323,7 @@ def _names(values: Any, count: int) -> tuple[str, ...] | None:
     if values is None:
         return None
 
-    def text(name: str, value: Any) -> str:
-        _check_type(name, value, str)
-        return value
-
-    names = _tuple_of("class_names", values, text, "names of the classes")
+    names = _tuple_of("class_names", values, _text, "names of the classes")
     _check_count("class_names", names, count)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise KsegError(

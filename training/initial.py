@@ -51,8 +51,10 @@ def initial_model(
                 auxiliary=bool(config.auxiliary),
                 **config.options,
             )
+    trained_splits: tuple[str, ...] = ()
     if source is not None:
         _warn_of_classes(source, data, config.init_part)
+        trained_splits = source.card.trained_splits
     if source is not None and not wrapped:
         checkpoints.copy(model, source, part=config.init_part)
     elif wrapped:
@@ -60,7 +62,7 @@ def initial_model(
     elif config.init == "imagenet":
         load_imagenet(model)
     elif config.init:
-        _copy_from_file(model, config.init, config.init_part, data)
+        trained_splits = _copy_from_file(model, config.init, config.init_part, data)
         if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
     for layer in leaf_layers(model):
@@ -69,7 +71,7 @@ def initial_model(
             # JAX computes the statistics of all devices' images anyway.
             jax = keras.backend.backend() == "jax"
             layer.synchronized = config.batch_norm == "sync" and not jax
-    model.card = model.card.trained_on(data)
+    model.card = model.card.replace(trained_splits=trained_splits).trained_on(data)
     return model
 
 
@@ -113,14 +115,16 @@ def _warn_of_classes(source: SegmentationModel, data: DataSet | Records, part: s
 
 def _copy_from_file(
     model: SegmentationModel, init: str, part: str, data: DataSet | Records
-) -> None:
+) -> tuple[str, ...]:
+    """Copies the weights; what they were trained on (``Card.trained_splits``)."""
     try:
-        if is_model(init):
-            source = load(init)
-            _warn_of_classes(source, data, part)
-            checkpoints.copy(model, source, part=part)
-        else:
+        if not is_model(init):
             checkpoints.assign(model, checkpoints.read(init), part=part)
+            return ()
+        source = load(init)
+        _warn_of_classes(source, data, part)
+        checkpoints.copy(model, source, part=part)
+        return source.card.trained_splits
     except KsegError as error:
         if init in str(error):
             raise

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError
+from kseg.evaluation.predictions import warn_of_seen
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
@@ -258,6 +259,8 @@ class Run:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
+            if self.val_data is not None:
+                warn_of_seen(model.card, self.val_data)
             self.model = self.devices.prepared(
                 model, self._teacher(), boundary_aware=self.config.boundary_aware > 0
             )

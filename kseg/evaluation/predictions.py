@@ -90,6 +90,7 @@ class NetworkPredictions:
             "model": card.name,
             "options": card.options,
             "weights": card.weights,
+            "trained_splits": card.trained_splits,
             "runtime": self._predictor.runtime,
             "settings": dataclasses.replace(self._settings, input_size=input_size),
             "output": card.output,
@@ -198,6 +199,7 @@ class FilePredictions:
             "model": str(self._folder),
             "options": {},
             "weights": None,
+            "trained_splits": (),
             "runtime": "label maps",
             "settings": None,
             "output": None,
@@ -236,6 +238,23 @@ def predictions_of(
             f"{source.folder}: label maps are scored as they are; leave {', '.join(changed)} out"
         )
     return FilePredictions(Path(source.folder), data)
+
+
+def warn_of_seen(card: Card, data: Split) -> None:
+    """Says so where weights are to be scored on images that they were trained on.
+
+    Warns:
+        KsegWarning: once, with the splits (``Card.seen_splits``).
+    """
+    if seen := card.seen_splits(data):
+        # Any folder has these names.
+        known = "" if data.name not in ("folder", "streets") else "if that was this folder, "
+        warnings.warn(
+            f"{card.name}: its weights are trained on {' and '.join(seen)}; {known}the score on "
+            f"{data.split} says nothing of new images, so score a split that they have not seen",
+            KsegWarning,
+            stacklevel=3,
+        )
 
 
 def check_classes(

@@ -34,7 +34,8 @@ class Scores:
         image_iou: mean IoU of each image alone, by the sample's name.
         confusion_matrix: pixels by label (rows) and prediction; the last column is no class.
         dataset, split, images: what was scored on, and its number of images.
-        model, options, weights: of the card; for label maps ``model`` is their folder.
+        model, options, weights, trained_splits: of the card; for label maps ``model`` is their
+            folder, and there are no splits.
         runtime: what ran the network, "label maps" where none did.
         settings: of the inference, ``input_size`` as it was used. This and the fields down
             to ``normalization`` are None for label maps.
@@ -66,6 +67,7 @@ class Scores:
     model: str
     options: dict[str, Any]
     weights: str | None
+    trained_splits: tuple[str, ...]
     runtime: str
     settings: InferenceSettings | None
     output: str | None
@@ -102,6 +104,7 @@ class Scores:
                 "settings": InferenceSettings(**given) if given else None,
                 "normalization": normalization and Normalization(**normalization),
                 "void_channels": tuple(fields["void_channels"]),
+                "trained_splits": tuple(fields["trained_splits"]),
             }
         )
 

@@ -19,7 +19,7 @@ from kseg._version import __version__
 from kseg.data import WHOLE, DataSet, Sample, Shard, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
-from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
+from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of, warn_of_seen
 from kseg.evaluation.resume import SavedScores, content_of
 from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels
 from kseg.evaluation.shards import ScoreShard
@@ -56,6 +56,10 @@ def evaluate(
     Raises:
         KsegError: classes that do not match, no images, saved scores of another run, or
             an image, label or network that fails.
+
+    Warns:
+        KsegWarning: weights that were trained on the split, unless it is called "train", or
+            labels that may be meant otherwise.
     """
     counts, facts, seconds = _counted(
         source,
@@ -151,6 +155,8 @@ def _counted(
         raise KsegError(f"{data.name} {data.split} has no images; name another split")
     part = data.part(shard)
     predictions = predictions_of(source, part, settings)
+    if not isinstance(source, LabelMaps):
+        warn_of_seen(source.card, data)
     facts = {
         **{"dataset": data.name, "split": data.split, "images": len(data)},
         **predictions.facts(),

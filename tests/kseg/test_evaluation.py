@@ -256,6 +256,21 @@ def test_a_height_in_place_of_the_width(tiny_model, tiny_camvid, recwarn):
         evaluate(Constant(tiny_model.card, np.zeros((64, 48, 11))), data, input_size=(64, 48))
 
 
+def test_weights_that_saw_the_images(tiny_model, tiny_camvid, recwarn):
+    """A score of them is no score; that of the training split is a user's choice."""
+    train, val = (open_dataset("camvid", tiny_camvid, split) for split in ("train", "val"))
+    predictor = Constant(tiny_model.card.trained_on(train), np.zeros((48, 64, 11)))
+    both = open_dataset("camvid", tiny_camvid, "train+val")
+    for data in (train, val):
+        assert evaluate(predictor, data).trained_splits == ("camvid train",)
+    assert not recwarn.list
+    predictor.card = tiny_model.card.trained_on(both)
+    message = "weights are trained on camvid val; the score on val says nothing of new images"
+    for score in (evaluate, lambda *args: compare(predictor, *args)):
+        with pytest.warns(kseg.errors.KsegWarning, match=message):
+            score(predictor, val)
+
+
 def test_something_else_than_a_predictor(tiny_model, tiny_camvid):
     data = open_dataset("camvid", tiny_camvid, "val")
     for source in (tiny_model, "x.keras"):

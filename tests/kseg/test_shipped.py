@@ -70,6 +70,9 @@ def test_facts_are_of_the_file(name):
     kernels = [str(tensor.dtype) for tensor in tensors if tensor.ndim > 1]
     assert Counter(kernels) == file["kernels"]
     assert {str(tensor.dtype) for tensor in tensors if tensor.ndim == 1} == {"float32"}
+    stated, _, parts = shipped.facts(name)["trained_on"].partition(" ")
+    splits = [f"{stated} {part}" for part in parts.split("+")]
+    assert sorted(load(name).card.trained_splits) == splits
 
 
 @pytest.mark.parametrize("path", [":x.keras", "/tmp:1/x.keras", "other:x.keras"])
