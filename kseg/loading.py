@@ -20,7 +20,15 @@ from kseg.checkpoints.hdf5 import count_numbers
 from kseg.checkpoints.packages import installed_file
 from kseg.checkpoints.room import Room
 from kseg.errors import KsegError, first_line
-from kseg.files import atomic_write, check_is_file, make_folder, parse_json, write_json
+from kseg.files import (
+    atomic_write,
+    check_is_file,
+    make_folder,
+    parse_json,
+    suffix_of,
+    with_small_suffix,
+    write_json,
+)
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -87,7 +95,7 @@ def create_model(
         )
     path = Path(weights)
     encoder = zoo.find_variant(name).encoder
-    if encoder and encoder.application and path.suffix == ".h5":
+    if encoder and encoder.application and suffix_of(path) == ".h5":
         model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
         _load_application(model, encoder, path)
         return model
@@ -134,10 +142,11 @@ def load_imagenet(model: SegmentationModel) -> None:
 
 def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
     try:
-        if path.suffix == ".h5":
+        if suffix_of(path) == ".h5":
             with path.open("rb") as file:
                 count_numbers(file, Room(path))
-        applications.load_weights(model, encoder.application, path)
+        with with_small_suffix(path) as named:
+            applications.load_weights(model, encoder.application, named)
     except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError, ...
         raise KsegError(
             f"{path}: not weights of keras.applications.{encoder.application} without its top "
@@ -159,7 +168,7 @@ def load(path: str | Path) -> SegmentationModel:
         return _load_shipped(str(path))
     path = shipped.file_of(Path(path))
     check_is_file(path, "a .keras file")
-    if path.suffix != ".keras":
+    if suffix_of(path) != ".keras":
         raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")
     check_backend()
     if not zipfile.is_zipfile(path):
@@ -169,7 +178,8 @@ def load(path: str | Path) -> SegmentationModel:
         )
     try:
         _check_archive(path)
-        model = keras.models.load_model(path, compile=False)
+        with with_small_suffix(path) as named:
+            model = keras.models.load_model(named, compile=False)
     except Exception as error:  # zipfile, h5py, json and Keras all raise their own
         raise KsegError(
             f"{path}: not a readable .keras file ({_reason(error)}); save or import it again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kseg.card import OUTPUTS, checked_size
 from kseg.errors import KsegError
-from kseg.files import check_output
+from kseg.files import check_output, suffix_of
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
 RUNTIMES = ("cpu", "litert-gpu", "litert-fp16")
@@ -62,7 +62,8 @@ class ExportOptions:
         """
         suffix = Path(path).suffix
         if suffix not in (".tflite", ".onnx"):
-            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx")
+            small = ", in small letters" if suffix_of(path) in (".tflite", ".onnx") else ""
+            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx{small}")
         check_output(path)
         if suffix == ".onnx" and self.precision != "fp32":
             raise KsegError(f"{path}: precision is {self.precision!r}; an .onnx file has fp32 only")

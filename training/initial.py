@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from kseg import checkpoints
 from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
+from kseg.files import suffix_of
 from kseg.loading import create_model, load, load_imagenet
 from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
@@ -63,7 +63,7 @@ def initial_model(
         load_imagenet(model)
     elif config.init:
         trained_splits = _copy_from_file(model, config.init, config.init_part, data)
-        if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
+        if suffix_of(config.init) == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
     for layer in leaf_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
