@@ -137,7 +137,7 @@ class Card:
                 raise KsegError(f"{name} is {value}; it must be one of {', '.join(choices)}")
         check_num_classes(self.num_classes)
         count = operator.index(self.num_classes)
-        stride = _whole("output_stride", self.output_stride)
+        stride = whole_number("output_stride", self.output_stride)
         if stride < 1:
             raise KsegError(f"output_stride is {stride}; it must be at least 1")
         void = _void_channels(self.void_channels, count)
@@ -242,7 +242,7 @@ def tuples(value: Any) -> Any:
 
 def check_num_classes(count: int) -> None:
     """Raises KsegError for fewer than two classes, or more than 8-bit labels can have."""
-    count = _whole("num_classes", count)
+    count = whole_number("num_classes", count)
     if count == 1:
         raise KsegError(
             "num_classes is 1, which a softmax cannot learn; for one class against the rest "
@@ -272,8 +272,12 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         raise KsegError(f"{name} is {shown(value)}; it must be {wanted}")
 
 
-def _whole(name: str, value: Any) -> int:
-    """A whole number, NumPy's too."""
+def whole_number(name: str, value: Any) -> int:
+    """A whole number, NumPy's too.
+
+    Raises:
+        KsegError: it is something else.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -308,7 +312,7 @@ def _tuple_of(
 
 
 def _void_channels(values: Any, num_classes: int) -> tuple[int, ...]:
-    channels = _tuple_of("void_channels", values, _whole, "channel numbers")
+    channels = _tuple_of("void_channels", values, whole_number, "channel numbers")
     if not set(channels) <= set(range(num_classes)) or len(set(channels)) != len(channels):
         raise KsegError(
             f"void_channels is {shown(channels)}; each must be one of the {num_classes} channels, "
@@ -337,7 +341,7 @@ def _colors(values: Any, count: int) -> tuple[tuple[int, int, int], ...] | None:
         return None
 
     def color(name: str, value: Any) -> tuple[int, ...]:
-        rgb = _tuple_of(name, value, _whole, "RGB colours of three numbers")
+        rgb = _tuple_of(name, value, whole_number, "RGB colours of three numbers")
         if len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb):
             raise KsegError(f"{name} has {shown(rgb)}; each must be RGB 0..255")
         return rgb
@@ -363,7 +367,7 @@ def checked_size(name: str, value: Any) -> tuple[int, int] | None:
     """
     if value is None:
         return None
-    size = _tuple_of(name, value, _whole, "(H, W)")
+    size = _tuple_of(name, value, whole_number, "(H, W)")
     if len(size) != 2 or min(size) < 1:
         raise KsegError(f"{name} is {shown(size)}; it must be (H, W), both at least 1")
     return size

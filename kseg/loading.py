@@ -78,12 +78,21 @@ def create_model(
     check_backend()
     if output_stride is not None:
         options["output_stride"] = output_stride
-    if auxiliary:
-        options["auxiliary"] = True
+    if auxiliary is not False:
+        options["auxiliary"] = auxiliary
     card = zoo.new_card(name, num_classes, preprocessing=preprocessing, options=options)
     build = functools.partial(zoo.build, input_shape=input_shape, batch_size=batch_size)
     if weights is None:
         return build(card)
+    if not isinstance(weights, str | Path):
+        raise KsegError(
+            f"weights is {weights!r}; it must be a file, shipped weights such as 'camvid', "
+            "'imagenet' or None"
+        )
+    if shipped.is_model(weights) and str(weights).rpartition(":")[2] != name:
+        raise KsegError(f"weights is {str(weights)!r}, a whole model; kseg.load reads it")
+    if shipped.is_name(str(weights)):
+        weights = str(weights).removesuffix(f":{name}")
     if shipped.is_name(f"{weights}:{name}"):
         return _load_shipped(
             f"{weights}:{name}",
@@ -164,6 +173,11 @@ def load(path: str | Path) -> SegmentationModel:
     Raises:
         KsegError: missing, damaged or not of kseg.
     """
+    if not isinstance(path, str | Path):
+        raise KsegError(
+            f"load is given a {type(path).__name__}; it takes the name of a .keras file or of "
+            "shipped weights"
+        )
     if shipped.is_name(str(path)):
         return _load_shipped(str(path))
     path = shipped.file_of(Path(path))

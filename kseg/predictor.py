@@ -85,7 +85,7 @@ class KerasPredictor:
     def __init__(
         self, model: SegmentationModel | str | Path, *, output_stride: int | None = None
     ) -> None:
-        if not isinstance(model, SegmentationModel):
+        if isinstance(model, str | Path):
             model = load(model)
         check_card(model)
         card = model.card.for_inference()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from kseg.card import Card, Normalization
+from kseg.card import Card, Normalization, whole_number
 from kseg.errors import KsegError, first_line
 from kseg.file_card import FileCard, read_file_card, without_card
 from kseg.files import check_is_file, parse_json, suffix_of
@@ -316,9 +316,9 @@ def thread_count(count: int | None = None) -> int:
     """The threads asked for; None takes all cores.
 
     Raises:
-        KsegError: less than one.
+        KsegError: less than one, or no whole number.
     """
-    if count is not None and count < 1:
+    if count is not None and whole_number("threads", count) < 1:
         raise KsegError(f"threads is {count}; it must be at least 1")
     return count or os.cpu_count() or 1
 

@@ -94,7 +94,7 @@ def test_by_the_argument_of_create_model(folder):
     image = np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)).astype("float32")
     np.testing.assert_allclose(model(image), load("tiny:cgnet_m3n21")(image), atol=1e-5)
     with pytest.raises(kseg.KsegError, match="tiny:cgnet_m3n21: has 11 classes, not 19"):
-        kseg.create_model("cgnet_m3n21", weights="tiny", num_classes=19)
+        kseg.create_model("cgnet_m3n21", weights="tiny:cgnet_m3n21", num_classes=19)
     with pytest.raises(kseg.KsegError, match=r"tiny:enet: no such weights; kseg ships tiny:cgnet"):
         kseg.create_model("enet", weights="tiny")
 
