@@ -54,7 +54,7 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = _tuple_of(name, getattr(self, name), _number, "three numbers")
+            value = _tuple_of(name, getattr(self, name), finite_number, "three numbers")
             if len(value) != 3:
                 raise KsegError(f"{name} is {shown(value)}; it must be three numbers")
             # A frozen dataclass has no other way to set its own field.
@@ -124,13 +124,13 @@ class Card:
     trained_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_type("name", self.name, str)
-        _check_type("options", self.options, dict)
-        _check_type("dataset", self.dataset, str | None)
-        _check_type("preprocessing", self.preprocessing, bool)
-        _check_type("wrapped", self.wrapped, bool)
-        _check_type("normalization", self.normalization, Normalization)
-        _check_type("weights", self.weights, str)
+        check_type("name", self.name, str)
+        check_type("options", self.options, dict)
+        check_type("dataset", self.dataset, str | None)
+        check_type("preprocessing", self.preprocessing, bool)
+        check_type("wrapped", self.wrapped, bool)
+        check_type("normalization", self.normalization, Normalization)
+        check_type("weights", self.weights, str)
         for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):
             if getattr(self, name) not in choices:
                 value = shown(getattr(self, name))
@@ -266,7 +266,8 @@ def _fields_of(kind: type, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Raises KsegError where an argument's value is of another type."""
     if not isinstance(value, kind):
         wanted = getattr(kind, "__name__", "a text or None")
         raise KsegError(f"{name} is {shown(value)}; it must be {wanted}")
@@ -287,12 +288,16 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def _text(name: str, value: Any) -> str:
-    _check_type(name, value, str)
+    check_type(name, value, str)
     return value
 
 
-def _number(name: str, value: Any) -> float:
-    """A finite number; NumPy's become Python's, which JSON has."""
+def finite_number(name: str, value: Any) -> float:
+    """A finite number; NumPy's become Python's, which JSON has.
+
+    Raises:
+        KsegError: it is something else.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):

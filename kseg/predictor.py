@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from kseg.card import Card, checked_size
+from kseg.card import Card, check_type, checked_size, finite_number
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.loading import load
@@ -178,10 +178,12 @@ class InferenceSettings:
             raise KsegError(
                 f"scales is {self.scales}; it must be several numbers, or (1.5,) for one"
             )
-        object.__setattr__(self, "scales", tuple(self.scales))
+        scales = tuple(finite_number("scales", scale) for scale in self.scales)
+        object.__setattr__(self, "scales", scales)
+        check_type("flip", self.flip, bool)
         if not self.scales or min(self.scales) <= 0:
             raise KsegError(f"scales are {self.scales}; at least one is needed, all above 0")
-        if not 0 <= self.overlap < 1:
+        if not 0 <= finite_number("overlap", self.overlap) < 1:
             raise KsegError(f"overlap is {self.overlap}; it must be at least 0 and below 1")
 
     def check(self, card: Card) -> None:

@@ -108,6 +108,8 @@ def benchmark(
     check_counts(threads, runs, warm_up)
     if threads is not None and runtime == "litert-gpu":
         raise KsegError(f"threads is {threads}; litert-gpu takes none, leave it out")
+    if isinstance(files, str | Path):
+        raise KsegError(f"files is {str(files)!r}; give a list of files")
     paths = [Path(file) for file in files]
     for path in paths:
         _check(path, runtime, card)

@@ -16,6 +16,7 @@ import numpy as np
 
 from kseg import shipped
 from kseg._version import __version__
+from kseg.card import whole_number
 from kseg.data import WHOLE, DataSet, Sample, Shard, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
@@ -147,7 +148,7 @@ def _counted(
         source, data, shard, settings, boundaries, workers, saved, progress: as for
             ``evaluate_shard``.
     """
-    if workers is not None and workers < 1:
+    if workers is not None and whole_number("workers", workers) < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
     if not isinstance(data, DataSet):
         raise KsegError(f"data is a {type(data).__name__}; kseg.data.open_dataset makes a DataSet")
