@@ -269,7 +269,7 @@ def _fields_of(kind: type, value: Any) -> dict[str, Any]:
 def check_type(name: str, value: Any, kind: Any) -> None:
     """Raises KsegError where an argument's value is of another type."""
     if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", "a text or None")
+        wanted = getattr(kind, "__name__", str(kind).rpartition(".")[2])
         raise KsegError(f"{name} is {shown(value)}; it must be {wanted}")
 
 

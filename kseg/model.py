@@ -14,7 +14,7 @@ import numpy as np
 from keras import KerasTensor
 
 from kseg.card import Card, Normalization
-from kseg.errors import KsegError, KsegWarning
+from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.layers import Normalize
 
 
@@ -175,6 +175,42 @@ def fixed_size(model: keras.Model) -> tuple[int | None, int | None]:
     """(H, W) that the model was built for, None for a side that may have any length."""
     height, width = model.inputs[0].shape[1:3]
     return height, width
+
+
+@contextlib.contextmanager
+def runs_on(model: SegmentationModel, height: int, width: int) -> Iterator[None]:
+    """Within it, what the layers of a wrapped model raise on an image becomes a KsegError.
+
+    A U-Net whose stride does not divide the image's sides is the usual one. The networks of the
+    zoo take any size from the least on.
+    """
+    try:
+        yield
+    except KsegError:
+        raise
+    except Exception as error:  # of any layer
+        if not model.card.wrapped:
+            raise
+        raise KsegError(
+            f"{model.card.name}: does not run on an image of {height}x{width} (HxW; "
+            f"{first_line(error)}); a U-Net takes sides that its stride divides"
+        ) from error
+
+
+def check_image_size(model: SegmentationModel, height: int, width: int) -> None:
+    """Whether a wrapped model runs on images of a size, by running it.
+
+    Raises:
+        KsegError: it was made for another size, or its layers fail.
+    """
+    own = fixed_size(model)
+    if any(a not in (None, b) for a, b in zip(own, (height, width), strict=True)):
+        raise KsegError(
+            f"{model.card.name}: takes images of {own[0]}x{own[1]} (HxW) alone, not of "
+            f"{height}x{width}"
+        )
+    with runs_on(model, height, width):
+        model(np.zeros((1, height, width, 3), np.float32), training=False)
 
 
 def leaf_layers(model: keras.Model) -> list[keras.Layer]:

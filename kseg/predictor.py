@@ -23,6 +23,7 @@ from kseg.model import (
     copy_weights,
     dtype_policy,
     fixed_size,
+    runs_on,
 )
 from kseg.pixels import rgb_image
 from kseg.resize import resize_bilinear, resize_nearest
@@ -120,7 +121,7 @@ class KerasPredictor:
                 f"any, not {image.shape[:2]}; state an input_size that fits"
             )
         check_size(self.card, *image.shape[:2])
-        with _without_xla(self._model):
+        with _without_xla(self._model), runs_on(self._model, *image.shape[:2]):
             return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
+from kseg.data.reading import image_size
 from kseg.errors import KsegError
 from kseg.evaluation.predictions import warn_of_seen
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
-from kseg.model import SegmentationModel
+from kseg.model import SegmentationModel, check_image_size
 from kseg.training.augment import Augmentation
 from kseg.training.boundary_aware import open_boundary_aware
 from kseg.training.callbacks import (
@@ -259,6 +260,7 @@ class Run:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
+            self._check_sizes(model)
             if self.val_data is not None:
                 warn_of_seen(model.card, self.val_data)
             self.model = self.devices.prepared(
@@ -292,6 +294,26 @@ class Run:
             with atomic_write(self.folder / "model.keras") as path:
                 result.save(path)
         return result
+
+    def _check_sizes(self, model: SegmentationModel) -> None:
+        """Raises KsegError where a wrapped model does not run on a crop or on what is scored."""
+        if not model.card.wrapped:
+            return
+        for name in ("crop", "final_crop"):
+            if crop := getattr(self.config, name):
+                try:
+                    check_image_size(model, *crop)
+                except KsegError as error:
+                    raise KsegError(f"{error}; choose another {name}") from error
+        samples = () if self.val_data is None else self.val_data.samples
+        for size, path in {image_size(s.image): s.image for s in samples}.items():
+            try:
+                check_image_size(model, *size)
+            except KsegError as error:
+                raise KsegError(
+                    f"{path}: {error}; to be scored while it trains, the model must take whole "
+                    "images: train without data to score on, and evaluate with an input_size"
+                ) from error
 
     @property
     def _is_first_worker(self) -> bool:

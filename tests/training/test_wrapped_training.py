@@ -6,6 +6,7 @@ import pytest
 from keras import layers as kl
 
 import kseg
+import kseg.evaluation
 import kseg.training
 from kseg.model import leaf_layers
 from kseg.training import losses, train
@@ -58,6 +59,22 @@ def test_other_classes(tiny_camvid, tmp_path):
     data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
     with pytest.raises(kseg.KsegError, match="mine: has 5 channels and camvid 11 classes; wrap"):
         train(wrapped(5), data, tmp_path / "run", **SETTINGS)
+
+
+def test_images_that_its_layers_do_not_take(tiny_camvid, tmp_path):
+    """Of 48 x 64, where the skip connection meets at multiples of 32 alone."""
+    image = keras.Input((None, None, 3))
+    x = kl.UpSampling2D(32)(kl.MaxPooling2D(32)(image))
+    model = kseg.wrap(keras.Model(image, kl.Conv2D(11, 1)(kl.Concatenate()([image, x]))))
+    data = [kseg.data.open_dataset("camvid", tiny_camvid, split) for split in ("train", "val")]
+    message = r"does not run on an image of 48x64 \(HxW; .*\); a U-Net takes sides that"
+    with pytest.raises(kseg.KsegError, match=f"{message} its stride divides; choose another crop"):
+        train(model, data[0], tmp_path / "run", **SETTINGS)
+    with pytest.raises(kseg.KsegError, match=rf"val/00.\.png: .*{message} .*evaluate with an inp"):
+        train(model, data, tmp_path / "run", **{**SETTINGS, "crop": (64, 64)})
+    with pytest.raises(kseg.KsegError, match=rf"val/000\.png: .*{message}"):
+        kseg.evaluation.evaluate(kseg.open_predictor(model), data[1])
+    assert not (tmp_path / "run").exists()
 
 
 def test_fit():
