@@ -6,7 +6,7 @@ import dataclasses
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -205,13 +205,18 @@ class Card:
             trained_splits=tuple(splits),
         )
 
-    def seen_splits(self, data: Split) -> list[str]:
-        """What the weights were trained on of a split to be scored, but for training splits.
 
-        To score what is called "train" is a choice, and the score says so.
-        """
-        seen = [part for part in _parts(data.name, data.split) if part in self.trained_splits]
-        return [part for part in seen if not part.split()[-1].startswith("train")]
+def seen_splits(trained: Sequence[str], name: str, split: str) -> list[str]:
+    """What weights were trained on of a split to be scored, but for training splits.
+
+    To score what is called "train" is a choice, and the score says so.
+
+    Args:
+        trained: ``Card.trained_splits``.
+        name, split: of the data set that is scored.
+    """
+    seen = [part for part in _parts(name, split) if part in trained]
+    return [part for part in seen if not part.split()[-1].startswith("train")]
 
 
 # How ``weights`` begins after ``trained_on``.

@@ -17,7 +17,7 @@ import tensorflow as tf
 from kseg.data import DataSet, LabelCounts
 from kseg.data.reading import image_size
 from kseg.errors import KsegError
-from kseg.evaluation.predictions import warn_of_seen
+from kseg.evaluation.scores import warn_of_seen
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel, check_image_size
@@ -261,8 +261,9 @@ class Run:
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
             self._check_sizes(model)
-            if self.val_data is not None:
-                warn_of_seen(model.card, self.val_data)
+            if (scored := self.val_data) is not None:
+                trained = model.card.trained_splits
+                warn_of_seen(model.card.name, trained, scored.name, scored.split)
             self.model = self.devices.prepared(
                 model, self._teacher(), boundary_aware=self.config.boundary_aware > 0
             )

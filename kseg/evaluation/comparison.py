@@ -16,7 +16,8 @@ from kseg.card import Card
 from kseg.data import DataSet, Sample, read_image
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
-from kseg.evaluation.predictions import check_classes, warn_of_seen
+from kseg.evaluation.predictions import check_classes
+from kseg.evaluation.scores import warn_of_seen
 from kseg.pictures import Color, cover, side_by_side, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 
@@ -120,7 +121,8 @@ def compare(
     for predictor in (first, second) if labelled else ():
         # An IoU needs channels that are the data set's classes.
         check_classes(predictor.card, data)
-        warn_of_seen(predictor.card, data)
+        card = predictor.card
+        warn_of_seen(card.name, card.trained_splits, data.name, data.split)
     a = _Side(first, input_size or first.input_size or second.input_size)
     b = _Side(second, input_size or second.input_size or first.input_size)
     agreement = ConfusionMatrix(len(names) + 1)

@@ -240,23 +240,6 @@ def predictions_of(
     return FilePredictions(Path(source.folder), data)
 
 
-def warn_of_seen(card: Card, data: Split) -> None:
-    """Says so where weights are to be scored on images that they were trained on.
-
-    Warns:
-        KsegWarning: once, with the splits (``Card.seen_splits``).
-    """
-    if seen := card.seen_splits(data):
-        # Any folder has these names.
-        known = "" if data.name not in ("folder", "streets") else "if that was this folder, "
-        warnings.warn(
-            f"{card.name}: its weights are trained on {' and '.join(seen)}; {known}the score on "
-            f"{data.split} says nothing of new images, so score a split that they have not seen",
-            KsegWarning,
-            stacklevel=3,
-        )
-
-
 def check_classes(
     card: Card, data: Split, *, way_out: str = "Name the data set that it was trained for"
 ) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kseg.card import Normalization
+from kseg.card import Normalization, seen_splits
 from kseg.crf import DenseCRF
 from kseg.errors import KsegWarning
 from kseg.evaluation.confusion import ByName
@@ -127,6 +127,27 @@ def warn_of_labels(facts: Mapping[str, Any], counts: Counts) -> None:
     """Gives each doubt about the labels as a KsegWarning; ``facts`` are fields of ``Scores``."""
     for doubt in counts.doubts():
         warnings.warn(f"{facts['dataset']} {facts['split']}: {doubt}", KsegWarning, stacklevel=3)
+
+
+def warn_of_seen(model: str, trained: Sequence[str], name: str, split: str) -> None:
+    """Says so where weights are scored on images that they were trained on.
+
+    Args:
+        model: the network's name.
+        trained, name, split: as for ``seen_splits``.
+
+    Warns:
+        KsegWarning: once, with the splits.
+    """
+    if seen := seen_splits(trained, name, split):
+        # Any folder has these names.
+        known = "if that was this folder, " if name in ("folder", "streets") else ""
+        warnings.warn(
+            f"{model}: its weights are trained on {' and '.join(seen)}; {known}the score on "
+            f"{split} says nothing of new images, so score a split that they have not seen",
+            KsegWarning,
+            stacklevel=3,
+        )
 
 
 def without_threads(runtime: str) -> str:

@@ -20,9 +20,9 @@ from kseg.card import whole_number
 from kseg.data import WHOLE, DataSet, Sample, Shard, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
-from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of, warn_of_seen
+from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
 from kseg.evaluation.resume import SavedScores, content_of
-from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels
+from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels, warn_of_seen
 from kseg.evaluation.shards import ScoreShard
 from kseg.files import locked
 from kseg.predictor import InferenceSettings, Predictor, inference_settings
@@ -156,13 +156,12 @@ def _counted(
         raise KsegError(f"{data.name} {data.split} has no images; name another split")
     part = data.part(shard)
     predictions = predictions_of(source, part, settings)
-    if not isinstance(source, LabelMaps):
-        warn_of_seen(source.card, data)
     facts = {
         **{"dataset": data.name, "split": data.split, "images": len(data)},
         **predictions.facts(),
         "kseg": __version__,
     }
+    warn_of_seen(facts["model"], facts["trained_splits"], data.name, data.split)
     kinds = _kinds(data, boundaries)
     counts, seconds = Counts(data.classes, **kinds), 0.0
     with contextlib.ExitStack() as leaving:

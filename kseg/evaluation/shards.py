@@ -11,7 +11,7 @@ from kseg.data import ClassTable, Shard, joint_digest
 from kseg.data.shard_files import ShardFile
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
-from kseg.evaluation.scores import Scores, warn_of_labels, without_threads
+from kseg.evaluation.scores import Scores, warn_of_labels, warn_of_seen, without_threads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,5 +98,6 @@ def merge_shards(shards: Sequence[ShardFile]) -> tuple[Scores, str | None]:
         raise place.damaged() from error
     if joint_digest(counts.names) != names:
         raise KsegError(f"{first.path}: the shards lack images of the split; make them again")
+    warn_of_seen(scores.model, scores.trained_splits, scores.dataset, scores.split)
     warn_of_labels(facts, counts)
     return scores, file
