@@ -7,10 +7,9 @@ with random weights, whose BatchNorm has the statistics of drawn streets (matrix
 written one by one, so the command can be killed and started again; a row is measured again
 when the graph that is exported changes.
 
-Random weights say little, so they have one size, 128x256, and no score. What grows with the
-image are sums of means and poolings, along a row or a column of it, which are eight times as long
-at 1024x2048; in ``partial`` they count so much. The table's trained rows confirm that this is
-enough: from 512x1024 to 1024x2048 theirs grow by 2.1 at most.
+Random weights say little, so they have one size and no score. What grows with the image are sums
+of means and poolings, along a row or a column of it; those of trained weights grow by 2.1 at most
+from 512x1024 to 1024x2048.
 
 A row has
 
@@ -21,8 +20,7 @@ A row has
     simulated       decibels of kseg check-half's simulation, in which means and poolings are
                     added up in half precision as well; -inf where they overflow
     tensor          the largest magnitude of a value
-    partial         the largest partial sum, in the worst order; layer: where. Of random weights,
-                    what it is at 1024x2048
+    partial         the largest partial sum, in the worst order; layer: where
     safe            what kseg check-half says
     mean_iou        on CamVid's val in float32, of weights trained for it, at the size of its
                     images; points: what half precision has above it, in points
@@ -39,7 +37,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import table
 from table import RESULTS
 
@@ -65,12 +62,8 @@ SIZES = ((512, 1024), (1024, 2048))
 CAMVID_SIZE = (360, 480)
 # Photographs; at 1024x2048 a network takes a minute for each.
 COUNT = 1
-# Of the rows with random weights, and of the images that make their statistics.
-RANDOM_SIZE = (128, 256)
+# Of the images that make the statistics of random weights.
 SMALL = (64, 128, 3)
-# Of these operators' sums, from RANDOM_SIZE to 1024x2048.
-GROWTH = 8
-GROWING = ("AVERAGE_POOL_2D", "MEAN", "SUM")
 PUBLISHED = {
     "cgnet_camvid": "cgnet_m3n21_camvid.pth",
     "espnet_camvid": "espnet_decoder_p_2_q_8_camvid.pth",
@@ -108,7 +101,7 @@ class Subject(NamedTuple):
     def sizes(self) -> list[tuple[int, int]]:
         """Of the table's rows: CamVid's where it was trained on it, and SIZES."""
         if self.file is None:
-            return [RANDOM_SIZE]
+            return [SIZES[0]]
         return [CAMVID_SIZE, *SIZES] if "camvid" in self.weights else [*SIZES]
 
 
@@ -132,9 +125,7 @@ def measure(subject: Subject, size: tuple[int, int], camvid: Path) -> dict[str, 
         convert(model, path, input_size=size)
         found = compare(path, images, timeout=600, runtime="litert-fp16")
         report = check_half(path, images)
-        growth = dict.fromkeys(GROWING, GROWTH if subject.file is None else 1)
-        sums = [each.partial * growth.get(each.operator, 1) for each in report.operators]
-        partial, most = max(sums), report.operators[int(np.argmax(sums))]
+        most = report.most("partial")
         row = {
             "model": subject.model,
             "weights": subject.weights,
@@ -143,7 +134,7 @@ def measure(subject: Subject, size: tuple[int, int], camvid: Path) -> dict[str, 
             "same_class": f"{found.same_class:.4f}",
             "simulated": f"{report.decibels:.1f}",
             "tensor": f"{report.most('largest').largest:.4g}",
-            "partial": f"{partial:.5g}",
+            "partial": f"{most.partial:.5g}",
             "layer": f"{most.layer} ({most.operator})",
             "safe": "yes" if report.safe else "no",
             "graph": digest(export_graph(model, "logits", size)[0]),

@@ -151,15 +151,17 @@ class Together:
             [inspect.Parameter(name, kind, default=value) for name, value in options]
         )
         encoder = dataclasses.replace(self._encoder, function=once)
-        self.logits = []
+        self.logits, apart = [], None
         for pair in self._pairs:
             head = pair.partition(".")[0]
             row = HEADS[head].on(encoder)
             if head in _DILATED and made:
                 # TensorFlow joins the beginnings of equal dilations of one tensor, and its
-                # converter then makes no operator of them.
-                output = keras.layers.MaxPooling2D(1, name=f"{head}.apart")(made[0].output)
-                made.append(made[0]._replace(output=output))
+                # converter then makes no operator of them. Equal poolings of one tensor it joins
+                # as well, so each is of the one before.
+                before = made[0].output if apart is None else apart
+                apart = keras.layers.MaxPooling2D(1, name=f"{head}.apart")(before)
+                made.append(made[0]._replace(output=apart))
             logits = row.builder(x, num_classes // len(self._pairs), **row.options)
             self._name(pair, logits, made[-1])
             del made[1:]
