@@ -89,7 +89,7 @@ class SegmentationModel(keras.Model):
             return x
         if isinstance(x, np.ndarray):
             if x.dtype.kind == "f" and x.size:
-                self._warn_of_scaled(x.min(), x.max())
+                self._warn_of_scaled(float(x.min()), float(x.max()))
         elif "tensorflow" in sys.modules:
             import tensorflow as tf
 
@@ -107,7 +107,7 @@ class SegmentationModel(keras.Model):
             return batches
 
         def tell(low: np.ndarray, high: np.ndarray) -> np.bool_:
-            self._warn_of_scaled(low, high)
+            self._warn_of_scaled(float(low), float(high))
             return np.bool_(True)
 
         def look(number: Any, batch: Any) -> Any:
@@ -123,7 +123,7 @@ class SegmentationModel(keras.Model):
 
         return batches.enumerate().map(look)
 
-    def _warn_of_scaled(self, low: np.number, high: np.number) -> None:
+    def _warn_of_scaled(self, low: float, high: float) -> None:
         """Says so where images are scaled, which a model that normalises 0..255 sees as black."""
         # Noise may reach a little below 0.
         if 0 < high <= 1 or (low < 0 and 0 < high < 16):
