@@ -104,7 +104,7 @@ class Scores:
                 "settings": InferenceSettings(**given) if given else None,
                 "normalization": normalization and Normalization(**normalization),
                 "void_channels": tuple(fields["void_channels"]),
-                "trained_splits": tuple(fields["trained_splits"]),
+                "trained_splits": tuple(fields.get("trained_splits", ())),  # an earlier kseg's
             }
         )
 

@@ -92,12 +92,12 @@ def merge_shards(shards: Sequence[ShardFile]) -> tuple[Scores, str | None]:
             seconds += float(place.found["seconds"])
         names, file = first.job["names"], first.found["file"]
         scores = Scores.from_json({**counts.figures(), **facts, "seconds": seconds})
+        warn_of_seen(scores.model, scores.trained_splits, scores.dataset, scores.split)
     except KsegError:  # boundaries, without SciPy
         raise
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise place.damaged() from error
     if joint_digest(counts.names) != names:
         raise KsegError(f"{first.path}: the shards lack images of the split; make them again")
-    warn_of_seen(scores.model, scores.trained_splits, scores.dataset, scores.split)
     warn_of_labels(facts, counts)
     return scores, file
