@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = _tuple_of(name, getattr(self, name), _number, "three numbers")
+            value = _tuple_of(name, getattr(self, name), finite_number, "three numbers")
             if len(value) != 3:
                 raise KsegError(f"{name} is {shown(value)}; it must be three numbers")
             # A frozen dataclass has no other way to set its own field.
@@ -97,6 +98,8 @@ class Card:
         output_stride: input pixels to one of the output.
         wrapped: whether the network is its user's own (``kseg.wrap``) and no row of the zoo,
             whatever its name is.
+        trained_splits: "NAME SPLIT" of what kseg trained the weights on, with all that they
+            began with; whoever scores one of them says so. Empty where unknown.
 
     Raises:
         KsegError: a value of another type or out of range, or names, colours and void
@@ -118,22 +121,23 @@ class Card:
     output: str = "logits"
     output_stride: int = 1
     wrapped: bool = False
+    trained_splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_type("name", self.name, str)
-        _check_type("options", self.options, dict)
-        _check_type("dataset", self.dataset, str | None)
-        _check_type("preprocessing", self.preprocessing, bool)
-        _check_type("wrapped", self.wrapped, bool)
-        _check_type("normalization", self.normalization, Normalization)
-        _check_type("weights", self.weights, str)
+        check_type("name", self.name, str)
+        check_type("options", self.options, dict)
+        check_type("dataset", self.dataset, str | None)
+        check_type("preprocessing", self.preprocessing, bool)
+        check_type("wrapped", self.wrapped, bool)
+        check_type("normalization", self.normalization, Normalization)
+        check_type("weights", self.weights, str)
         for name, choices in (("resize", _RESIZES), ("output", OUTPUTS)):
             if getattr(self, name) not in choices:
                 value = shown(getattr(self, name))
                 raise KsegError(f"{name} is {value}; it must be one of {', '.join(choices)}")
         check_num_classes(self.num_classes)
         count = operator.index(self.num_classes)
-        stride = _whole("output_stride", self.output_stride)
+        stride = whole_number("output_stride", self.output_stride)
         if stride < 1:
             raise KsegError(f"output_stride is {stride}; it must be at least 1")
         void = _void_channels(self.void_channels, count)
@@ -145,6 +149,7 @@ class Card:
             "class_names": _names(self.class_names, count - len(void)),
             "colors": _colors(self.colors, count - len(void)),
             "input_size": checked_size("input_size", self.input_size),
+            "trained_splits": _tuple_of("trained_splits", self.trained_splits, _text, "splits"),
         }
         for name, value in values.items():
             # A frozen dataclass has no other way to set its own field.
@@ -167,7 +172,7 @@ class Card:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Card:
-        """The card that ``to_json`` gave.
+        """The card that ``to_json`` gave; an earlier kseg's has its split in ``weights`` alone.
 
         Raises:
             KsegError: what is no card, or one with a wrong value.
@@ -177,6 +182,9 @@ class Card:
             value["normalization"] = Normalization(
                 **_fields_of(Normalization, value["normalization"])
             )
+            if "trained_splits" not in value and isinstance(value.get("weights"), str):
+                found = _TRAINED.match(value["weights"])
+                value["trained_splits"] = _parts(*found.groups()) if found else ()
             return cls(**value)
         except KsegError as error:
             raise KsegError(f"the card is damaged: {error}") from None
@@ -186,14 +194,46 @@ class Card:
 
     def trained_on(self, data: Split) -> Card:
         """With a data set's name, classes, colours and size, for a model that is trained on it."""
+        splits = dict.fromkeys([*self.trained_splits, *_parts(data.name, data.split)])
         return self.replace(
             dataset=data.name,
             class_names=data.classes.names,
             colors=data.classes.colors,
             void_channels=(),
             input_size=data.size,
-            weights=f"trained by kseg on {data.name} {data.split}",
+            weights=f"{_TRAINED_ON}{data.name} {data.split}",
+            trained_splits=tuple(splits),
         )
+
+
+def seen_splits(trained: Sequence[str], name: str, split: str) -> list[str]:
+    """What weights were trained on of a split to be scored, but for training splits.
+
+    To score what is called "train" is a choice, and the score says so.
+
+    Args:
+        trained: ``Card.trained_splits``.
+        name, split: of the data set that is scored.
+    """
+    seen = [part for part in _parts(name, split) if part in trained]
+    return [part for part in seen if not part.split()[-1].startswith("train")]
+
+
+# How ``weights`` begins after ``trained_on``.
+_TRAINED_ON = "trained by kseg on "
+_TRAINED = re.compile(rf"{_TRAINED_ON}(\S+) ([^\s;]+)")
+
+
+def _parts(name: str, split: str) -> list[str]:
+    """ "NAME SPLIT" of each part of a split; images that have two names are named once."""
+    name = name.removesuffix("_coarse")  # Cityscapes' own images, labelled otherwise
+    parts = split.split("+")
+    if name == "voc":
+        parts = [each for part in parts for each in _VOC_PARTS.get(part, (part,))]
+    return [f"{name} {part}" for part in parts]
+
+
+_VOC_PARTS = {"trainval": ("train", "val")}
 
 
 def tuples(value: Any) -> Any:
@@ -207,7 +247,7 @@ def tuples(value: Any) -> Any:
 
 def check_num_classes(count: int) -> None:
     """Raises KsegError for fewer than two classes, or more than 8-bit labels can have."""
-    count = _whole("num_classes", count)
+    count = whole_number("num_classes", count)
     if count == 1:
         raise KsegError(
             "num_classes is 1, which a softmax cannot learn; for one class against the rest "
@@ -231,14 +271,19 @@ def _fields_of(kind: type, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Raises KsegError where an argument's value is of another type."""
     if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", "a text or None")
+        wanted = getattr(kind, "__name__", str(kind).rpartition(".")[2])
         raise KsegError(f"{name} is {shown(value)}; it must be {wanted}")
 
 
-def _whole(name: str, value: Any) -> int:
-    """A whole number, NumPy's too."""
+def whole_number(name: str, value: Any) -> int:
+    """A whole number, NumPy's too.
+
+    Raises:
+        KsegError: it is something else.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -247,8 +292,17 @@ def _whole(name: str, value: Any) -> int:
         raise KsegError(f"{name} is {shown(value)}; it must be a whole number") from None
 
 
-def _number(name: str, value: Any) -> float:
-    """A finite number; NumPy's become Python's, which JSON has."""
+def _text(name: str, value: Any) -> str:
+    check_type(name, value, str)
+    return value
+
+
+def finite_number(name: str, value: Any) -> float:
+    """A finite number; NumPy's become Python's, which JSON has.
+
+    Raises:
+        KsegError: it is something else.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -268,7 +322,7 @@ def _tuple_of(
 
 
 def _void_channels(values: Any, num_classes: int) -> tuple[int, ...]:
-    channels = _tuple_of("void_channels", values, _whole, "channel numbers")
+    channels = _tuple_of("void_channels", values, whole_number, "channel numbers")
     if not set(channels) <= set(range(num_classes)) or len(set(channels)) != len(channels):
         raise KsegError(
             f"void_channels is {shown(channels)}; each must be one of the {num_classes} channels, "
@@ -283,11 +337,7 @@ def _names(values: Any, count: int) -> tuple[str, ...] | None:
     if values is None:
         return None
 
-    def text(name: str, value: Any) -> str:
-        _check_type(name, value, str)
-        return value
-
-    names = _tuple_of("class_names", values, text, "names of the classes")
+    names = _tuple_of("class_names", values, _text, "names of the classes")
     _check_count("class_names", names, count)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise KsegError(
@@ -301,7 +351,7 @@ def _colors(values: Any, count: int) -> tuple[tuple[int, int, int], ...] | None:
         return None
 
     def color(name: str, value: Any) -> tuple[int, ...]:
-        rgb = _tuple_of(name, value, _whole, "RGB colours of three numbers")
+        rgb = _tuple_of(name, value, whole_number, "RGB colours of three numbers")
         if len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb):
             raise KsegError(f"{name} has {shown(rgb)}; each must be RGB 0..255")
         return rgb
@@ -327,7 +377,7 @@ def checked_size(name: str, value: Any) -> tuple[int, int] | None:
     """
     if value is None:
         return None
-    size = _tuple_of(name, value, _whole, "(H, W)")
+    size = _tuple_of(name, value, whole_number, "(H, W)")
     if len(size) != 2 or min(size) < 1:
         raise KsegError(f"{name} is {shown(size)}; it must be (H, W), both at least 1")
     return size

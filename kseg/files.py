@@ -187,6 +187,21 @@ def _open_locked(path: Path, place: Path, *, shared: bool, wait: bool) -> int | 
         os.close(descriptor)
 
 
+def suffix_of(path: str | Path) -> str:
+    """The suffix of a file that is read, in small letters, as some systems write it in capitals."""
+    return Path(path).suffix.lower()
+
+
+@contextlib.contextmanager
+def with_small_suffix(path: Path) -> Iterator[Path]:
+    """The path, or a copy of the file for Keras, which knows suffixes in small letters alone."""
+    if path.suffix == suffix_of(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copyfile(path, Path(folder, f"{path.stem}{suffix_of(path)}")))
+
+
 def check_is_file(path: Path, name: str) -> None:
     """Raises KsegError where the path is not a file.
 
@@ -260,7 +275,8 @@ def check_output(path: str | Path, suffix: str | None = None) -> None:
     """
     path = Path(path)
     if suffix is not None and path.suffix != suffix:
-        raise KsegError(f"{path}: the file's name must end in {suffix}")
+        small = ", in small letters" if suffix_of(path) == suffix else ""
+        raise KsegError(f"{path}: the file's name must end in {suffix}{small}")
     if path.is_dir():
         raise KsegError(f"{path}: is a folder; name a file")
     try:

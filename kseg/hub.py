@@ -12,7 +12,7 @@ from types import ModuleType
 
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
-from kseg.files import check_is_file
+from kseg.files import check_is_file, suffix_of
 from kseg.lazy import import_extra
 
 FILE = "model.keras"
@@ -55,13 +55,13 @@ def push(files: Sequence[Path], card: Card, name: str, *, private: bool = False)
     client, (repository, revision) = _client(name), _parts(name)
     if revision is not None:
         raise KsegError(f"{name}: states a revision; leave @{revision} out")
-    if [path.suffix for path in files].count(".keras") != 1:
+    if [suffix_of(path) for path in files].count(".keras") != 1:
         raise KsegError(f"{name}: takes one .keras file, and others beside it")
     for path in files:
         check_is_file(path, "a .keras, .tflite or .onnx file")
     with tempfile.TemporaryDirectory() as folder:
         for path in files:
-            shutil.copyfile(path, Path(folder, FILE if path.suffix == ".keras" else path.name))
+            shutil.copyfile(path, Path(folder, FILE if suffix_of(path) == ".keras" else path.name))
         Path(folder, "README.md").write_text(_page(card, repository, files), "utf-8")
         api = client.HfApi()
         try:
@@ -91,7 +91,7 @@ def _parts(name: str) -> tuple[str, str | None]:
 def _page(card: Card, repository: str, files: Sequence[Path]) -> str:
     """The repository's README, with what the hub sorts by on top."""
     names = ", ".join(card.class_names or [f"{card.num_classes} classes without names"])
-    others = "".join(f"- `{path.name}`\n" for path in files if path.suffix != ".keras")
+    others = "".join(f"- `{path.name}`\n" for path in files if suffix_of(path) != ".keras")
     size = "any" if card.input_size is None else "{} x {}".format(*card.input_size)
     return f"""---
 library_name: kseg

@@ -21,6 +21,7 @@ from kseg.checkpoints.tflite import dilations
 from kseg.data.class_files import read_classes
 from kseg.data.classes import ClassTable
 from kseg.errors import KsegError
+from kseg.files import suffix_of
 from kseg.loading import ENCODER_ALONE, create_model
 from kseg.model import SegmentationModel, copy_weights
 
@@ -95,7 +96,7 @@ def import_checkpoint(
             f"{has}{variant.num_classes}: the model subtracts their mean all the same, "
             f"{numbers} of R, G, B; state mean (and std) if this one was trained with another"
         )
-    if Path(checkpoint).suffix == ".tflite":
+    if suffix_of(checkpoint) == ".tflite":
         unsaid += _other_dilations(model, Path(checkpoint))
     return model, unsaid
 

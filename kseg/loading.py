@@ -20,7 +20,15 @@ from kseg.checkpoints.hdf5 import count_numbers
 from kseg.checkpoints.packages import installed_file
 from kseg.checkpoints.room import Room
 from kseg.errors import KsegError, first_line
-from kseg.files import atomic_write, check_is_file, make_folder, parse_json, write_json
+from kseg.files import (
+    atomic_write,
+    check_is_file,
+    make_folder,
+    parse_json,
+    suffix_of,
+    with_small_suffix,
+    write_json,
+)
 from kseg.model import SegmentationModel, check_backend
 
 # Behind the file's name in the card, where the head has random weights.
@@ -70,12 +78,21 @@ def create_model(
     check_backend()
     if output_stride is not None:
         options["output_stride"] = output_stride
-    if auxiliary:
-        options["auxiliary"] = True
+    if auxiliary is not False:
+        options["auxiliary"] = auxiliary
     card = zoo.new_card(name, num_classes, preprocessing=preprocessing, options=options)
     build = functools.partial(zoo.build, input_shape=input_shape, batch_size=batch_size)
     if weights is None:
         return build(card)
+    if not isinstance(weights, str | Path):
+        raise KsegError(
+            f"weights is {weights!r}; it must be a file, shipped weights such as 'camvid', "
+            "'imagenet' or None"
+        )
+    if shipped.is_model(weights) and str(weights).rpartition(":")[2] != name:
+        raise KsegError(f"weights is {str(weights)!r}, a whole model; kseg.load reads it")
+    if shipped.is_name(str(weights)):
+        weights = str(weights).removesuffix(f":{name}")
     if shipped.is_name(f"{weights}:{name}"):
         return _load_shipped(
             f"{weights}:{name}",
@@ -87,7 +104,7 @@ def create_model(
         )
     path = Path(weights)
     encoder = zoo.find_variant(name).encoder
-    if encoder and encoder.application and path.suffix == ".h5":
+    if encoder and encoder.application and suffix_of(path) == ".h5":
         model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
         _load_application(model, encoder, path)
         return model
@@ -134,10 +151,11 @@ def load_imagenet(model: SegmentationModel) -> None:
 
 def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
     try:
-        if path.suffix == ".h5":
+        if suffix_of(path) == ".h5":
             with path.open("rb") as file:
                 count_numbers(file, Room(path))
-        applications.load_weights(model, encoder.application, path)
+        with with_small_suffix(path) as named:
+            applications.load_weights(model, encoder.application, named)
     except Exception as error:  # h5py and Keras raise OSError, KeyError, ValueError, ...
         raise KsegError(
             f"{path}: not weights of keras.applications.{encoder.application} without its top "
@@ -155,11 +173,16 @@ def load(path: str | Path) -> SegmentationModel:
     Raises:
         KsegError: missing, damaged or not of kseg.
     """
+    if not isinstance(path, str | Path):
+        raise KsegError(
+            f"load is given a {type(path).__name__}; it takes the name of a .keras file or of "
+            "shipped weights"
+        )
     if shipped.is_name(str(path)):
         return _load_shipped(str(path))
     path = shipped.file_of(Path(path))
     check_is_file(path, "a .keras file")
-    if path.suffix != ".keras":
+    if suffix_of(path) != ".keras":
         raise KsegError(f"{path}: this takes a .keras file, as `kseg train` and `import` make it")
     check_backend()
     if not zipfile.is_zipfile(path):
@@ -169,7 +192,8 @@ def load(path: str | Path) -> SegmentationModel:
         )
     try:
         _check_archive(path)
-        model = keras.models.load_model(path, compile=False)
+        with with_small_suffix(path) as named:
+            model = keras.models.load_model(named, compile=False)
     except Exception as error:  # zipfile, h5py, json and Keras all raise their own
         raise KsegError(
             f"{path}: not a readable .keras file ({_reason(error)}); save or import it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from keras import KerasTensor
 
 from kseg.card import Card, Normalization
-from kseg.errors import KsegError, KsegWarning
+from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.layers import Normalize
 
 
@@ -48,9 +49,10 @@ class SegmentationModel(keras.Model):
             KsegError: a ``class_weight``. Keras takes one class for a whole image or row.
 
         Warns:
-            KsegWarning: arrays of pixels 0..1, as do ``evaluate`` and ``predict``.
+            KsegWarning: images that are not 0..255, in arrays or in the first batch of a
+                tf.data.Dataset, as do ``evaluate`` and ``predict``.
         """
-        self._warn_of_scaled(x)
+        x = self._looked_at(x)
         if class_weight is not None:
             raise KsegError(
                 "class_weight is for one class an image, and labels here have one a pixel; give "
@@ -60,12 +62,12 @@ class SegmentationModel(keras.Model):
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As of keras.Model."""
-        self._warn_of_scaled(x)
+        x = self._looked_at(x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As of keras.Model."""
-        self._warn_of_scaled(x)
+        x = self._looked_at(x)
         return super().predict(x, *args, **kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -81,16 +83,55 @@ class SegmentationModel(keras.Model):
             )
         super().save(filepath, *args, **kwargs)
 
-    def _warn_of_scaled(self, x: Any) -> None:
-        """Says so where images are 0..1, which a model that normalises 0..255 sees as black."""
-        if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or not x.size:
-            return
-        if self.card is not None and self.card.preprocessing and 0 < x.max() <= 1:
+    def _looked_at(self, x: Any) -> Any:
+        """What Keras is given; a tf.data.Dataset is looked at when its first batch is read."""
+        if self.card is None or not self.card.preprocessing:
+            return x
+        if isinstance(x, np.ndarray):
+            if x.dtype.kind == "f" and x.size:
+                self._warn_of_scaled(float(x.min()), float(x.max()))
+        elif "tensorflow" in sys.modules:
+            import tensorflow as tf
+
+            if isinstance(x, tf.data.Dataset):
+                return self._looked_at_first(x)
+        return x
+
+    def _looked_at_first(self, batches: Any) -> Any:
+        """The same batches of a tf.data.Dataset."""
+        import tensorflow as tf
+
+        spec = batches.element_spec
+        images = spec[0] if isinstance(spec, tuple) else spec
+        if not isinstance(images, tf.TensorSpec) or not images.dtype.is_floating:
+            return batches
+
+        def tell(low: np.ndarray, high: np.ndarray) -> np.bool_:
+            self._warn_of_scaled(float(low), float(high))
+            return np.bool_(True)
+
+        def look(number: Any, batch: Any) -> Any:
+            pixels = batch[0] if isinstance(spec, tuple) else batch
+
+            def first() -> Any:
+                ends = [tf.reduce_min(pixels), tf.reduce_max(pixels)]
+                return tf.numpy_function(tell, ends, tf.bool)
+
+            told = tf.cond(tf.equal(number, 0), first, lambda: tf.constant(True))
+            with tf.control_dependencies([told]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        return batches.enumerate().map(look)
+
+    def _warn_of_scaled(self, low: float, high: float) -> None:
+        """Says so where images are scaled, which a model that normalises 0..255 sees as black."""
+        # Noise may reach a little below 0.
+        if 0 < high <= 1 or (low < 0 and 0 < high < 16):
             warnings.warn(
-                f"{self.name}: the images reach from {x.min():.3g} to {x.max():.3g}, and the model "
+                f"{self.name}: the images reach from {low:.3g} to {high:.3g}, and the model "
                 "takes RGB 0..255; leave your own scaling out",
                 KsegWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -143,6 +184,42 @@ def fixed_size(model: keras.Model) -> tuple[int | None, int | None]:
     """(H, W) that the model was built for, None for a side that may have any length."""
     height, width = model.inputs[0].shape[1:3]
     return height, width
+
+
+@contextlib.contextmanager
+def runs_on(model: SegmentationModel, height: int, width: int) -> Iterator[None]:
+    """Within it, what the layers of a wrapped model raise on an image becomes a KsegError.
+
+    A U-Net whose stride does not divide the image's sides is the usual one. The networks of the
+    zoo take any size from the least on.
+    """
+    try:
+        yield
+    except KsegError:
+        raise
+    except Exception as error:  # of any layer
+        if not model.card.wrapped:
+            raise
+        raise KsegError(
+            f"{model.card.name}: does not run on an image of {height}x{width} (HxW; "
+            f"{first_line(error)}); a U-Net takes sides that its stride divides"
+        ) from error
+
+
+def check_image_size(model: SegmentationModel, height: int, width: int) -> None:
+    """Whether a wrapped model runs on images of a size, by running it.
+
+    Raises:
+        KsegError: it was made for another size, or its layers fail.
+    """
+    own = fixed_size(model)
+    if any(a not in (None, b) for a, b in zip(own, (height, width), strict=True)):
+        raise KsegError(
+            f"{model.card.name}: takes images of {own[0]}x{own[1]} (HxW) alone, not of "
+            f"{height}x{width}"
+        )
+    with runs_on(model, height, width):
+        model(np.zeros((1, height, width, 3), np.float32), training=False)
 
 
 def leaf_layers(model: keras.Model) -> list[keras.Layer]:

@@ -8,7 +8,7 @@ from kseg import shipped
 from kseg.errors import KsegError
 from kseg.evaluation import LabelMaps
 from kseg.file_card import FileCard, read_file_card
-from kseg.files import check_is_file
+from kseg.files import check_is_file, suffix_of
 from kseg.model import SegmentationModel
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.tflite.options import RUNTIMES
@@ -40,7 +40,7 @@ def open_predictor(
     """
     path = Path(file) if isinstance(file, str | Path) else None
     name = path or "the model"
-    suffix = path.suffix if path else ""
+    suffix = suffix_of(path) if path else ""
     runtime = runtime or "cpu"
     if runtime not in RUNTIMES or (runtime != "cpu" and suffix != ".tflite"):
         raise KsegError(f"{name}: runtime is {runtime!r}; a .tflite takes {', '.join(RUNTIMES)}")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from kseg.card import Card, checked_size
+from kseg.card import Card, check_type, checked_size, finite_number
 from kseg.crf import DenseCRF
 from kseg.errors import KsegError
 from kseg.loading import load
@@ -23,6 +23,7 @@ from kseg.model import (
     copy_weights,
     dtype_policy,
     fixed_size,
+    runs_on,
 )
 from kseg.pixels import rgb_image
 from kseg.resize import resize_bilinear, resize_nearest
@@ -85,7 +86,7 @@ class KerasPredictor:
     def __init__(
         self, model: SegmentationModel | str | Path, *, output_stride: int | None = None
     ) -> None:
-        if not isinstance(model, SegmentationModel):
+        if isinstance(model, str | Path):
             model = load(model)
         check_card(model)
         card = model.card.for_inference()
@@ -120,7 +121,7 @@ class KerasPredictor:
                 f"any, not {image.shape[:2]}; state an input_size that fits"
             )
         check_size(self.card, *image.shape[:2])
-        with _without_xla(self._model):
+        with _without_xla(self._model), runs_on(self._model, *image.shape[:2]):
             return np.asarray(self._model.predict_on_batch(np.asarray(image, np.float32)[None])[0])
 
 
@@ -178,10 +179,12 @@ class InferenceSettings:
             raise KsegError(
                 f"scales is {self.scales}; it must be several numbers, or (1.5,) for one"
             )
-        object.__setattr__(self, "scales", tuple(self.scales))
+        scales = tuple(finite_number("scales", scale) for scale in self.scales)
+        object.__setattr__(self, "scales", scales)
+        check_type("flip", self.flip, bool)
         if not self.scales or min(self.scales) <= 0:
             raise KsegError(f"scales are {self.scales}; at least one is needed, all above 0")
-        if not 0 <= self.overlap < 1:
+        if not 0 <= finite_number("overlap", self.overlap) < 1:
             raise KsegError(f"overlap is {self.overlap}; it must be at least 0 and below 1")
 
     def check(self, card: Card) -> None:

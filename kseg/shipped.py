@@ -13,6 +13,7 @@ from typing import Any
 
 from kseg import hub
 from kseg.errors import KsegError
+from kseg.files import suffix_of
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -47,7 +48,7 @@ def is_name(text: str) -> bool:
 def is_model(path: str | Path) -> bool:
     """Whether a path names what Keras runs: a ``.keras`` file, shipped weights, hf://USER/NAME."""
     name = str(path)
-    return is_name(name) or hub.is_name(name) or Path(path).suffix == ".keras"
+    return is_name(name) or hub.is_name(name) or suffix_of(path) == ".keras"
 
 
 def weights_file(name: str) -> Path:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import KerasTensor
 
-from kseg.card import Card, Normalization, check_num_classes, tuples
+from kseg.card import Card, Normalization, check_num_classes, check_type, tuples
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.graph import ordered_nodes, replay
 from kseg.layers import LogProbabilities, Normalize, Resize
@@ -82,11 +82,13 @@ def wrap(
             cannot be made of its configuration, or a value that does not fit the model.
 
     Warns:
-        KsegWarning: a softmax was left out that ``probabilities`` does not mention, or a model
-            that begins with a normalisation is given another one.
+        KsegWarning: a softmax was left out that ``probabilities`` does not mention, a model that
+            ends in a sigmoid, or one that begins with a normalisation and is given another.
     """
     check_backend()
     _check_form(model)
+    check_type("normalization", normalization, Normalization | None)
+    check_type("probabilities", probabilities, bool | None)
     if isinstance(model, keras.Sequential):
         # Nothing has called it yet, so that it has no output.
         model = keras.Model(model.inputs, model.outputs[0], name=model.name)
@@ -98,6 +100,14 @@ def wrap(
             warnings.warn(
                 f"{model.name}: its softmax is left out, since kseg's models give logits; "
                 "probabilities=True says that this is known",
+                KsegWarning,
+                stacklevel=2,
+            )
+        last = network.outputs[0]._keras_history.operation
+        if getattr(last, "activation", None) is keras.activations.sigmoid:
+            warnings.warn(
+                f"{model.name}: ends in a sigmoid, whose values 0..1 are taken for logits: losses "
+                "and means of several scales need others; end it in no activation or a softmax",
                 KsegWarning,
                 stacklevel=2,
             )
@@ -133,21 +143,23 @@ def _card(
     void_channels: Sequence[int],
 ) -> Card:
     check_num_classes(channels)
-    count = channels - len(tuple(void_channels))
-    return Card(
+    card = Card(
         name=name,
         options={},
         num_classes=channels,
         dataset=None,
-        class_names=None if class_names is None else tuple(class_names),
-        colors=spread_colors(count) if colors is None else tuples(colors),
-        void_channels=tuple(void_channels),
+        class_names=tuples(class_names),
+        colors=tuples(colors),
+        void_channels=tuples(void_channels),
         preprocessing=True,
         normalization=normalization,
         resize="half_pixel",
         weights="of a wrapped model",
         wrapped=True,
     )
+    if colors is not None:
+        return card
+    return card.replace(colors=spread_colors(channels - len(card.void_channels)))
 
 
 def _check_form(model: keras.Model) -> None:

@@ -15,7 +15,7 @@ import keras
 from kseg import networks
 from kseg.backbones.applications import NOT_DILATED
 from kseg.backbones.encoders import ENCODERS
-from kseg.card import Card, check_num_classes
+from kseg.card import Card, check_num_classes, whole_number
 from kseg.data.classes import CAMVID, CITYSCAPES, VOC, ClassTable
 from kseg.errors import KsegError
 from kseg.graph import check_same_graph
@@ -64,6 +64,8 @@ def find_variant(name: str) -> Variant:
     Raises:
         KsegError: no such row; the message has the nearest names.
     """
+    if not isinstance(name, str):
+        raise KsegError(f"the name of a model is {name!r}; it must be a text, as of list_models()")
     head, dot, encoder = name.partition(".")
     if dot:
         return _named("head", head, HEADS, name).on(_named("encoder", encoder, ENCODERS, name))
@@ -147,6 +149,10 @@ def build(
     check_backend()
     if not isinstance(input_shape, Sequence) or tuple(input_shape[2:]) != (3,):
         raise KsegError(f"input_shape is {input_shape}; it must be (H, W, 3)")
+    for argument, value in (("input_shape", input_shape[:2]), ("batch_size", (batch_size,))):
+        for number in value:
+            if number is not None and whole_number(argument, number) < 1:
+                raise KsegError(f"{argument} has {number}; it must be at least 1, or None for any")
     if card.wrapped:
         if weights_of is None:
             raise KsegError(f"{card.name}: a wrapped model cannot be built of its card alone")
@@ -157,8 +163,14 @@ def build(
     x = normalize(inputs, card.normalization) if card.preprocessing else inputs
     try:
         heads = variant.builder(x, card.num_classes, **{**variant.options, **card.options})
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise KsegError(f"{card.name}: {_reason(error)}") from error
+    except TypeError as error:  # of whatever an option's value was used for
+        given = ", ".join(f"{option}={value!r}" for option, value in card.options.items())
+        raise KsegError(
+            f"{card.name}: cannot be built with {given} ({_reason(error)}); leave out what you do "
+            "not mean to change"
+        ) from error
     if not isinstance(heads, dict):
         heads = {"logits": heads}
     resized = {
@@ -252,11 +264,22 @@ def builder_options(variant: Variant) -> list[str]:
 
 def _check_options(name: str, variant: Variant, options: Mapping[str, Any]) -> None:
     known = builder_options(variant)
+    parameters = inspect.signature(variant.builder).parameters
     for option, value in options.items():
         if option not in known:
             raise KsegError(
                 f"{name} has no option {option!r} (given {value!r}); it has {', '.join(known)}"
             )
+        default = variant.options.get(option, parameters[option].default)
+        # Any text would pass for True, and True for 1.
+        for kind, wanted in ((bool, "True or False"), (str, "a text")):
+            if isinstance(value, kind) and not isinstance(default, kind):
+                raise KsegError(
+                    f"{name}: {option} is {value!r}; it takes no {kind.__name__} and is "
+                    f"{default!r} by default"
+                )
+            if isinstance(default, kind) and not isinstance(value, kind):
+                raise KsegError(f"{name}: {option} is {value!r}; it must be {wanted}")
     chosen = {**variant.options, **options}
     for switch, names in variant.parts.items():
         idle = [option for option in names if option in options]

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from kseg.card import OUTPUTS, checked_size
+from kseg.card import OUTPUTS, check_type, checked_size
 from kseg.errors import KsegError
-from kseg.files import check_output
+from kseg.files import check_output, suffix_of
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
 RUNTIMES = ("cpu", "litert-gpu", "litert-fp16")
@@ -45,6 +45,10 @@ class ExportOptions:
         check_choice("calibration_method", self.calibration_method, CALIBRATION_METHODS)
         if self.input_size is not None:
             check_input_size(self.input_size)
+        check_type("sparse", self.sparse, bool)
+        check_type("dynamic_batch", self.dynamic_batch, bool)
+        if isinstance(self.keep_float, str):
+            raise KsegError(f"keep_float is {self.keep_float!r}; give a list of layers' names")
         if self.keep_float and self.precision != "int8":
             raise KsegError(f"precision {self.precision} keeps all in float; leave keep_float out")
 
@@ -62,7 +66,8 @@ class ExportOptions:
         """
         suffix = Path(path).suffix
         if suffix not in (".tflite", ".onnx"):
-            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx")
+            small = ", in small letters" if suffix_of(path) in (".tflite", ".onnx") else ""
+            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx{small}")
         check_output(path)
         if suffix == ".onnx" and self.precision != "fp32":
             raise KsegError(f"{path}: precision is {self.precision!r}; an .onnx file has fp32 only")

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from kseg.card import Card, Normalization
+from kseg.card import Card, Normalization, whole_number
 from kseg.errors import KsegError, first_line
 from kseg.file_card import FileCard, read_file_card, without_card
-from kseg.files import check_is_file, parse_json
+from kseg.files import check_is_file, parse_json, suffix_of
 from kseg.lazy import import_extra
 from kseg.quiet import quiet_stderr
 from kseg.tflite.flatbuffer import CARD_ENTRY, read_card, shapes
@@ -185,7 +185,7 @@ class TFLitePredictor(_InSteps):
     ) -> None:
         path = Path(path)
         check_is_file(path, "a .tflite file")
-        if path.suffix in (".keras", ".onnx"):
+        if suffix_of(path) in (".keras", ".onnx"):
             raise KsegError(f"{path}: this takes a .tflite file, as `kseg convert` makes it")
         size = path.stat().st_size
         if not 0 < size < _LIMIT:
@@ -316,9 +316,9 @@ def thread_count(count: int | None = None) -> int:
     """The threads asked for; None takes all cores.
 
     Raises:
-        KsegError: less than one.
+        KsegError: less than one, or no whole number.
     """
-    if count is not None and count < 1:
+    if count is not None and whole_number("threads", count) < 1:
         raise KsegError(f"threads is {count}; it must be at least 1")
     return count or os.cpu_count() or 1
 
@@ -411,7 +411,7 @@ def _of_float(value: Any) -> tuple[float, int] | None:
 
 def stated_for(path: Path, card: str | Path | None) -> FileCard | None:
     """The card in a JSON file, for a .tflite or .onnx file that has none of its own."""
-    if card is None or path.suffix not in (".tflite", ".onnx"):
+    if card is None or suffix_of(path) not in (".tflite", ".onnx"):
         return None
     content = path.read_bytes()
     own = CARD_ENTRY.encode() in content

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kseg.errors import KsegError
+from kseg.files import suffix_of
 from kseg.tflite.child import Child
 from kseg.tflite.predictors import TFLitePredictor, thread_count
 from kseg.tflite.timing import check_counts, parse_reply
@@ -69,7 +70,7 @@ def operator_profile(
             without the profiler.
     """
     check_counts(threads, runs, warm_up)
-    if Path(path).suffix != ".tflite":
+    if suffix_of(path) != ".tflite":
         raise KsegError(f"{path}: only .tflite files have a profile; convert the model first")
     # LiteRT's C interface does not say what a damaged file lacks; the interpreter does.
     TFLitePredictor(path)

@@ -14,7 +14,7 @@ import numpy as np
 from kseg import shipped
 from kseg.errors import KsegError
 from kseg.file_card import read_file_card
-from kseg.files import check_is_file
+from kseg.files import check_is_file, suffix_of
 from kseg.shipped import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import check_is_float, child_error
@@ -108,6 +108,8 @@ def benchmark(
     check_counts(threads, runs, warm_up)
     if threads is not None and runtime == "litert-gpu":
         raise KsegError(f"threads is {threads}; litert-gpu takes none, leave it out")
+    if isinstance(files, str | Path):
+        raise KsegError(f"files is {str(files)!r}; give a list of files")
     paths = [Path(file) for file in files]
     for path in paths:
         _check(path, runtime, card)
@@ -183,10 +185,10 @@ def _check(path: Path, runtime: str, card: str | Path | None) -> None:
     """What can be said before a process is started."""
     if path.is_dir():
         check_is_file(path, "a .keras, .tflite or .onnx file")
-    if path.suffix not in (".tflite", ".onnx") and not is_model(path):
+    if suffix_of(path) not in (".tflite", ".onnx") and not is_model(path):
         raise KsegError(f"{path}: is neither .keras nor .tflite nor .onnx, nor shipped")
     check_is_file(shipped.file_of(path), "a .keras, .tflite or .onnx file")
-    if runtime not in RUNTIMES or (runtime != "cpu" and path.suffix != ".tflite"):
+    if runtime not in RUNTIMES or (runtime != "cpu" and suffix_of(path) != ".tflite"):
         raise KsegError(f"{path}: runtime is {runtime!r}; a .tflite takes {', '.join(RUNTIMES)}")
     if runtime != "cpu":
         # A CompiledModel does not say what a damaged file lacks; the interpreter does.

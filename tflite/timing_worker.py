@@ -20,6 +20,7 @@ import numpy as np
 
 from kseg.card import Card
 from kseg.errors import KsegError, first_line
+from kseg.files import suffix_of
 from kseg.predictor import KerasPredictor, Predictor
 from kseg.resize import resize_nearest
 from kseg.shipped import is_model
@@ -133,7 +134,7 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         file: ``.keras``, ``.tflite``, ``.onnx`` or shipped WEIGHTS:MODEL.
         options: "runtime", "threads", "input_size" and "card", as ``benchmark`` takes them.
     """
-    if file.suffix == ".onnx":
+    if suffix_of(file) == ".onnx":
         # The only library that is not loaded yet.
         import_onnxruntime(file)
     before = peak_memory()
@@ -146,7 +147,7 @@ def start(file: Path, options: dict[str, Any]) -> tuple[Runner, np.dtype, dict[s
         runner, dtype, own = WholeRunner(predictor), np.dtype(np.float32), predictor.input_size
         card, runtime = predictor.card, predictor.runtime
     elif options["runtime"] == "cpu":
-        kind = OnnxPredictor if file.suffix == ".onnx" else TFLitePredictor
+        kind = OnnxPredictor if suffix_of(file) == ".onnx" else TFLitePredictor
         runner = in_steps = kind(file, options["threads"], stated_for(file, options.get("card")))
         dtype, own = in_steps.io.input_type, in_steps.input_size
         card, runtime = in_steps.card, in_steps.runtime

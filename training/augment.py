@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kseg.card import check_type
 from kseg.data import IGNORE
 from kseg.errors import KsegError
 from kseg.training.photometric import LUMA, MAGNITUDES, distort
@@ -80,7 +81,9 @@ class Augmentation:
         crop, scale, jitter = self.crop, self.scale, self.jitter
         if not isinstance(crop, Sequence) or len(crop) != 2 or min(crop) < 1:
             raise KsegError(f"crop is {crop}; training needs a height and a width above 0")
-        if not 0 < scale[0] <= scale[1] < math.inf:
+        check_type("flip", self.flip, bool)
+        is_range = isinstance(scale, Sequence) and len(scale) == 2
+        if not is_range or not 0 < scale[0] <= scale[1] < math.inf:
             raise KsegError(f"scale is {scale}; it must be two positive numbers in order")
         if not 0 <= jitter < 1:
             raise KsegError(f"jitter is {jitter}; it must be at least 0 and below 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from kseg import checkpoints
 from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
+from kseg.files import suffix_of
 from kseg.loading import create_model, load, load_imagenet
 from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
@@ -60,8 +60,10 @@ def initial_model(
                 auxiliary=bool(config.auxiliary),
                 **config.options,
             )
+    trained_splits: tuple[str, ...] = ()
     if source is not None:
         _warn_of_classes(source, data, config.init_part)
+        trained_splits = source.card.trained_splits
     if source is not None and not wrapped:
         checkpoints.copy(model, source, part=config.init_part)
     elif wrapped:
@@ -69,8 +71,8 @@ def initial_model(
     elif config.init == "imagenet":
         load_imagenet(model)
     elif config.init:
-        _copy_from_file(model, config.init, config.init_part, data)
-        if Path(config.init).suffix == ".tflite" and config.batch_norm != "frozen":
+        trained_splits = _copy_from_file(model, config.init, config.init_part, data)
+        if suffix_of(config.init) == ".tflite" and config.batch_norm != "frozen":
             _unfold(model, config.init, data)
     layers = batch_norms(model)
     frozen = [layer for layer in layers if not layer.trainable]
@@ -87,7 +89,7 @@ def initial_model(
         # JAX computes the statistics of all devices' images anyway.
         jax = keras.backend.backend() == "jax"
         layer.synchronized = config.batch_norm == "sync" and not jax
-    model.card = model.card.trained_on(data)
+    model.card = model.card.replace(trained_splits=trained_splits).trained_on(data)
     return model
 
 
@@ -138,14 +140,16 @@ def _warn_of_classes(source: SegmentationModel, data: DataSet | Records, part: s
 
 def _copy_from_file(
     model: SegmentationModel, init: str, part: str, data: DataSet | Records
-) -> None:
+) -> tuple[str, ...]:
+    """Copies the weights; what they were trained on (``Card.trained_splits``)."""
     try:
-        if is_model(init):
-            source = load(init)
-            _warn_of_classes(source, data, part)
-            checkpoints.copy(model, source, part=part)
-        else:
+        if not is_model(init):
             checkpoints.assign(model, checkpoints.read(init), part=part)
+            return ()
+        source = load(init)
+        _warn_of_classes(source, data, part)
+        checkpoints.copy(model, source, part=part)
+        return source.card.trained_splits
     except KsegError as error:
         if init in str(error):
             raise

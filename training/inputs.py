@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from kseg.data import DataSet, open_dataset
 from kseg.data.reading import image_size
 from kseg.errors import KsegError
-from kseg.model import SegmentationModel, check_card, fixed_size
+from kseg.model import SegmentationModel, check_card, check_image_size, fixed_size
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records, compare_with_source, open_records
 
@@ -117,13 +118,16 @@ def from_model(
     config.check()
     crop = chosen_crop(config.crop, train_data, model)
     if config.final_crop is not None:
-        check_takes(model, "final_crop", config.final_crop)
-    for sample in () if val_data is None else val_data.samples:
-        try:
-            size = image_size(sample.image)
-        except KsegError:
-            continue  # who reads the image will say so
-        check_takes(model, f"{sample.image}: its size", size)
+        check_takes(model, "final_crop", config.final_crop, "choose another final_crop")
+    if model.card.wrapped and val_data is not None:
+        for size, path in _images_by_size(val_data).items():
+            check_takes(
+                model,
+                str(path),
+                size,
+                "to be scored while it trains, the model must take whole images: train without "
+                "data to score on, and evaluate with an input_size",
+            )
     return dataclasses.replace(config, crop=crop), train_data, val_data
 
 
@@ -142,28 +146,37 @@ def chosen_crop(
         KsegError: a wrapped model does not take this one.
     """
     if crop is None:
-        crop = default_crop(data)
-        if model.card.wrapped:
-            height, width = (own or n for own, n in zip(fixed_size(model), crop, strict=True))
-            return height, width
-    check_takes(model, "crop", crop)
+        height, width = default_crop(data)
+        own = fixed_size(model) if model.card.wrapped else (None, None)
+        crop = own[0] or height, own[1] or width
+    check_takes(model, "crop", crop, "choose another crop")
     return crop
 
 
-def check_takes(model: SegmentationModel, what: str, size: tuple[int, int]) -> None:
+def check_takes(model: SegmentationModel, what: str, size: tuple[int, int], way_out: str) -> None:
     """Raises KsegError for a size (H, W) that a wrapped model cannot be trained or scored at.
 
     A network of the zoo is built anew for any size.
 
     Args:
         what: has the size, for the message.
+        way_out: the end of the message.
     """
-    own = fixed_size(model)
-    if model.card.wrapped and any(a not in (None, b) for a, b in zip(own, size, strict=True)):
-        raise KsegError(
-            f"{what} is {size}; {model.card.name} takes images of {own} (H, W) alone, since it was "
-            "made so: wrap a model for any size"
-        )
+    if not model.card.wrapped:
+        return
+    try:
+        check_image_size(model, *size)
+    except KsegError as error:
+        raise KsegError(f"{what}: {error}; {way_out}") from error
+
+
+def _images_by_size(data: DataSet) -> dict[tuple[int, int], Path]:
+    """An image of each size (H, W); of one that cannot be read, who reads it will say so."""
+    found = {}
+    for sample in data.samples:
+        with contextlib.suppress(KsegError):
+            found.setdefault(image_size(sample.image), sample.image)
+    return found
 
 
 def default_crop(data: Data) -> tuple[int, int]:

@@ -118,6 +118,12 @@ def of_shape(labels: Any, logits: Any) -> Any:
     Raises:
         KsegError: another shape; in a TensorFlow graph the step fails where only a step shows it.
     """
+    if getattr(labels.shape, "rank", 0) is None:
+        # Of a step that TensorFlow has traced for both.
+        raise KsegError(
+            "labels have another number of axes than in an earlier call; give (N, H, W), one id a "
+            "pixel, in each, or compile the model again"
+        )
     given, wanted = tuple(labels.shape), tuple(logits.shape[:-1])
     if len(given) == len(wanted) + 1 and given[-1] == 1:
         labels = ops.squeeze(labels, axis=-1)

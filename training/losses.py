@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kseg.card import finite_number
 from kseg.data import IGNORE
 from kseg.errors import KsegError
 from kseg.training.labels import checked, of_shape, weights_of
@@ -51,6 +52,12 @@ def _cross_entropy(
     losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     weights = ops.cast(valid, losses.dtype)
     if class_weights is not None:
+        # A GPU would give a class beyond the table the weight 0.
+        if len(class_weights) != logits.shape[-1]:
+            raise KsegError(
+                f"class_weights has {len(class_weights)} weights and the model's output "
+                f"{logits.shape[-1]} channels; give one a channel"
+            )
         table = ops.convert_to_tensor(np.asarray(class_weights), dtype=losses.dtype)
         weights = weights * ops.take(table, labels)
     return losses * weights
@@ -282,7 +289,8 @@ class SegmentationLoss(keras.losses.Loss):
         ohem_threshold, ohem_fraction: ``threshold`` and ``fraction`` of ``ohem``.
 
     Raises:
-        KsegError: an unknown kind, or a ``reduction`` that is not the mean.
+        KsegError: an unknown kind, weights that are no numbers from 0 on, or a ``reduction`` that
+            is not the mean; in a step, another number of weights than the model has channels.
     """
 
     def __init__(
@@ -308,7 +316,11 @@ class SegmentationLoss(keras.losses.Loss):
                 "'sum_over_batch_size'; the functions of kseg.training.losses reduce nothing"
             )
         self.kind = kind
-        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = [finite_number("class_weights", w) for w in class_weights]
+            if min(self.class_weights, default=0) < 0:
+                raise KsegError(f"class_weights has {min(self.class_weights)}; 0 is the least")
         self.ignore_id = ignore_id
         self.ohem_threshold, self.ohem_fraction = ohem_threshold, ohem_fraction
 

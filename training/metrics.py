@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kseg.card import whole_number
 from kseg.data import IGNORE
 from kseg.training.labels import checked, weights_of
 
@@ -36,7 +37,7 @@ class MeanIoU(keras.metrics.Metric):
         self, num_classes: int, ignore_id: int = IGNORE, name: str = "mean_iou", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.num_classes = num_classes
+        self.num_classes = whole_number("num_classes", num_classes)
         self.ignore_id = ignore_id
         shape = (num_classes, num_classes + 1)
         self.confusion = self.add_variable(

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kseg.data import DataSet, LabelCounts
 from kseg.errors import KsegError, KsegWarning
+from kseg.evaluation.scores import warn_of_seen
 from kseg.files import atomic_write, locked, make_folder, remove_left
 from kseg.loading import load
 from kseg.model import SegmentationModel
@@ -266,6 +267,9 @@ class Run:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
+            if (scored := self.val_data) is not None:
+                trained = model.card.trained_splits
+                warn_of_seen(model.card.name, trained, scored.name, scored.split)
             self.model = self.devices.prepared(
                 model, self._teacher(), boundary_aware=self.config.boundary_aware > 0
             )

@@ -126,7 +126,7 @@ class Encoder:
 def check_output_stride(output_stride: int) -> None:
     """Raises ValueError for a stride that no dilated network has."""
     if output_stride not in OUTPUT_STRIDES:
-        raise ValueError(f"output_stride is {output_stride}; it must be one of {OUTPUT_STRIDES}")
+        raise ValueError(f"output_stride is {output_stride!r}; it must be one of {OUTPUT_STRIDES}")
 
 
 def grid_of_three(

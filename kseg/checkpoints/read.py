@@ -10,6 +10,7 @@ from kseg.checkpoints.hdf5 import read_hdf5
 from kseg.checkpoints.pytorch import read_pytorch
 from kseg.checkpoints.tflite import read_tflite
 from kseg.errors import KsegError, first_line
+from kseg.files import suffix_of
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -35,13 +36,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             raise KsegError(
                 "no such checkpoint; name a .pth, .safetensors, .h5, .tflite or TF1 prefix"
             )
-        if path.suffix == ".h5":
+        if suffix_of(path) == ".h5":
             return read_hdf5(path)
-        if path.suffix == ".safetensors":
+        if suffix_of(path) == ".safetensors":
             from safetensors.numpy import load_file
 
             return load_file(path)
-        if path.suffix == ".tflite":
+        if suffix_of(path) == ".tflite":
             return read_tflite(path)
         return read_pytorch(path)
     except KsegError as error:

@@ -32,15 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints a report a split; 1 when there are problems, warnings leave it 0."""
     shard = arguments.shard(args)
+    # Each part of what other commands take as one split, once.
+    splits = list(dict.fromkeys(part for split in args.split for part in split.split("+")))
     if (args.shard is None) != (args.json is None):
         raise KsegError("shard and json belong together; give --shard I/N --json F, or neither")
     if args.out or args.json:
-        arguments.data_outputs(args, args.split, [args.out, args.json])
+        arguments.data_outputs(args, splits, [args.out, args.json])
     if args.json:
         check_output(args.json)
     found = [
         find_problems(args.dataset, args.data_dir, split, shard, out=args.out, progress=Countdown())
-        for split in args.split
+        for split in splits
     ]
     if args.json:
         write_data_shard(args.json, shard, found)

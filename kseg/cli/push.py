@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from kseg import hub
+from kseg.files import suffix_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,6 @@ def run(args: argparse.Namespace) -> None:
     """Uploads."""
     from kseg.loading import load
 
-    models = [path for path in args.files if path.suffix == ".keras"]
+    models = [path for path in args.files if suffix_of(path) == ".keras"]
     card = load(models[0] if models else args.files[0]).card
     print(hub.push(args.files, card, args.name, private=args.private))

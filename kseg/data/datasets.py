@@ -199,6 +199,8 @@ def open_dataset(name: str, folder: str | Path | None, split: str) -> DataSet:
         KsegError: an unknown name, a missing folder, no images, an image without a
             label where the split has labels, a bad classes.txt, a split named twice.
     """
+    if not isinstance(split, str):
+        raise KsegError(f"split is {split!r}; it must be a name such as 'train' or 'train+val'")
     parts = split.split("+")
     if len(set(parts)) < len(parts):
         raise KsegError(f"split {split!r} names a part twice; name each once")

@@ -149,7 +149,7 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     folder = folder or os.environ.get(layout.environment)
     if not folder:
         way = f" or set {layout.environment}" if layout.environment else ""
-        raise KsegError(f"{name} needs a folder; give --data-dir{way}")
+        raise KsegError(f"{name} needs the folder of its files; give data_dir{way}")
     images = Path(folder, layout.images(split))
     labels = Path(folder, layout.labels(split))
     if split in layout.more_labels and Path(folder, layout.more_labels[split]).is_dir():

@@ -271,9 +271,8 @@ def _stored(path: Path) -> tuple[Image.Image, int]:
         _refuse_orientation(path, tags.get(_ORIENTATION, 1))
     if bits > 8 or image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
         raise KsegError(
-            f"{path}: is a label of mode {image.mode} with {bits} bits; labels are 8-bit ids"
-            if bits > 8
-            else f"{path}: is a label of mode {image.mode}; labels are 8-bit ids"
+            f"{path}: is a label of mode {image.mode}{f' with {bits} bits' * (bits > 8)}; labels "
+            "are 8-bit, so save its ids (0 to 254, and 255 for no class) as PNG of one channel"
         )
     if getattr(image, "is_animated", False):
         raise KsegError(f"{path}: holds several pictures; save the label as one")

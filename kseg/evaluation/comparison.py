@@ -17,6 +17,7 @@ from kseg.data import DataSet, Sample, read_image
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
 from kseg.evaluation.predictions import check_classes
+from kseg.evaluation.scores import warn_of_seen
 from kseg.pictures import Color, cover, side_by_side, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 
@@ -107,6 +108,9 @@ def compare(
     Raises:
         KsegError: classes that do not match, a value out of range, or an image, label or
             network that fails.
+
+    Warns:
+        KsegWarning: as ``evaluate``, of weights that were trained on the split.
     """
     if worst < 0:
         raise KsegError(f"worst is {worst}; it must be at least 0")
@@ -117,6 +121,8 @@ def compare(
     for predictor in (first, second) if labelled else ():
         # An IoU needs channels that are the data set's classes.
         check_classes(predictor.card, data)
+        card = predictor.card
+        warn_of_seen(card.name, card.trained_splits, data.name, data.split)
     a = _Side(first, input_size or first.input_size or second.input_size)
     b = _Side(second, input_size or second.input_size or first.input_size)
     agreement = ConfusionMatrix(len(names) + 1)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kseg.data import read_image
+from kseg.data.reading import warn_once
 from kseg.errors import KsegError
 from kseg.evaluation.sources import Source
 from kseg.evaluation.video import VideoReader, VideoWriter
@@ -77,7 +78,9 @@ class _Drawing:
         self._colors: Sequence[Color] = card.colors or spread_colors(len(self._names))
 
     def image(self, source: Source, folder: Path) -> Iterator[Path]:
-        pictures = self._pictures(read_image(source.path))
+        image = read_image(source.path)
+        self._warn_of_turned(source.path, image.shape[:2])
+        pictures = self._pictures(image)
         for kind, name in _files(source, self._kinds).items():
             with atomic_write(folder / name) as path:
                 Image.fromarray(pictures[kind]).save(path)
@@ -106,6 +109,19 @@ class _Drawing:
         yield from (folder / name for name in names.values())
         if interrupt is not None:
             raise interrupt
+
+    def _warn_of_turned(self, path: Path, size: tuple[int, int]) -> None:
+        """Says so of the first image that lies where the network's input stands, or stands."""
+        settings = self._settings or InferenceSettings()
+        own = settings.size_for(self._predictor)
+        if own and (own[0] - own[1]) * (size[0] - size[1]) < 0:
+            warn_once(
+                str(path.parent),
+                f"turned {own}",
+                path,
+                f"is {size[0]}x{size[1]} and the network's input {own[0]}x{own[1]} (HxW), which "
+                "distorts it; state an input_size of its shape, or convert a file of that",
+            )
 
     def _pictures(
         self, image: np.ndarray, legend: Sequence[int] | None = None

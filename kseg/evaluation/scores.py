@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kseg.card import Normalization
+from kseg.card import Normalization, seen_splits
 from kseg.crf import DenseCRF
 from kseg.errors import KsegWarning
 from kseg.evaluation.confusion import ByName
@@ -34,7 +34,8 @@ class Scores:
         image_iou: mean IoU of each image alone, by the sample's name.
         confusion_matrix: pixels by label (rows) and prediction; the last column is no class.
         dataset, split, images: what was scored on, and its number of images.
-        model, options, weights: of the card; for label maps ``model`` is their folder.
+        model, options, weights, trained_splits: of the card; for label maps ``model`` is their
+            folder, and there are no splits.
         runtime: what ran the network, "label maps" where none did.
         settings: of the inference, ``input_size`` as it was used. This and the fields down
             to ``normalization`` are None for label maps.
@@ -66,6 +67,7 @@ class Scores:
     model: str
     options: dict[str, Any]
     weights: str | None
+    trained_splits: tuple[str, ...]
     runtime: str
     settings: InferenceSettings | None
     output: str | None
@@ -102,6 +104,7 @@ class Scores:
                 "settings": InferenceSettings(**given) if given else None,
                 "normalization": normalization and Normalization(**normalization),
                 "void_channels": tuple(fields["void_channels"]),
+                "trained_splits": tuple(fields.get("trained_splits", ())),  # an earlier kseg's
             }
         )
 
@@ -124,6 +127,27 @@ def warn_of_labels(facts: Mapping[str, Any], counts: Counts) -> None:
     """Gives each doubt about the labels as a KsegWarning; ``facts`` are fields of ``Scores``."""
     for doubt in counts.doubts():
         warnings.warn(f"{facts['dataset']} {facts['split']}: {doubt}", KsegWarning, stacklevel=3)
+
+
+def warn_of_seen(model: str, trained: Sequence[str], name: str, split: str) -> None:
+    """Says so where weights are scored on images that they were trained on.
+
+    Args:
+        model: the network's name.
+        trained, name, split: as for ``seen_splits``.
+
+    Warns:
+        KsegWarning: once, with the splits.
+    """
+    if seen := seen_splits(trained, name, split):
+        # Any folder has these names.
+        known = "if that was this folder, " if name in ("folder", "streets") else ""
+        warnings.warn(
+            f"{model}: its weights are trained on {' and '.join(seen)}; {known}the score on "
+            f"{split} says nothing of new images, so score a split that they have not seen",
+            KsegWarning,
+            stacklevel=3,
+        )
 
 
 def without_threads(runtime: str) -> str:

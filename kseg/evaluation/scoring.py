@@ -16,12 +16,13 @@ import numpy as np
 
 from kseg import shipped
 from kseg._version import __version__
+from kseg.card import whole_number
 from kseg.data import WHOLE, DataSet, Sample, Shard, joint_digest
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
 from kseg.evaluation.predictions import LabelMaps, Predictions, predictions_of
 from kseg.evaluation.resume import SavedScores, content_of
-from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels
+from kseg.evaluation.scores import Scores, fields_to_json, warn_of_labels, warn_of_seen
 from kseg.evaluation.shards import ScoreShard
 from kseg.files import locked
 from kseg.predictor import InferenceSettings, Predictor, inference_settings
@@ -56,6 +57,10 @@ def evaluate(
     Raises:
         KsegError: classes that do not match, no images, saved scores of another run, or
             an image, label or network that fails.
+
+    Warns:
+        KsegWarning: weights that were trained on the split, unless it is called "train", or
+            labels that may be meant otherwise.
     """
     counts, facts, seconds = _counted(
         source,
@@ -143,7 +148,7 @@ def _counted(
         source, data, shard, settings, boundaries, workers, saved, progress: as for
             ``evaluate_shard``.
     """
-    if workers is not None and workers < 1:
+    if workers is not None and whole_number("workers", workers) < 1:
         raise KsegError(f"workers is {workers}; it must be at least 1")
     if not isinstance(data, DataSet):
         raise KsegError(f"data is a {type(data).__name__}; kseg.data.open_dataset makes a DataSet")
@@ -156,6 +161,7 @@ def _counted(
         **predictions.facts(),
         "kseg": __version__,
     }
+    warn_of_seen(facts["model"], facts["trained_splits"], data.name, data.split)
     kinds = _kinds(data, boundaries)
     counts, seconds = Counts(data.classes, **kinds), 0.0
     with contextlib.ExitStack() as leaving:

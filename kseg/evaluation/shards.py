@@ -11,7 +11,7 @@ from kseg.data import ClassTable, Shard, joint_digest
 from kseg.data.shard_files import ShardFile
 from kseg.errors import KsegError
 from kseg.evaluation.counts import Counts
-from kseg.evaluation.scores import Scores, warn_of_labels, without_threads
+from kseg.evaluation.scores import Scores, warn_of_labels, warn_of_seen, without_threads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +92,7 @@ def merge_shards(shards: Sequence[ShardFile]) -> tuple[Scores, str | None]:
             seconds += float(place.found["seconds"])
         names, file = first.job["names"], first.found["file"]
         scores = Scores.from_json({**counts.figures(), **facts, "seconds": seconds})
+        warn_of_seen(scores.model, scores.trained_splits, scores.dataset, scores.split)
     except KsegError:  # boundaries, without SciPy
         raise
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import kseg
-from kseg.card import Card, Normalization
+from kseg.card import Card, Normalization, seen_splits
+from kseg.data import CAMVID, DataSet
 from kseg.errors import KsegError
 from kseg.zoo import new_card
 
@@ -29,6 +30,37 @@ def test_void_channels_have_no_train_id():
 
 
 CARD = new_card("cgnet_m3n21", 3)
+
+
+@pytest.mark.parametrize(
+    ("trained", "scored", "seen"),
+    [
+        ("camvid train+val", "camvid val", ["camvid val"]),
+        ("camvid train+val", "camvid train", []),
+        ("camvid train+val", "camvid test+val", ["camvid val"]),
+        ("camvid train", "camvid val", []),
+        ("camvid val", "voc val", []),
+        ("voc trainval", "voc val", ["voc val"]),
+        ("voc val", "voc trainval", ["voc val"]),
+        ("voc trainaug", "voc trainaug", []),
+        ("cityscapes_coarse val", "cityscapes val", ["cityscapes val"]),
+    ],
+)
+def test_splits_that_weights_saw(trained, scored, seen):
+    """VOC's trainval has the images of val, and Cityscapes' coarse labels are of the fine ones'."""
+    data = [DataSet(*text.split(), CAMVID, (), None) for text in (trained, scored)]
+    card = new_card("cgnet_m3n21", 11).trained_on(data[0])
+    assert seen_splits(card.trained_splits, *scored.split()) == seen
+    value = card.to_json()
+    assert Card.from_json(value) == card
+    # An earlier kseg's; pruning adds what it did.
+    del value["trained_splits"]
+    value["weights"] += "; pruned"
+    assert Card.from_json(value).trained_splits == card.trained_splits
+    # What came before is seen as well.
+    assert {*card.trained_splits} <= {*card.trained_on(data[1]).trained_splits}
+
+
 NAN = float("nan")
 
 
@@ -61,6 +93,7 @@ NAN = float("nan")
         (dict(output="masks"), "output is 'masks'"),
         (dict(output_stride=0), "output_stride is 0"),
         (dict(dataset=3), "dataset is 3"),
+        (dict(trained_splits="camvid val"), "trained_splits is 'camvid val'"),
         (dict(normalization=(0, 1)), "normalization is"),
     ],
 )

@@ -103,6 +103,9 @@ def test_labels_that_are_ignored_altogether(own, capsys):
     arguments = ["check-data", "--dataset", "folder", "--data-dir", str(root), "--split"]
     assert [main([*arguments, split]) for split in ("train", "test")] == [1, 0]
     assert capsys.readouterr().out.count(text) == 2
+    # As other commands take both.
+    assert main([*arguments, "train+test", "test"]) == 1
+    assert capsys.readouterr().out.count(text) == 2
 
 
 def test_lossy_labels_are_named_each(own):

@@ -108,6 +108,7 @@ def lose_images(folder):
         ("camvid", "val", break_nothing, "val: no such folder; camvid keeps the images"),
         ("camvid", "train", lose_label, r"train/001\.png: has no label"),
         ("camvid", "train", lose_images, "train: has no images"),
+        ("camvid", None, break_nothing, "split is None; it must be a name such as 'train' or"),
     ],
 )
 def test_unusable(name, split, damage, message, folder):
@@ -118,7 +119,7 @@ def test_unusable(name, split, damage, message, folder):
 
 def test_cityscapes_needs_a_folder(monkeypatch):
     monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
-    with pytest.raises(kseg.KsegError, match="--data-dir or set CITYSCAPES_DATASET"):
+    with pytest.raises(kseg.KsegError, match="give data_dir or set CITYSCAPES_DATASET"):
         open_dataset("cityscapes", None, "val")
 
 

@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 
 import kseg
-from kseg.data import open_dataset
+from kseg.data import Shard, open_dataset, read_shards
 from kseg.evaluation import (
     ConfusionMatrix,
     InferenceSettings,
     compare,
     evaluate,
+    evaluate_shard,
     format_report,
+    merge_shards,
 )
 from kseg.predictor import KerasPredictor, predict_labels
 
@@ -254,6 +256,26 @@ def test_a_height_in_place_of_the_width(tiny_model, tiny_camvid, recwarn):
     assert not recwarn.list
     with pytest.warns(kseg.errors.KsegWarning, match=r"input_size is 64x48 .* the height first"):
         evaluate(Constant(tiny_model.card, np.zeros((64, 48, 11))), data, input_size=(64, 48))
+
+
+def test_weights_that_saw_the_images(tiny_model, tiny_camvid, tmp_path, recwarn):
+    """A score of them is no score; that of the training split is a user's choice."""
+    train, val = (open_dataset("camvid", tiny_camvid, split) for split in ("train", "val"))
+    predictor = Constant(tiny_model.card.trained_on(train), np.zeros((48, 64, 11)))
+    both = open_dataset("camvid", tiny_camvid, "train+val")
+    for data in (train, val):
+        assert evaluate(predictor, data).trained_splits == ("camvid train",)
+    assert not recwarn.list
+    predictor.card = tiny_model.card.trained_on(both)
+    message = "weights are trained on camvid val; the score on val says nothing of new images"
+    evaluate_shard(predictor, val, Shard(1, 1)).write(tmp_path / "shard.json")
+    for score in (
+        evaluate,
+        lambda *args: compare(predictor, *args),
+        lambda *_: merge_shards(read_shards([tmp_path / "shard.json"])),
+    ):
+        with pytest.warns(kseg.errors.KsegWarning, match=message):
+            score(predictor, val)
 
 
 def test_something_else_than_a_predictor(tiny_model, tiny_camvid):

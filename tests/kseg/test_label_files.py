@@ -160,7 +160,7 @@ def test_refused_by_meaning(path, twenty):
     with pytest.raises(kseg.KsegError, match="is a TIFF in which 0 is white"):
         read_label(path, twenty)
     Image.fromarray(ids.astype(np.uint16)).save(path)
-    with pytest.raises(kseg.KsegError, match="mode I;16 with 16 bits; labels are 8-bit ids"):
+    with pytest.raises(kseg.KsegError, match="mode I;16 with 16 bits; labels are 8-bit, so"):
         read_label(path, twenty)
     pages = [Image.fromarray(ids), Image.fromarray(ids + 1)]
     for name in ("a.tif", "a.png"):

@@ -281,6 +281,9 @@ def test_vanished_probabilities_stay_finite():
         ({"window": (4.5, 4)}, "window is 4.5; it must be a whole number"),
         ({"scales": 1.5}, r"scales is 1.5; .* \(1.5,\) for one"),
         ({"window": (4, 4), "overlap": 1}, "overlap is 1"),
+        ({"window": (4, 4), "overlap": "0.5"}, "overlap has '0.5'; it must be finite"),
+        ({"scales": ("1",)}, "scales has '1'; it must be finite numbers"),
+        ({"flip": "no"}, "flip is 'no'; it must be bool"),
     ],
 )
 def test_settings_out_of_range(way, message, tiny_camvid):

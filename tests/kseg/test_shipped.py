@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 import kseg
 from kseg import checkpoints, shipped
+from kseg.card import Card
 from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.evaluation import SavedScores
@@ -70,6 +71,9 @@ def test_facts_are_of_the_file(name):
     kernels = [str(tensor.dtype) for tensor in tensors if tensor.ndim > 1]
     assert Counter(kernels) == file["kernels"]
     assert {str(tensor.dtype) for tensor in tensors if tensor.ndim == 1} == {"float32"}
+    stated, _, parts = shipped.facts(name)["trained_on"].partition(" ")
+    splits = [f"{stated} {part}" for part in parts.split("+")]
+    assert sorted(Card.from_json(shipped.facts(name)["card"]).trained_splits) == splits
 
 
 @pytest.mark.parametrize("path", [":x.keras", "/tmp:1/x.keras", "other:x.keras"])
@@ -90,7 +94,7 @@ def test_by_the_argument_of_create_model(folder):
     image = np.random.default_rng(0).uniform(0, 255, (1, 48, 64, 3)).astype("float32")
     np.testing.assert_allclose(model(image), load("tiny:cgnet_m3n21")(image), atol=1e-5)
     with pytest.raises(kseg.KsegError, match="tiny:cgnet_m3n21: has 11 classes, not 19"):
-        kseg.create_model("cgnet_m3n21", weights="tiny", num_classes=19)
+        kseg.create_model("cgnet_m3n21", weights="tiny:cgnet_m3n21", num_classes=19)
     with pytest.raises(kseg.KsegError, match=r"tiny:enet: no such weights; kseg ships tiny:cgnet"):
         kseg.create_model("enet", weights="tiny")
 

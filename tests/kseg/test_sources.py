@@ -92,6 +92,10 @@ def test_a_folder(tiny_keras, tmp_path, capsys):
     np.testing.assert_array_equal(pair[: SIZE[0], : SIZE[1]], image)
     labels = predict_labels(KerasPredictor(tiny_keras), image)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/day/0.png")), labels)
+    assert "distorts" not in capsys.readouterr().err
+    turned = [*arguments, "--write", "labels", "--input-size", "64", "47"]
+    assert main(turned) == 0
+    assert "0.png: is 47x64 and the network's input 64x47 (HxW), which" in capsys.readouterr().err
     assert main([*arguments, "--write", "masks"]) == 1
     assert "--write is ['masks']; it must be of labels, overlay" in capsys.readouterr().err
 

@@ -278,3 +278,22 @@ def test_names_and_void_channels(model):
     assert ours.card.train_ids()[:11].tolist() == [*range(10), 255]
     with pytest.raises(kseg.KsegError, match="class_names has 10 entries for 11 classes"):
         kseg.wrap(model, class_names=list("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(class_names="abc"), "class_names is 'abc'; it must be names"),
+        (dict(void_channels=2), "void_channels is 2; it must be channel numbers"),
+        (dict(normalization=(0, 255)), r"normalization is \(0, 255\); it must be Normalization"),
+        (dict(probabilities="no"), r"probabilities is 'no'; it must be bool \| None"),
+    ],
+)
+def test_arguments_of_another_type(arguments, message):
+    with pytest.raises(kseg.KsegError, match=message):
+        kseg.wrap(simple(kl.Conv2D(3, 1)), **arguments)
+
+
+def test_a_sigmoid_is_no_logit():
+    with pytest.warns(KsegWarning, match=r"simple: ends in a sigmoid, whose values 0\.\.1 are"):
+        kseg.wrap(simple(kl.Conv2D(3, 1, activation="sigmoid")))

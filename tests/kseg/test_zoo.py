@@ -40,7 +40,22 @@ def test_a_model_without_a_card(tmp_path):
         (dict(name="cgnet_m3n21", auxiliary=True), "has no option 'auxiliary'"),
         (dict(name="cgnet_m3n21", residual="big"), "residual is 'big'"),
         (dict(name="cgnet_m3n21", m=1), "m is 1"),
-        (dict(name="cgnet_m3n21", m="3"), "cgnet_m3n21: .* 'int' and 'str'"),
+        (dict(name="cgnet_m3n21", m="3"), "m is '3'; it takes no str and is 3 by default"),
+        (dict(name="cgnet_m3n21", m=True), "m is True; it takes no bool and is 3"),
+        (dict(name="cgnet_m3n21", m=2.5), r"cannot be built with m=2\.5 \("),
+        (dict(name="cgnet_m3n21", input_injection="no"), "is 'no'; it must be True or False"),
+        (dict(name="cgnet_m3n21", residual=3), "residual is 3; it must be a text"),
+        (dict(name="unet.ResNet50", output_stride="8"), "output_stride is '8'; it takes no str"),
+        (dict(name="icnet_resnet50", auxiliary="no"), "auxiliary is 'no'; it must be True or F"),
+        (dict(name="deeplab_v2_resnet101", atrous_rates="6"), "is '6'; it takes no str and is No"),
+        (dict(name=None), "the name of a model is None"),
+        (dict(name="cgnet_m3n21", input_shape=(64.0, 64, 3)), r"input_shape is 64\.0; .* whole"),
+        (dict(name="cgnet_m3n21", input_shape=(-64, 64, 3)), "input_shape has -64; .* at least 1"),
+        (dict(name="cgnet_m3n21", batch_size=0), "batch_size has 0; .* at least 1, or None"),
+        (dict(name="cgnet_m3n21", batch_size="2"), "batch_size is '2'; it must be a whole"),
+        (dict(name="cgnet_m3n21", weights=True), "weights is True; it must be a file, shipped"),
+        (dict(name="cgnet_m3n21", weights="a.keras"), "a.keras', a whole model; kseg.load reads"),
+        (dict(name="enet", weights="camvid:cgnet_m3n21"), "cgnet_m3n21', a whole model"),
         (dict(name="cgnet_m3n21", num_classes=0), "num_classes is 0"),
         (dict(name="cgnet_m3n21", num_classes=256), "num_classes is 256; it must be 2 to 255"),
         (dict(name="cgnet_m3n21", input_shape=(64, 64, 1)), "input_shape is"),
@@ -51,6 +66,14 @@ def test_refusals(arguments, message):
     with pytest.raises(kseg.KsegError, match=message) as error:
         kseg.create_model(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("thing", [None, 3, keras.Sequential([keras.Input((8, 8, 3))])])
+def test_what_is_no_model(thing):
+    with pytest.raises(kseg.KsegError, match=r"load is given a .*; it takes the name of a \.keras"):
+        kseg.load(thing)
+    with pytest.raises(kseg.KsegError, match=r"without a card; make it with kseg\.create"):
+        kseg.open_predictor(thing)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is no file of kseg, or a broken one, is one line that names it; nothing dies of it."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -51,6 +53,20 @@ def one_line(capsys, *arguments):
     (line,) = captured.err.splitlines()
     assert line.startswith("kseg: ")
     return line
+
+
+def test_suffixes_in_capitals(write, tiny_model, tiny_keras, tmp_path, capsys):
+    """As Windows may write them; what kseg writes has small letters, as Keras needs them."""
+    small = write("small", logits)
+    for source, name in ((small, "FILE.TFLITE"), (tiny_keras, "FILE.KERAS")):
+        copy = tmp_path / name
+        shutil.copyfile(source, copy)
+        image = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
+        found, wanted = (kseg.open_predictor(path)(image) for path in (copy, source))
+        np.testing.assert_array_equal(found, wanted)
+    assert kseg.load(tmp_path / "FILE.KERAS").card == tiny_model.card
+    line = one_line(capsys, "convert", tmp_path / "FILE.KERAS", tmp_path / "OUT.TFLITE")
+    assert "OUT.TFLITE: the file's name must end in .tflite or .onnx, in small letters" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"a text\n" * 1000, bytes(5000)])

@@ -198,6 +198,8 @@ def test_shipped_weights(tiny_model, tmp_path, monkeypatch):
 
 
 def test_refusals(tiny_keras, tmp_path, capsys):
+    with pytest.raises(kseg.KsegError, match=r"files is 'a\.tflite'; give a list of files"):
+        kseg.tflite.benchmark("a.tflite")
     (tmp_path / "x.tflite").write_bytes(b"nothing")
     cases = {
         ("none.keras",): "none.keras: no such file",

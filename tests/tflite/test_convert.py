@@ -332,6 +332,8 @@ def test_a_change_leaves_what_it_was_made_of(files):
         (dict(precision="int8", calibration=[]), "int8 needs calibration images"),
         (dict(calibration=[IMAGE]), "fp32 takes no calibration images"),
         (dict(input_type="int4"), "input_type is 'int4'"),
+        (dict(sparse="no"), "sparse is 'no'; it must be bool"),
+        (dict(precision="int8", keep_float="b1.act"), "keep_float is 'b1.act'; give a list"),
     ],
 )
 def test_refusals(options, message, tiny_model, tmp_path):

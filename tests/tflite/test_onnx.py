@@ -46,6 +46,13 @@ def test_logits(tiny_model, files):
     np.testing.assert_allclose(predictor(IMAGE), want, atol=FLOAT32 * np.ptp(want))
 
 
+def test_a_suffix_in_capitals(files, tmp_path):
+    copy = tmp_path / "FILE.ONNX"
+    copy.write_bytes(files["logits"].read_bytes())
+    found, wanted = (kseg.open_predictor(path)(IMAGE) for path in (copy, files["logits"]))
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_stride_logits(tiny_model, files):
     low = keras.Model(tiny_model.input, tiny_model.get_layer("classifier.0.conv").output)
     want = np.asarray(low(IMAGE[None]))[0]

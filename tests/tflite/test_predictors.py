@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kseg.tflite.predictors import TensorIO
+import kseg
+from kseg.tflite.predictors import TensorIO, thread_count
 
 
 def tensors(input_type, output_type="float32", scale=0.0, zero_point=0):
@@ -34,3 +35,9 @@ def test_int8_output_is_scaled(scale, zero_point):
     got = tensors("float32", "int8", scale, zero_point).decode(output)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, [[[scale * (q - zero_point) for q in (-128, 0, 127)]]])
+
+
+@pytest.mark.parametrize("threads", ["2", 2.0, 0])
+def test_threads(threads):
+    with pytest.raises(kseg.KsegError, match=f"threads is {threads!r}; it must be a"):
+        thread_count(threads)

@@ -106,6 +106,16 @@ def test_weighted_and_plain_updates_add_up():
     assert float(metric.result()) == 0
 
 
+def test_axes_that_change():
+    """TensorFlow's trace for labels (N, H, W) in one call and (N, H, W, 1) in the next."""
+    specs = tf.TensorSpec(None, tf.uint8), tf.TensorSpec((None, 4, 6, 3), tf.float32)
+    for function in (SegmentationLoss(), MeanIoU(3).update_state):
+        with pytest.raises(kseg.KsegError, match="another number of axes than in an earlier call"):
+            tf.function(function, autograph=False).get_concrete_function(*specs)
+    with pytest.raises(kseg.KsegError, match="num_classes is '3'; it must be a whole number"):
+        MeanIoU("3")
+
+
 def test_images_that_are_scaled(recwarn):
     inputs = keras.Input((None, None, 3))
     model = kseg.wrap(keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs)))
@@ -122,7 +132,32 @@ def test_images_that_are_scaled(recwarn):
         assert not [w for w in recwarn.list if w.category is KsegWarning]
         with pytest.warns(KsegWarning, match="from 0.98 to 0.98, and the model takes RGB 0..255"):
             call(image / 255)
+        with pytest.warns(KsegWarning, match="from -2 to 2.6, and the model takes RGB 0..255"):
+            call(np.stack([image[..., 0] / 250 * at for at in (-2, 1, 2.6)], axis=-1))
         recwarn.clear()
+
+
+def test_batches_that_are_scaled(recwarn):
+    """A data set is looked at when its first batch comes, and is what it was."""
+    inputs = keras.Input((None, None, 3))
+    model = kseg.wrap(keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs)))
+    model.compile("sgd", SegmentationLoss())
+    images = RNG.uniform(0, 1, (5, 4, 6, 3)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((images, TRUTH)).batch(2)
+    calls = [
+        lambda x: model.fit(x, epochs=2, verbose=0),
+        lambda x: model.evaluate(x=x, verbose=0),
+        lambda x: model.predict(x, verbose=0),
+    ]
+    for call in calls:
+        for scale in (255, 0):
+            call(data.map(lambda image, label, scale=scale: (scale * image, label)))
+        assert not [w for w in recwarn.list if w.category is KsegWarning]
+        with pytest.warns(KsegWarning, match="and the model takes RGB 0..255"):
+            call(data)
+        recwarn.clear()
+    got = model.predict(data, verbose=0)
+    np.testing.assert_array_equal(got, model.predict(images, batch_size=2, verbose=0))
 
 
 def compiled(

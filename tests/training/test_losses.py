@@ -292,6 +292,15 @@ def test_loss_averages_over_all_pixels():
     assert float(copy(LABELS, LOGITS)) == float(loss(LABELS, LOGITS))
 
 
+def test_class_weights_that_do_not_fit():
+    for weights in ((1.0, 2.0), (1.0, 2.0, 3.0, 4.0)):
+        with pytest.raises(kseg.KsegError, match=f"has {len(weights)} weights and .* 3 channels"):
+            SegmentationLoss(class_weights=weights)(LABELS, LOGITS)
+    for wrong, message in ((-2, "-2; 0 is the least"), (np.nan, "nan; it must be finite")):
+        with pytest.raises(kseg.KsegError, match=f"class_weights has {message}"):
+            SegmentationLoss(class_weights=(1, wrong, 3))
+
+
 def test_losses_add_up():
     both = SegmentationLoss("cross_entropy+dice", class_weights=(1.0, 2.0, 3.0))
     parts = float(np.mean(LOSSES["dice"](LABELS, LOGITS))) + reference((1, 2, 3)).mean()

@@ -185,6 +185,8 @@ def test_whole_images(tiny_camvid):
         (dict(crop=None, augment=True), "crop is None"),
         (dict(crop=(0, 8)), "crop is"),
         (dict(crop=8), "crop is 8; training needs a height and a width"),
+        (dict(crop=CROP, scale=0.5), r"scale is 0\.5; it must be two positive numbers in order"),
+        (dict(crop=CROP, flip="no"), "flip is 'no'; it must be bool"),
         (dict(crop=CROP, scale=(2, 1)), "scale is"),
         (dict(crop=CROP, scale=(0, 1)), "scale is"),
         (dict(crop=CROP, jitter=1), "jitter is 1"),

@@ -469,14 +469,18 @@ def test_mixed_precision_keeps_float32(tiny_camvid, tmp_path):
 def test_init_from_a_model_with_another_head(small_keras, tiny_camvid, tmp_path):
     """19 classes from 11: all but the classifier is taken over."""
     other = kseg.create_model("small", num_classes=19)
+    other.card = other.card.replace(trained_splits=("camvid val",))
     other.save(tmp_path / "other.keras")
     config = TrainingConfig(
-        **TINY, steps=1, val_split=None, learning_rate=1e-30, init=str(tmp_path / "other.keras")
+        **TINY, steps=1, learning_rate=1e-30, init=str(tmp_path / "other.keras")
     )
     with pytest.raises(kseg.KsegError, match=r"other.keras: small with 19 classes does not"):
         train(config, tiny_camvid, tmp_path / "run")
     config = dataclasses.replace(config, init_part="all-but-classifier")
-    model = train(config, tiny_camvid, tmp_path / "run")
+    with pytest.warns(kseg.errors.KsegWarning, match="trained on camvid val; the score on val"):
+        model = train(config, tiny_camvid, tmp_path / "run")
+    assert load(tmp_path / "run/model.keras").card == model.card
+    assert model.card.trained_splits == ("camvid val", "camvid train")
     name = "stage.conv"
     np.testing.assert_allclose(
         model.get_layer(name).kernel, other.get_layer(name).kernel, rtol=1e-6

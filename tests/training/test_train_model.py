@@ -126,9 +126,11 @@ def test_a_complete_run_stays(data, tmp_path, capsys):
 
 def test_channels_of_other_classes(data, recwarn):
     model, config = make_model(), TrainingConfig("small", "camvid", OPTIONS, **SETTINGS)
+    model.card = model.card.replace(trained_splits=("voc val",))
     for names in (CAMVID.names, None):
         model.card = model.card.replace(class_names=names)
-        initial_model(config, data[0], model)
+        trained_splits = initial_model(config, data[0], model).card.trained_splits
+        assert trained_splits == ("voc val", "camvid train")
     model.card = model.card.replace(class_names=CAMVID.names[::-1])
     head = dataclasses.replace(config, init_part="all-but-classifier")
     initial_model(head, data[0], model)

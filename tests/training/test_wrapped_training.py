@@ -8,6 +8,7 @@ import pytest
 from keras import layers as kl
 
 import kseg
+import kseg.evaluation
 import kseg.training
 from kseg.model import leaf_layers
 from kseg.training import losses, train
@@ -110,7 +111,7 @@ def test_another_size_is_refused_before_the_run(what, tiny_camvid, tmp_path):
     val = kseg.data.open_dataset("camvid", tmp_path, "val")
     data = kseg.data.open_dataset("camvid", tiny_camvid, "train")
     settings = {"crop": {"crop": (40, 64)}, "final_crop": {"final_crop": (40, 64)}}.get(what, {})
-    with pytest.raises(kseg.KsegError, match=rf"{what}.* is \(40, 64\); mine takes images of \(48"):
+    with pytest.raises(kseg.KsegError, match=rf"{what}.*: mine: takes .* 48x64 .*, not of 40x64"):
         train(
             fixed(),
             (data, val) if what == "val" else data,
@@ -118,6 +119,22 @@ def test_another_size_is_refused_before_the_run(what, tiny_camvid, tmp_path):
             final_epochs=int(what == "final_crop"),
             **settings,
         )
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_its_layers_do_not_take(tiny_camvid, tmp_path):
+    """Of 48 x 64, where the skip connection meets at multiples of 32 alone."""
+    image = keras.Input((None, None, 3))
+    x = kl.UpSampling2D(32)(kl.MaxPooling2D(32)(image))
+    model = kseg.wrap(keras.Model(image, kl.Conv2D(11, 1)(kl.Concatenate()([image, x]))))
+    data = [kseg.data.open_dataset("camvid", tiny_camvid, split) for split in ("train", "val")]
+    message = r"does not run on an image of 48x64 \(HxW; .*\); a U-Net takes sides that"
+    with pytest.raises(kseg.KsegError, match=f"{message} its stride divides; choose another crop"):
+        train(model, data[0], tmp_path / "run", **SETTINGS)
+    with pytest.raises(kseg.KsegError, match=rf"val/00.\.png: .*{message} .*evaluate with an inp"):
+        train(model, data, tmp_path / "run", **{**SETTINGS, "crop": (64, 64)})
+    with pytest.raises(kseg.KsegError, match=rf"val/000\.png: .*{message}"):
+        kseg.evaluation.evaluate(kseg.open_predictor(model), data[1])
     assert not (tmp_path / "run").exists()
 
 
