@@ -125,7 +125,7 @@ def like_trained(model: keras.Model, branches: float = 1.0) -> None:
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     for layer in model.layers if branches != 1 else ():
         if isinstance(layer, keras.layers.Add):
-            sources = [tensor._keras_history.operation for tensor in layer.input]
+            sources = [_before_gates(tensor) for tensor in layer.input]
             ends = [x for x in sources if isinstance(x, keras.layers.BatchNormalization)]
             # A shortcut with a BatchNorm keeps what the sum is about.
             for norm in ends[-1:]:
@@ -140,6 +140,14 @@ def like_trained(model: keras.Model, branches: float = 1.0) -> None:
         norm.momentum = momentum
         for weight in norm.weights:
             weight.assign(weight + 0.1 * np.abs(rng.standard_normal(weight.shape)))
+
+
+def _before_gates(tensor: keras.KerasTensor) -> keras.Operation:
+    """What gives a tensor, or what its channels' factors are for, as in squeeze-and-excitation."""
+    operation = tensor._keras_history.operation
+    if isinstance(operation, keras.layers.Multiply):
+        return _before_gates(operation.input[0])
+    return operation
 
 
 def photograph(size: tuple[int, int]) -> np.ndarray:

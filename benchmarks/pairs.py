@@ -20,9 +20,9 @@ has all encoders and all heads.
     output_stride  of the encoder, as the head wants it
     strides        the encoder's last features at this stride against those at twice it, where the
                    grids meet: largest difference by the largest feature. Empty at 32, and where
-                   there is no choice. A mean over all pixels makes it as large as that of
-                   SEResNet50, and so does torchvision's MobileNetV3, which dilates the block
-                   that loses its stride as well.
+                   there is no choice. It is large by what was published: SEResNet50 has means
+                   over all pixels; ResNet50C and torchvision's MobileNetV3 also dilate the block
+                   that loses its stride; poolings of VGG16Caffe are not dilated.
     keras          CPU against Keras: largest difference by the logits' range
     gpu            GPU accelerator against CPU: the same
     note           why a file does not belong on the GPU, or may seem not to
@@ -75,6 +75,8 @@ CLASSES = 19
 AGREES = 1e-3
 # Heads that begin with dilated convolutions of the encoder's last features.
 _DILATED = ("deeplab_v3", "deeplab_v3_plus", "liteseg")
+# Where the grids of two strides meet, if not at SIZE: its first convolutions have no padding.
+_MEET = {"Xception": (71, 135)}
 # Its name among the rows of the zoo.
 _TOGETHER = "pairs"
 
@@ -122,8 +124,7 @@ class Together:
 
     Attributes:
         row: what builds them, for the zoo: the logits of one pair behind those of another.
-        features: the encoder's last, of the model that was built last.
-        logits: of the pairs, of that model.
+        logits: of the pairs, of the model that was built last.
     """
 
     def __init__(self, pairs: Sequence[str]) -> None:
@@ -134,7 +135,6 @@ class Together:
             normalization=self._encoder.normalization,
             least_size=self._encoder.least_size,
         )
-        self.features: KerasTensor = None
         self.logits: list[KerasTensor] = []
 
     def _build(self, x: KerasTensor, num_classes: int) -> KerasTensor:
@@ -167,7 +167,6 @@ class Together:
             del made[1:]
             resized = Resize(row.resize, name=f"{head}.resized", dtype="float32")(logits, x)
             self.logits.append(resized)
-        self.features = made[0].output
         if len(self.logits) == 1:
             return self.logits[0]
         return keras.layers.Concatenate(name="together")(self.logits)
@@ -198,26 +197,27 @@ def as_row(row: Variant) -> Iterator[str]:
         del VARIANTS[_TOGETHER]
 
 
-def compare_strides(name: str, model: keras.Model, features: KerasTensor, stride: int) -> str:
+def compare_strides(name: str, model: keras.Model, stride: int) -> str:
     """The column ``strides``.
 
     Args:
         name: of the encoder.
         model: which it is in, with its weights.
-        features: the encoder's last in it.
-        stride: of these.
+        stride: of the model's features.
     """
-    encoder = ENCODERS[name]
+    encoder, size = ENCODERS[name], _MEET.get(name, SIZE)
     if 2 * stride not in encoder.output_strides():
         return ""
-    inputs = keras.Input(model.input_shape[1:])
+    inputs = keras.Input((*size, 3))
     x = normalize(inputs, encoder.normalization)
-    coarse = keras.Model(inputs, encoder.function(x, output_stride=2 * stride).output)
-    copy_weights(model, coarse)
-    image = photograph(model.input_shape[1:3])[None].astype(np.float32)
-    fine = keras.Model(model.input, features)
-    want, got = (np.asarray(each(image, training=False)) for each in (coarse, fine))
-    return f"{np.abs(got[:, ::2, ::2] - want).max() / np.abs(want).max():.2g}"
+    image = photograph(size)[None].astype(np.float32)
+    found = []
+    for output_stride in (stride, 2 * stride):
+        of_stride = keras.Model(inputs, encoder.function(x, output_stride=output_stride).output)
+        copy_weights(model, of_stride)
+        found.append(np.asarray(of_stride(image, training=False)))
+    fine, coarse = found
+    return f"{np.abs(fine[:, ::2, ::2] - coarse).max() / np.abs(coarse).max():.2g}"
 
 
 def parameters(logits: KerasTensor) -> int:
@@ -243,7 +243,7 @@ def measure(pairs: Sequence[str]) -> list[table.Row]:
         model = with_random_weights(name, branches=SMALL_BRANCHES, **options)
         counts = [parameters(logits) for logits in together.logits]
         want = np.asarray(model(image[None].astype(np.float32), training=False))[0]
-        strides = compare_strides(encoder, model, together.features, stride)
+        strides = compare_strides(encoder, model, stride)
         file = Path(folder) / "x.tflite"
         kseg.tflite.convert(model, file, input_size=SIZE)
         got = kseg.tflite.TFLitePredictor(file)(image)

@@ -172,7 +172,7 @@ def check_takes(model: SegmentationModel, what: str, size: tuple[int, int], way_
 
 def _images_by_size(data: DataSet) -> dict[tuple[int, int], Path]:
     """An image of each size (H, W); of one that cannot be read, who reads it will say so."""
-    found = {}
+    found: dict[tuple[int, int], Path] = {}
     for sample in data.samples:
         with contextlib.suppress(KsegError):
             found.setdefault(image_size(sample.image), sample.image)

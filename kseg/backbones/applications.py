@@ -75,8 +75,9 @@ def application(x: KerasTensor, *, name: str, output_stride: int = 32) -> Featur
 
     At stride 32 they are those of ``include_top=False``; where Keras pads by the parity of
     a fixed size, so does this at any size. At smaller strides they agree with those where
-    the grids meet, at sizes 32k+1. To that end the mean of a squeeze-and-excitation is
-    taken over the pixels of the unchanged network, which its weights were trained on.
+    the grids meet, at sizes 32k+1, of Xception, whose first convolutions have no padding, at
+    32k+7. To that end the mean of a squeeze-and-excitation is taken over the pixels of the
+    unchanged network, which its weights were trained on.
 
     A level is the last tensor of its stride that all later ones come from: behind an
     expansion's activation in networks of inverted residuals, a unit's output in ResNets. A
