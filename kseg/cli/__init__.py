@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import keyword
@@ -98,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left; nobody is there to be told.
         sys.stderr.close()
         return 1
+    finally:
+        # What failed may have left tf.data's threads in a cycle of objects. They end here; where
+        # the interpreter ends first, one that waits for it would keep the process.
+        gc.collect()
 
 
 @contextlib.contextmanager

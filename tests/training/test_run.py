@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import gc
 import io
 import json
 import os
@@ -618,6 +619,20 @@ def test_usage(extra, message, tiny_camvid, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(arguments(tiny_camvid, tmp_path / "run", *extra))
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_no_threads(tmp_path):
+    """tf.data's iterator is gone, which would wait for its threads where the interpreter ends."""
+
+    def iterators() -> set[int]:
+        return {id(x) for x in gc.get_objects() if type(x).__name__ == "OwnedIterator"}
+
+    write_camvid(tmp_path, {"train": 4, "val": 1})
+    path = tmp_path / "train/001.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    before = iterators()
+    assert main(arguments(tmp_path, tmp_path / "run")) == 1
+    assert iterators() <= before
 
 
 def test_a_damaged_image_may_be_left_out(tmp_path, capsys):
