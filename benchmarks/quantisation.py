@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -34,6 +33,7 @@ from kseg.data import open_dataset
 from kseg.environment import environment
 from kseg.evaluation import evaluate
 from kseg.tflite import TFLitePredictor
+from matrix import apart
 
 TABLE = RESULTS / "quantisation.csv"
 COLUMNS = ("model", "file", "mean_iou", "points", "bytes", "packed", "weights", "command")
@@ -106,7 +106,7 @@ def run(arguments: list[str]) -> int:
     if arguments[0] not in _TRAINS:
         return kseg(arguments)
     # The memory of one training is free before the next begins.
-    return subprocess.run([sys.executable, "-m", "kseg", *arguments], check=False).returncode
+    return apart(kseg, arguments)
 
 
 def digest(path: Path) -> str:

@@ -158,9 +158,13 @@ class Card:
     def train_ids(self) -> np.ndarray:
         """(256,) uint8 from channel to train id; void channels, and none, to 255."""
         ids = np.full(256, 255, np.uint8)
-        kept = [c for c in range(self.num_classes) if c not in self.void_channels]
-        ids[kept] = np.arange(len(kept))
+        channels = self.class_channels()
+        ids[channels] = np.arange(len(channels))
         return ids
+
+    def class_channels(self) -> list[int]:
+        """The channel of each class, by train id: all channels but the void ones."""
+        return [c for c in range(self.num_classes) if c not in self.void_channels]
 
     def for_inference(self) -> Card:
         """The card of the same network from RGB to one output, training heads left out."""

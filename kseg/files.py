@@ -263,20 +263,20 @@ def json_checksum(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_output(path: str | Path, suffix: str | None = None) -> None:
+def check_output(path: str | Path, *suffixes: str) -> None:
     """Says at once what ``atomic_write`` would say after long work.
 
     Args:
         path: of a file to be written.
-        suffix: that it must have; None for any.
+        *suffixes: one of which it must have; none for any.
 
     Raises:
         KsegError: another suffix, a folder, or one that is missing or read-only.
     """
     path = Path(path)
-    if suffix is not None and path.suffix != suffix:
-        small = ", in small letters" if suffix_of(path) == suffix else ""
-        raise KsegError(f"{path}: the file's name must end in {suffix}{small}")
+    if suffixes and path.suffix not in suffixes:
+        small = ", in small letters" if suffix_of(path) in suffixes else ""
+        raise KsegError(f"{path}: the file's name must end in {' or '.join(suffixes)}{small}")
     if path.is_dir():
         raise KsegError(f"{path}: is a folder; name a file")
     try:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 
+def is_turned(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one of two sizes (H, W) lies and the other stands, so that resizing distorts."""
+    return (size[0] - size[1]) * (other[0] - other[1]) < 0
+
+
 def resize_bilinear(
     array: np.ndarray, size: tuple[int, int], convention: str = "half_pixel"
 ) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kseg.card import OUTPUTS, check_type, checked_size
 from kseg.errors import KsegError
-from kseg.files import check_output, suffix_of
+from kseg.files import check_output
 
 PRECISIONS = ("fp32", "fp16", "w8", "int8")
 RUNTIMES = ("cpu", "litert-gpu", "litert-fp16")
@@ -64,11 +64,8 @@ class ExportOptions:
             KsegError: another suffix than .tflite and .onnx, a path that cannot be written,
                 or an option that files of this suffix do not have.
         """
+        check_output(path, ".tflite", ".onnx")
         suffix = Path(path).suffix
-        if suffix not in (".tflite", ".onnx"):
-            small = ", in small letters" if suffix_of(path) in (".tflite", ".onnx") else ""
-            raise KsegError(f"{path}: the file's name must end in .tflite or .onnx{small}")
-        check_output(path)
         if suffix == ".onnx" and self.precision != "fp32":
             raise KsegError(f"{path}: precision is {self.precision!r}; an .onnx file has fp32 only")
         if suffix != ".onnx" and self.dynamic_batch:

@@ -71,7 +71,7 @@ def fine_tuning(
         batches = batches.map(lambda images, _: (images, teacher(images, training=False)))
         loss = distillation
     else:
-        channels = [c for c in range(card.num_classes) if c not in card.void_channels]
+        channels = card.class_channels()
         # Void channels may stand before others, whose numbers are not those of the labels then.
         table = np.full(256, IGNORE)
         table[: len(channels)] = channels

@@ -82,7 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of classes and files may have characters that the terminal has not.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    args = parser(argv).parse_args(argv)
+    status = _run(parser(argv).parse_args(argv))
+    if status:
+        # What failed may have left tf.data's threads in a cycle of objects. They end here; where
+        # the interpreter ends first, one that waits for it would keep the process.
+        gc.collect()
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The exit status of a subcommand."""
     try:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if args.subcommand not in _WITHOUT_KERAS:
@@ -99,10 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left; nobody is there to be told.
         sys.stderr.close()
         return 1
-    finally:
-        # What failed may have left tf.data's threads in a cycle of objects. They end here; where
-        # the interpreter ends first, one that waits for it would keep the process.
-        gc.collect()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from kseg.evaluation.video import VideoReader, VideoWriter
 from kseg.files import atomic_write, check_not_input, make_folder
 from kseg.pictures import Color, overlay, side_by_side, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
+from kseg.resize import is_turned
 
 KINDS = {"labels": "", "overlay": "_overlay", "side-by-side": "_pair"}
 """What is written, and what it adds to a source's name."""
@@ -114,7 +115,7 @@ class _Drawing:
         """Says so of the first image that lies where the network's input stands, or stands."""
         settings = self._settings or InferenceSettings()
         own = settings.size_for(self._predictor)
-        if own and (own[0] - own[1]) * (size[0] - size[1]) < 0:
+        if own and is_turned(own, size):
             warn_once(
                 str(path.parent),
                 f"turned {own}",

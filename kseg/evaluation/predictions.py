@@ -17,6 +17,7 @@ from kseg.data import IGNORE, DataSet, Sample, first_difference
 from kseg.data.reading import read_label, warn_once
 from kseg.errors import KsegError, KsegWarning
 from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
+from kseg.resize import is_turned
 from kseg.zoo import backbone_stride
 
 _SUFFIXES = ("_pred_labelIds.png", ".png")
@@ -104,7 +105,7 @@ class NetworkPredictions:
 
 def _warn_of_turned(size: tuple[int, int] | None, data: DataSet) -> None:
     """Says so where images lie and the network's input stands, or the other way round."""
-    if size and data.size and (size[0] - size[1]) * (data.size[0] - data.size[1]) < 0:
+    if size and data.size and is_turned(size, data.size):
         warnings.warn(
             f"input_size is {size[0]}x{size[1]} and the images of {data.name} are {data.size[0]}x"
             f"{data.size[1]} (HxW), which distorts them; give the height first",
