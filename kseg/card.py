@@ -36,6 +36,9 @@ class Split(Protocol):
 OUTPUTS = ("logits", "stride-logits", "argmax")
 """Forms of a model's output."""
 
+CARD_ENTRY = "KSEG_CARD"
+"""Name of the metadata of a .tflite or .onnx file that has its card as JSON."""
+
 _RESIZES = ("half_pixel", "align_corners")
 
 
@@ -99,7 +102,8 @@ class Card:
         wrapped: whether the network is its user's own (``kseg.wrap``) and no row of the zoo,
             whatever its name is.
         trained_splits: "NAME SPLIT" of what kseg trained the weights on, with all that they
-            began with; whoever scores one of them says so. Empty where unknown.
+            began with and that their teacher has seen; whoever scores one of them says so.
+            Empty where unknown.
 
     Raises:
         KsegError: a value of another type or out of range, or names, colours and void

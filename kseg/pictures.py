@@ -85,14 +85,15 @@ def _joined(pictures: Sequence[np.ndarray], gap: int, axis: int) -> Image.Image:
 def _with_legend(
     picture: Image.Image, names: Sequence[str], colors: Sequence[Color]
 ) -> Image.Image:
-    """The picture with rows of colours and names below it."""
+    """The picture with rows of colours and names below it; a name may be wider than it."""
     draw = ImageDraw.Draw(picture)
     names = [_legible(name) for name in names]
     line = 16
     cell = max((int(draw.textlength(name)) for name in names), default=0) + 28
     columns = max(1, picture.width // cell)
     rows = -(-len(names) // columns)
-    result = Image.new("RGB", (picture.width, picture.height + rows * line), "white")
+    width = max(picture.width, cell if names else 0)
+    result = Image.new("RGB", (width, picture.height + rows * line), "white")
     result.paste(picture)
     draw = ImageDraw.Draw(result)
     for i, (name, color) in enumerate(zip(names, colors, strict=True)):

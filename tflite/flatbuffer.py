@@ -18,11 +18,10 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from kseg.card import Card
+from kseg.card import CARD_ENTRY, Card
 from kseg.errors import KsegError, first_line
 from kseg.files import parse_json
 
-CARD_ENTRY = "KSEG_CARD"
 _IDENTIFIER = b"TFL3"
 
 _OPERATOR_NAMES = {

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 import flatbuffers
 import numpy as np
 
-from kseg.card import Card
+from kseg.card import CARD_ENTRY, Card
 from kseg.pictures import spread_colors
-from kseg.tflite.flatbuffer import CARD_ENTRY, Flatbuffer
+from kseg.tflite.flatbuffer import Flatbuffer
 
 ENTRY = "TFLITE_METADATA"
 LABELS, COLORS = "labels.txt", "colors.txt"

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kseg.card import Card
+from kseg.card import CARD_ENTRY, Card
 from kseg.errors import KsegError, first_line
 from kseg.quiet import quiet_stderr
-from kseg.tflite.flatbuffer import CARD_ENTRY
 from kseg.tflite.metadata import description
 from kseg.tflite.naming import Names, known_in, operator_names
 

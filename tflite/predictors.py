@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from kseg.card import Card, Normalization, whole_number
+from kseg.card import CARD_ENTRY, Card, Normalization, whole_number
 from kseg.errors import KsegError, first_line
 from kseg.file_card import FileCard, read_file_card, without_card
 from kseg.files import check_is_file, parse_json, suffix_of
 from kseg.lazy import import_extra
 from kseg.quiet import quiet_stderr
-from kseg.tflite.flatbuffer import CARD_ENTRY, read_card, shapes
+from kseg.tflite.flatbuffer import read_card, shapes
 
 # Bytes: a flatbuffer's offsets have 31 bits. More is not even read.
 _LIMIT = 2**31

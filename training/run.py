@@ -267,11 +267,16 @@ class Run:
             self.val_data = readable(self.val_data, self.skipped)
         with self.devices.scope():
             model = initial_model(self.config, self.data, source)
+            teacher = self._teacher()
+            trained = model.card.trained_splits
+            if teacher is not None:
+                # Its answers carry what it has seen.
+                trained = tuple(dict.fromkeys(trained + teacher.model.card.trained_splits))
+                model.card = model.card.replace(trained_splits=trained)
             if (scored := self.val_data) is not None:
-                trained = model.card.trained_splits
                 warn_of_seen(model.card.name, trained, scored.name, scored.split)
             self.model = self.devices.prepared(
-                model, self._teacher(), boundary_aware=self.config.boundary_aware > 0
+                model, teacher, boundary_aware=self.config.boundary_aware > 0
             )
             self.momenta = shorten_momentum(self.model, self.steps)
             fuse_batch_norm(self.model)

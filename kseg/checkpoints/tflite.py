@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from kseg.card import CARD_ENTRY
 from kseg.errors import KsegError
 
 _CONV, _DEPTHWISE, _DEQUANTIZE = (
@@ -39,10 +40,15 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
     Weights in 8 bits or in half precision become the float32 numbers that they stand for.
 
     Raises:
-        KsegError: no TensorFlow Lite file, two convolutions of one scope, or weights of a
-            type that is not known here.
+        KsegError: no TensorFlow Lite file, one that kseg converted, two convolutions of one
+            scope, or weights of a type that is not known here.
     """
     model, codes = _load(path)
+    if any(entry.name == CARD_ENTRY.encode() for entry in model.metadata or ()):
+        raise KsegError(
+            "a file that kseg converted, whose layers are joined for running; take the .keras "
+            "file that it was made of"
+        )
     graph = model.subgraphs[0]
 
     def is_constant(index: int) -> bool:

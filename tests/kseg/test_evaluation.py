@@ -21,6 +21,7 @@ from kseg.evaluation import (
     format_report,
     merge_shards,
 )
+from kseg.pictures import overlay, spread_colors
 from kseg.predictor import KerasPredictor, predict_labels
 
 
@@ -300,8 +301,6 @@ def test_no_images(tiny_model, tiny_camvid):
 
 
 def test_overlay_has_the_colours(tmp_path):
-    from kseg.pictures import overlay, spread_colors
-
     labels = np.array([[0, 1, 255]] * 40, np.uint8).repeat(30, 1)
     picture = overlay(
         np.zeros((40, 90, 3), np.uint8), labels, ["a", "b"], [(200, 0, 0), (0, 200, 0)]
@@ -313,3 +312,17 @@ def test_overlay_has_the_colours(tmp_path):
     np.testing.assert_array_equal(pixels[5, 80], [0, 0, 0])
     assert len(set(spread_colors(40))) == 40
     assert Image.fromarray(pixels).size == picture.size
+
+
+def test_the_legend_of_a_narrow_image():
+    """A name that is wider than the image is whole, as below a wide one."""
+    legends = []
+    for width in (20, 400):
+        labels = np.zeros((8, width), np.uint8)
+        image = np.zeros((8, width, 3), np.uint8)
+        picture = np.asarray(overlay(image, labels, ["a class of a long name"], [(9, 9, 9)]))
+        legends.append(picture[8:])
+        np.testing.assert_array_equal(picture[:8, :width].max(), 4)
+    narrow, wide = legends
+    np.testing.assert_array_equal(wide[:, : narrow.shape[1]], narrow)
+    assert (wide[:, narrow.shape[1] :] == 255).all()

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 import kseg
 import kseg.tflite
 from kseg import checkpoints
+from kseg.card import CARD_ENTRY
 from kseg.cli import main
 from kseg.data import CAMVID, CITYSCAPES, ClassTable, open_dataset
 from kseg.evaluation import evaluate
@@ -274,6 +275,11 @@ def test_a_tflite_file_in_half_precision(tmp_path):
     for precision in ("fp32", "fp16"):
         file = tmp_path / f"{precision}.tflite"
         kseg.tflite.convert(model, file, precision=precision, input_size=(33, 33))
+        for method in (checkpoints.read, lambda f: kseg.create_model(model.name, weights=f)):
+            with pytest.raises(kseg.KsegError, match=r"p\d+.tflite: a file that kseg converted, "):
+                method(file)
+        # As a file of others
+        file.write_bytes(file.read_bytes().replace(CARD_ENTRY.encode(), b"not_kseg_"))
         # The converter's names differ, the order does not.
         read.append(checkpoints.read(file).values())
     assert len(read[0]) > 100

@@ -10,12 +10,13 @@ from PIL import Image
 
 import kseg
 import kseg.tflite
+from kseg.card import CARD_ENTRY
 from kseg.cli import main
 from kseg.file_card import FileCard
 from kseg.layers import Resize
 from kseg.tflite import check_half
 from kseg.tflite.export import to_flatbuffer
-from kseg.tflite.flatbuffer import CARD_ENTRY, Flatbuffer, operator_outputs
+from kseg.tflite.flatbuffer import Flatbuffer, operator_outputs
 from kseg.tflite.gpu import compare
 from kseg.tflite.half import LARGEST, added_up, rounded
 from kseg.tflite.predictors import TFLitePredictor

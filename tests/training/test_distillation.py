@@ -54,6 +54,19 @@ def first_loss(run_dir: Path) -> float:
     return float(row["loss"])
 
 
+def test_what_a_teacher_has_seen(teacher, tiny_camvid, tmp_path):
+    """A student of it says so on its card, and of its score."""
+    network = kseg.load(teacher)
+    network.card = network.card.replace(trained_splits=("camvid val", "camvid train"))
+    network.save(tmp_path / "teacher.keras")
+    config = TrainingConfig(
+        **COMMON | {"val_split": "val"}, steps=1, teacher=str(tmp_path / "teacher.keras")
+    )
+    with pytest.warns(kseg.errors.KsegWarning, match="trained on camvid val; the score on val"):
+        student = train(config, tiny_camvid, tmp_path / "run")
+    assert student.card.trained_splits == ("camvid train", "camvid val")
+
+
 @pytest.mark.parametrize(
     ("precision", "tolerance"),
     # float32's sums; bfloat16 has 8 bits, and three convolutions round to it
