@@ -99,6 +99,15 @@ class Bridge:
                 parts = [[v.numpy() for v in part] for part in self.weights[layer.name]]
                 layer.set_weights(_joined(parts))
 
+    def copy_from(self, source: keras.Model) -> None:
+        """Copies the weights of a Keras 3 model that has these layers, and may have more."""
+        for name, parts in self.weights.items():
+            layer = source.get_layer(name)
+            own = layer.split_weights() if hasattr(layer, "split_weights") else [_weights(layer)]
+            for variables, values in zip(parts, own, strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
+
 
 class KerasCall(tf_keras.layers.Layer):
     """A Keras 3 layer or operation without weights, called on TensorFlow tensors.

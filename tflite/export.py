@@ -57,6 +57,7 @@ def export_graph(
     dtype: str = "float32",
     batch_size: int | None = 1,
     rewritten: bool = True,
+    like: keras.Model | None = None,
 ) -> tuple[keras.Model, Card]:
     """The inference graph at a static size with the model's weights, and its card.
 
@@ -69,6 +70,8 @@ def export_graph(
         batch_size: None leaves the batch open. For .tflite it is as static as height and
             width: only then does a dilated convolution stay one operator.
         rewritten: False leaves normalisation and wide convolutions as they are.
+        like: the model's graph at another size, whose layers this is to have
+            (``average_by_axes``).
 
     Returns:
         A graph from (N, H, W, 3) to the output, in float32 whatever the user's policy is, and
@@ -103,7 +106,7 @@ def export_graph(
         card = card.replace(output_stride=stride)
     if rewritten:
         graph = normalise_by_convolution(split_wide_convolutions(graph))
-    graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)))
+    graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)), like)
     graph = pad_before_max_pooling(graph)
     check_finite(graph, card.name)
     if output == "argmax":

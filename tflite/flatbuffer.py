@@ -536,10 +536,18 @@ class Flatbuffer:
 
         The int8 input has scale 1 and zero point -128: 0..255 of either type maps to it
         without loss.
+
+        Raises:
+            KsegError: the input is of another type or scale.
         """
         model = self._model
         graph, *others = model.subgraphs
         (inner,) = graph.inputs
+        if not _takes_pixels(graph.tensors[inner]):
+            raise KsegError(
+                "the model's input is not int8 of scale 1 and zero point -128, since what reads "
+                "the image stays in float32; leave it out of keep_float"
+            )
         outer = len(graph.tensors)
         operator = schema.OperatorT()
         operator.opcodeIndex = len(model.operatorCodes)
@@ -605,6 +613,15 @@ def _input_tensor(inner: schema.TensorT, dtype: str) -> schema.TensorT:
         tensor.type = schema.TensorType.FLOAT32
         tensor.quantization = None
     return tensor
+
+
+def _takes_pixels(tensor: schema.TensorT) -> bool:
+    """Whether it is int8 and holds 0..255 without loss."""
+    how = tensor.quantization
+    if tensor.type != schema.TensorType.INT8 or how is None or how.scale is None:
+        return False
+    # The scale is of float32 and comes of ranges.
+    return np.allclose(how.scale, 1, rtol=1e-6) and np.array_equal(how.zeroPoint, [-128])
 
 
 def _named(name: str, index: int) -> schema.TensorMapT:

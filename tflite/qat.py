@@ -21,14 +21,20 @@ import tf_keras
 from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.files import atomic_write, check_output
-from kseg.model import SegmentationModel, copy_weights, dtype_policy
+from kseg.model import SegmentationModel, dtype_policy
 from kseg.pixels import check_pixels
 from kseg.tflite.bridge import Channels, KerasCall, check_training, to_tf_keras
 from kseg.tflite.conversion import cpu_layers, finished
 from kseg.tflite.export import ArgMax, export_graph, to_flatbuffer
 from kseg.tflite.flatbuffer import least_weights, with_least_weights
 from kseg.tflite.options import ExportOptions
-from kseg.tflite.rewrite import Pixels, is_relu, readers_of, split_for_quantisation
+from kseg.tflite.rewrite import (
+    Pixels,
+    is_relu,
+    readers_of,
+    round_image,
+    split_for_quantisation,
+)
 
 # LOGISTIC has this range in the int8 operator, whatever is measured.
 _SIGMOID = (0.0, 255 / 256)
@@ -100,19 +106,27 @@ def train_quantised(
             f"{layers[0].name}: a {type(layers[0]).__name__} has no int8 form to train; "
             "convert to int8 keeps it in float32"
         )
-    graph, _ = _split_graph(model, "logits", (height, width), batch_size=None)
+    graph, _ = _split_graph(model, "logits", (height, width), batch_size=None, like=result)
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))
     ranges.raise_dead_channels(graph)
     bridge = to_tf_keras(graph, ranges.trained)
+    # Before training, since it may refuse a layer.
+    rounded = to_tf_keras(result, ranges.fixed)
+
+    def content() -> bytes:
+        file = to_flatbuffer(rounded.model, quantised=True).with_input_type(options.dtype)
+        return finished(file, card, result)
+
     if steps:
+        if card.wrapped:
+            # Its operators may be refused, too.
+            content()
         bridge.fit(batches, loss, steps, learning_rate, progress)
     bridge.copy_to(graph)
-    copy_weights(graph, result)
-    rounded = to_flatbuffer(to_tf_keras(result, ranges.fixed).model, quantised=True)
-    content = finished(rounded.with_input_type(options.dtype), card, result)
+    rounded.copy_from(graph)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content())
 
 
 def _image_size(batches: tf.data.Dataset) -> tuple[int | None, int | None]:
@@ -133,11 +147,21 @@ def _image_size(batches: tf.data.Dataset) -> tuple[int | None, int | None]:
 
 
 def _split_graph(
-    model: SegmentationModel, output: str, size: tuple[int, int] | None, batch_size: int | None
+    model: SegmentationModel,
+    output: str,
+    size: tuple[int, int] | None,
+    batch_size: int | None,
+    like: keras.Model | None = None,
 ) -> tuple[keras.Model, Card]:
-    """The model in layers of which each is one int8 operator, and the file's card."""
-    graph, card = export_graph(model, output, size, batch_size=batch_size, rewritten=False)
-    return split_for_quantisation(graph), card
+    """The model in layers of which each is one int8 operator, and the file's card.
+
+    Args:
+        like: what this gave at another size; a mean is two layers where it is two there.
+    """
+    graph, card = export_graph(
+        model, output, size, batch_size=batch_size, rewritten=False, like=like
+    )
+    return split_for_quantisation(round_image(graph)), card
 
 
 class _Ranges:
@@ -233,9 +257,18 @@ class _Ranges:
         return tfmot.quantization.keras.QuantizeWrapperV2(layer, _Rounded(free, quantizer))
 
     def fixed(self, layer: tf_keras.layers.Layer) -> Callable[[Any], Any]:
-        """Rounds the output within its range; the converter rounds kernels."""
+        """Rounds the output within its range; the converter rounds kernels.
+
+        Raises:
+            KsegError: a layer that was not there where the ranges were measured.
+        """
         if not self._is_rounded(layer):
             return layer
+        if not _is_sigmoid(layer) and layer.name not in self._limits:
+            raise KsegError(
+                f"{layer.name}: is in the file's graph and not in that of the batches' size; give "
+                "input_size the batches' height and width"
+            )
         low, high = self._range(layer)
 
         def call(x: Any) -> Any:

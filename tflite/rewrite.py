@@ -36,6 +36,21 @@ class Calls:
         return self._by_id.get(id(tensor), (None, None, ()))[1:]
 
 
+def is_exactly(layer: Any, *kinds: type) -> bool:
+    """Whether it is of one of Keras' classes themselves.
+
+    A subclass may compute something else of the same weights, as with standardised kernels.
+    """
+    return type(layer) in kinds
+
+
+def is_image(tensor: Any) -> bool:
+    """Whether it is a graph's input."""
+    return isinstance(tensor, keras.KerasTensor) and isinstance(
+        tensor._keras_history.operation, kl.InputLayer
+    )
+
+
 @keras.saving.register_keras_serializable("kseg")
 class SlicedConv2D(kl.Conv2D):
     """A Conv2D of stride 1, summed over slices of its input of ``channels`` each."""
@@ -97,7 +112,7 @@ def split_wide_convolutions(graph: keras.Model) -> keras.Model:
 def _slice_of(layer: keras.Layer, x: keras.KerasTensor) -> int | None:
     """How many channels of ``x`` are a slice; None where the convolution is not to be split."""
     if (
-        not isinstance(layer, kl.Conv2D)
+        not is_exactly(layer, kl.Conv2D)
         or (layer.kernel_size, layer.strides, layer.dilation_rate) != ((3, 3), (1, 1), (1, 1))
         or x.shape[-1] * layer.filters <= _WIDEST
     ):
@@ -146,7 +161,9 @@ def fold_batch_norms(graph: keras.Model) -> keras.Model:
 
     def fold(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         before, joined = calls.of(args[0])
-        if not is_map_norm(layer) or is_linear_convolution(before):
+        # The converter also folds into what a subclass makes its kernel.
+        convolves = isinstance(before, kl.Conv2D | kl.DepthwiseConv2D)
+        if not is_map_norm(layer) or (convolves and _is_linear(before)):
             return layer(*args)
         factor, shift = factors(layer)
         if (
@@ -283,7 +300,7 @@ class AxisMean(kl.Layer):
 _SUMMED = 256
 
 
-def average_by_axes(graph: keras.Model) -> keras.Model:
+def average_by_axes(graph: keras.Model, like: keras.Model | None = None) -> keras.Model:
     """Every mean of more than 256 pixels as one over columns and one over rows.
 
     Some GPU drivers add up in half precision (github.com/google-ai-edge/LiteRT/issues/9249),
@@ -295,18 +312,25 @@ def average_by_axes(graph: keras.Model) -> keras.Model:
     Args:
         graph: a functional model of static size for inference; its layers are shared with
             the result.
+        like: what this made of the same model at another size; the means that are two there
+            become two, and no others.
 
     Returns:
         A model of the same function, as far as float32 goes.
     """
+    names = None if like is None else {layer.name for layer in like.layers}
 
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         x = args[0]
         columns = f"{layer.name}.columns"
-        if _is_global_mean(layer, x) and _is_large(x.shape[1:3]):
+
+        def is_split(area: tuple[int, int]) -> bool:
+            return _is_large(area) if names is None else columns in names
+
+        if _is_global_mean(layer, x) and is_split(x.shape[1:3]):
             y = AxisMean(1, name=layer.name)(AxisMean(2, name=columns)(x))
             return y if layer.keepdims else kl.Flatten(name=f"{layer.name}.flat")(y)
-        if isinstance(layer, kl.AveragePooling2D) and _is_large(layer.pool_size):
+        if isinstance(layer, kl.AveragePooling2D) and is_split(layer.pool_size):
             for name, axis in ((columns, 1), (layer.name, 0)):
                 config = {**layer.get_config(), "name": name}
                 for key in ("pool_size", "strides"):
@@ -347,14 +371,14 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
     BatchNorms become part of their convolutions or 1x1 depthwise convolutions, layers of
     kseg that compute as convolutions (normalisation, padded pooling) these, which do not
     train. An activation inside a convolution becomes a layer, save ReLU, which the
-    operators have. Dropout goes. The image is rounded to 0..255 first. What
-    ``split_wide_convolutions`` splits is a sum of convolutions here.
+    operators have. Dropout goes. What ``split_wide_convolutions`` splits is a sum of
+    convolutions here.
 
     Args:
         graph: a functional model for inference; its layers are shared with the result.
 
     Returns:
-        A model of the same function on whole numbers 0..255, as far as float32 goes.
+        A model of the same function, as far as float32 goes.
     """
     readers = readers_of(graph)
 
@@ -367,8 +391,6 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
                 others = [reader for reader in readers[source.name] if reader is not layer]
                 readers[source.name] = others + readers[layer.name]
             return x
-        if isinstance(layer, Normalize):
-            x = Pixels(name="pixels")(x)
         if hasattr(layer, "as_convolutions"):
             return layer.as_convolutions(x)
         if is_map_norm(layer):
@@ -409,6 +431,30 @@ def _sum_of_convolutions(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         total = piece if total is None else kl.Add(name=f"{layer.name}.sum.{i}")([total, piece])
     activation = layer.get_config()["activation"]
     return total if activation == "linear" else activation_layer(total, activation, layer.name)
+
+
+def round_image(graph: keras.Model) -> keras.Model:
+    """The graph behind ``Pixels``, whatever reads the image.
+
+    Args:
+        graph: a functional model for inference; its layers are shared with the result.
+
+    Returns:
+        A model of the same function on whole numbers 0..255.
+    """
+    rounded: dict[str, keras.KerasTensor] = {}
+
+    def pixels(value: Any) -> Any:
+        if not is_image(value):
+            return value
+        if value.name not in rounded:
+            rounded[value.name] = Pixels(name=f"{value.name}.pixels")(value)
+        return rounded[value.name]
+
+    def replace(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
+        return layer(*keras.tree.map_structure(pixels, args))
+
+    return walk(graph, replace)
 
 
 @keras.saving.register_keras_serializable("kseg")
@@ -481,9 +527,12 @@ def is_map_norm(layer: keras.Layer) -> TypeGuard[kl.BatchNormalization]:
 def is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
     """Whether it is a convolution that takes up a BatchNorm behind it."""
     return (
-        isinstance(layer, kl.Conv2D | kl.DepthwiseConv2D)
-        and layer.activation is keras.activations.linear
+        layer is not None and is_exactly(layer, kl.Conv2D, kl.DepthwiseConv2D) and _is_linear(layer)
     )
+
+
+def _is_linear(layer: keras.Layer) -> bool:
+    return layer.activation is keras.activations.linear
 
 
 def activation_layer(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from keras import layers as kl
 
 import kseg
 from kseg.cli import main
@@ -15,8 +16,9 @@ from kseg.tflite import convert, train_quantised
 from kseg.tflite.bridge import Bridge, to_tf_keras
 from kseg.tflite.flatbuffer import operator_outputs, operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
-from kseg.tflite.rewrite import split_for_quantisation
+from kseg.tflite.rewrite import average_by_axes, split_for_quantisation
 from kseg.training.losses import cross_entropy
+from support import varied
 
 SIZE = (48, 64)
 
@@ -66,6 +68,81 @@ def test_only_the_input_is_float(calibrated):
     # Tensors have the names of the layers, here too.
     assert output["name"] == "logits"
     assert "level1_0.act" in {name for _, name in operator_outputs(content).values()}
+
+
+def small(normalise, *, pooled: bool = False) -> kseg.SegmentationModel:
+    """A wrapped network of four classes and any size, of random weights."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((None, None, 3))
+    x = kl.Conv2D(8, 3, strides=2, padding="same", activation="relu")(normalise(image))
+    if pooled:
+        y = kl.GlobalAveragePooling2D(keepdims=True, name="mean")(x)
+        x = kl.Multiply()([x, kl.Conv2D(8, 1, activation="sigmoid")(y)])
+    return kseg.wrap(varied(keras.Model(image, kl.Conv2D(4, 1, name="head")(x))))
+
+
+def pixels(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (2, *size, 3)).astype("float32")
+
+
+def trained(model, path, size: tuple[int, int], **options):
+    """The calibrated file, of images of this size."""
+    batches = tf.data.Dataset.from_tensors((pixels(size), np.zeros((2, *size), np.uint8)))
+    train_quantised(model, path, batches=batches, loss=cross_entropy, **{"steps": 0, **options})
+    return path
+
+
+@pytest.mark.parametrize(("crop", "size", "means"), [(32, 64, 2), (64, 32, 1)])
+def test_a_file_of_another_size_than_the_batches(crop, size, means, tmp_path):
+    """Means are two operators where the file's image is large, whatever the batches are."""
+    model = small(kl.Rescaling(1 / 255), pooled=True)
+    path = tmp_path / "x.tflite"
+    trained(model, path, (crop, crop), input_size=(size, size))
+    assert operators(path.read_bytes())["MEAN"] == means
+    # 37 of both
+    assert decibels(path, model, pixels((size, size))) > 30
+
+
+def test_a_layer_without_a_range(tmp_path, monkeypatch):
+    """It is refused before any step is trained."""
+    monkeypatch.setattr(
+        "kseg.tflite.export.average_by_axes", lambda graph, like: average_by_axes(graph)
+    )
+    monkeypatch.setattr(Bridge, "fit", None)
+    model = small(kl.Rescaling(1 / 255), pooled=True)
+    with pytest.raises(kseg.KsegError, match=r"mean\.columns: is in the file's graph and not"):
+        trained(model, tmp_path / "x.tflite", (32, 32), input_size=(64, 64), steps=1)
+
+
+def test_an_operator_that_no_phone_runs(tmp_path, monkeypatch):
+    """It is refused before any step is trained, too."""
+    monkeypatch.setattr(Bridge, "fit", None)
+    model = small(lambda x: keras.ops.log_softmax(x / 255))
+    with pytest.raises(kseg.KsegError, match="LOG_SOFTMAX .* would not run on the GPU delegate"):
+        trained(model, tmp_path / "x.tflite", (32, 32), input_size=(32, 32), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "input_type"),
+    [
+        (lambda x: x, "uint8"),
+        (lambda x: kl.BatchNormalization()(x), "float"),
+        (lambda x: x / 127.5 - 1, "float"),
+    ],
+    ids=["none", "batch norm", "operators"],
+)
+def test_a_model_without_a_layer_of_normalisation(normalise, input_type, tmp_path):
+    """The image is int8 of scale 1 here too, and nothing is computed in float32."""
+    model = small(normalise)
+    path = tmp_path / "x.tflite"
+    trained(model, path, (32, 32), input_size=(32, 32), input_type=input_type)
+    content = path.read_bytes()
+    assert operators(content)["QUANTIZE"] == 1
+    assert "DEQUANTIZE" not in operators(content)
+    (source,) = TFLitePredictor(path)._interpreter.get_input_details()
+    assert source["dtype"] == {"float": np.float32, "uint8": np.uint8}[input_type]
+    # 35 of all
+    assert decibels(path, model, pixels((32, 32))) > 30
 
 
 def test_the_card_travels(tiny_model, calibrated):
@@ -177,7 +254,6 @@ def test_split_for_quantisation_is_the_same_function():
     # Two activations are x * sigmoid(x); ReLU stays in its convolution.
     assert kinds == {
         "InputLayer": 1,
-        "Pixels": 1,
         "Conv2D": 5,
         "ZeroPadding2D": 1,
         "DepthwiseConv2D": 1,
