@@ -94,8 +94,17 @@ def export_graph(
         output="stride-logits" if at_stride and not card.wrapped else "logits",
         weights_of=model,
     )
+    network = graph
     if card.wrapped:
-        graph = _of_wrapped(graph, card, at_stride)
+        graph = for_accelerator(flatten(network))
+    if rewritten:
+        graph = normalise_by_convolution(split_wide_convolutions(graph))
+    graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)), like)
+    graph = pad_before_max_pooling(graph)
+    check_finite(graph, card.name)
+    if card.wrapped:
+        _check_same(network, graph, card)
+        graph = _before_resizing(graph, card) if at_stride else graph
     if at_stride:
         stride = _output_stride(card, (height, width), graph.output_shape[1:3])
         if stride == 1:
@@ -104,38 +113,33 @@ def export_graph(
                 "use output logits or argmax"
             )
         card = card.replace(output_stride=stride)
-    if rewritten:
-        graph = normalise_by_convolution(split_wide_convolutions(graph))
-    graph = average_by_axes(relu_into_branches(fold_batch_norms(graph)), like)
-    graph = pad_before_max_pooling(graph)
-    check_finite(graph, card.name)
     if output == "argmax":
         graph = keras.Model(graph.input, ArgMax(name="argmax")(graph.output))
     return graph, card
 
 
-def _of_wrapped(graph: keras.Model, card: Card, at_stride: bool) -> keras.Model:
-    """A wrapped model's graph in Keras' own layers, by operators that a GPU runs.
-
-    Args:
-        at_stride: whether it ends before the last resizing.
+def _check_same(graph: keras.Model, rewritten: keras.Model, card: Card) -> None:
+    """Compares a wrapped model's graph on an image with what has become of it.
 
     Raises:
         KsegError: it has become another function, which no network has shown yet.
     """
-    flat = for_accelerator(flatten(graph))
     image = np.random.default_rng(0).integers(0, 256, (1, *graph.input_shape[1:]))
     image = image.astype(graph.input.dtype)
-    want, got = (np.asarray(each(image, training=False)) for each in (graph, flat))
+    want, got = (np.asarray(each(image, training=False)) for each in (graph, rewritten))
     if not np.allclose(got, want, rtol=0, atol=_SAME * np.ptp(want), equal_nan=True):
         raise KsegError(
             f"{card.name}: rewritten for export it computes something else, by "
             f"{np.abs(got - want).max() / np.ptp(want):.2g} of the logits' range; please report it "
             "with the model's summary"
         )
-    tensor = flat.outputs[0]
+
+
+def _before_resizing(graph: keras.Model, card: Card) -> keras.Model:
+    """The graph up to its last resizing."""
+    tensor = graph.outputs[0]
     # The last layers may be resizings to the size that the logits have already.
-    while at_stride and isinstance(layer := tensor._keras_history.operation, Resize):
+    while isinstance(layer := tensor._keras_history.operation, Resize):
         if layer.convention != card.resize:
             break
         before = layer._inbound_nodes[tensor._keras_history.node_index].input_tensors[0]
@@ -143,7 +147,7 @@ def _of_wrapped(graph: keras.Model, card: Card, at_stride: bool) -> keras.Model:
         tensor = before
         if resized:
             break
-    return keras.Model(flat.inputs, tensor, name=flat.name)
+    return keras.Model(graph.inputs, tensor, name=graph.name)
 
 
 def _own_size(model: SegmentationModel) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from kseg.tflite.rewrite import (
     constant_padding,
     depthwise,
     factors,
+    is_exactly,
     is_relu,
     readers_of,
     scaled,
@@ -142,7 +143,7 @@ def split_grouped_convolutions(graph: keras.Model) -> keras.Model:
     """Every Conv2D in groups as one convolution a group, or as a depthwise one."""
 
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
-        if not _is_convolution(layer) or layer.groups == 1:
+        if not is_exactly(layer, kl.Conv2D) or layer.groups == 1:
             return layer(*args)
         (x,) = args
         kernel, *bias = layer.get_weights()
@@ -168,16 +169,15 @@ def split_grouped_convolutions(graph: keras.Model) -> keras.Model:
     return walk(graph, split)
 
 
-def _is_convolution(layer: keras.Layer) -> bool:
-    # Its subclasses add options of their own.
-    return type(layer) is kl.Conv2D
-
-
 def subsample_before_convolutions(graph: keras.Model) -> keras.Model:
     """Every 1x1 convolution with a stride as one of stride 1 of every n-th pixel."""
 
     def split(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
-        if not _is_convolution(layer) or layer.kernel_size != (1, 1) or layer.strides == (1, 1):
+        if (
+            not is_exactly(layer, kl.Conv2D)
+            or layer.kernel_size != (1, 1)
+            or layer.strides == (1, 1)
+        ):
             return layer(*args)
         x = kl.MaxPooling2D(1, strides=layer.strides, name=f"{layer.name}.subsample")(args[0])
         plain = type(layer).from_config({**layer.get_config(), "strides": 1})
@@ -354,8 +354,7 @@ def fold_into_transposed_convolutions(graph: keras.Model) -> keras.Model:
         source, inputs = calls.of(args[0])
         if (
             isinstance(layer, kl.BatchNormalization)
-            and source is not None
-            and _is_transposed(source)
+            and is_exactly(source, kl.Conv2DTranspose)
             and source.activation is keras.activations.linear
             and len(readers[source.name]) == 1
         ):
@@ -372,12 +371,12 @@ def leak_behind_transposed_convolutions(graph: keras.Model) -> keras.Model:
     """
 
     def replace(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
-        if _is_transposed(layer) and layer.activation is keras.activations.relu:
+        if is_exactly(layer, kl.Conv2DTranspose) and layer.activation is keras.activations.relu:
             linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
             x = called(linear, args[0], layer.get_weights())
             return kl.LeakyReLU(0.0, name=f"{layer.name}.relu")(x)
         source, _ = calls.of(args[0])
-        if is_relu(layer) and _is_transposed(source):
+        if is_relu(layer) and isinstance(source, kl.Conv2DTranspose):
             x = args[0]
             if layer.get_config().get("max_value") == 6:
                 return kl.ReLU(6, name=layer.name)(kl.LeakyReLU(0.0, name=f"{layer.name}.0")(x))
@@ -385,10 +384,6 @@ def leak_behind_transposed_convolutions(graph: keras.Model) -> keras.Model:
         return layer(*args)
 
     return walk(graph, replace)
-
-
-def _is_transposed(layer: keras.Layer | None) -> bool:
-    return isinstance(layer, kl.Conv2DTranspose)
 
 
 def convolve_before_resizing(graph: keras.Model) -> keras.Model:
@@ -402,7 +397,7 @@ def convolve_before_resizing(graph: keras.Model) -> keras.Model:
     def swap(layer: keras.Layer, args: tuple, calls: Calls) -> Any:
         source, inputs = calls.of(args[0])
         if (
-            not _is_convolution(layer)
+            not is_exactly(layer, kl.Conv2D)
             or (layer.kernel_size, layer.strides) != ((1, 1), (1, 1))
             or layer.activation is not keras.activations.linear
             or not isinstance(source, Resize)

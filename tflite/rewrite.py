@@ -361,8 +361,12 @@ def is_relu(layer: keras.Layer) -> bool:
     """Whether convolutions' operators have it: ReLU and ReLU6."""
     config = layer.get_config()
     if isinstance(layer, kl.ReLU):
-        return config["max_value"] in (None, 6) and not config["negative_slope"]
+        bent = config["negative_slope"] or config["threshold"]
+        return config["max_value"] in (None, 6) and not bent
     return isinstance(layer, kl.Activation) and config["activation"] == "relu"
+
+
+_CONVOLUTIONS = (kl.Conv2D, kl.Conv2DTranspose, kl.DepthwiseConv2D)
 
 
 def split_for_quantisation(graph: keras.Model) -> keras.Model:
@@ -399,12 +403,13 @@ def split_for_quantisation(graph: keras.Model) -> keras.Model:
             if is_linear_convolution(source) and len(readers[source.name]) == 1:
                 return scaled(source, inputs[0], factor, shift)
             return depthwise(x, factor, shift, f"{layer.name}.depthwise")
-        if isinstance(layer, kl.Conv2D) and not is_linear_convolution(layer):
+        if is_exactly(layer, *_CONVOLUTIONS) and not _is_linear(layer):
             activation = layer.get_config()["activation"]
             if activation != "relu":
                 linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
                 x = called(linear, x, layer.get_weights())
-                return activation_layer(x, activation, f"{layer.name}.{activation}")
+                kind = activation if isinstance(activation, str) else "activation"
+                return activation_layer(x, activation, f"{layer.name}.{kind}")
         if isinstance(layer, kl.Activation):
             return activation_layer(x, layer.get_config()["activation"], layer.name)
         return layer(*args)
@@ -492,16 +497,17 @@ def walk(graph: keras.Model, call: Callable[[keras.Layer, tuple, Calls], Any]) -
 
     Args:
         graph: a functional model.
-        call: takes a layer, its arguments and the calls so far; gives the tensor.
+        call: takes a layer, its arguments and the calls so far; gives the tensor, or several.
     """
     calls = Calls()
 
     def record(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         # Tensors come by position (``flatten``); "training" and "mask" are all there is else.
         result = call(layer, args, calls)
-        # A layer that is left out gives what another gave.
-        if calls.of(result)[0] is None:
-            calls.add(result, layer, args)
+        for tensor in keras.tree.flatten(result):
+            # A layer that is left out gives what another gave.
+            if calls.of(tensor)[0] is None:
+                calls.add(tensor, layer, args)
         return result
 
     return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=record)
@@ -535,8 +541,14 @@ def _is_linear(layer: keras.Layer) -> bool:
     return layer.activation is keras.activations.linear
 
 
-def activation_layer(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
-    """The activation as a layer; of silu two, as which it can be quantised."""
+def activation_layer(
+    x: keras.KerasTensor, activation: str | dict[str, Any], name: str
+) -> keras.KerasTensor:
+    """The activation as a layer; of silu two, as which it can be quantised.
+
+    Args:
+        activation: as a layer's configuration has it, a dict where the user registered it.
+    """
     if activation == "silu":
         gate = kl.Activation("sigmoid", name=f"{name}.gate")(x)
         return kl.Multiply(name=name)([x, gate])

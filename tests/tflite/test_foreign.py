@@ -206,6 +206,14 @@ def test_a_classifier_before_the_resizing():
     assert isinstance(result.layers[-1], foreign.Resize)
 
 
+def test_a_threshold_stays():
+    """Of a ReLU that gives nothing below it."""
+    graph = flatten(chain(kl.Conv2DTranspose(8, 3), kl.ReLU(threshold=0.5))())
+    want = outputs_of(graph, IMAGE)
+    result = foreign.leak_behind_transposed_convolutions(graph)
+    np.testing.assert_array_equal(outputs_of(result, IMAGE), want)
+
+
 def test_what_is_read_elsewhere_stays():
     """A transposed convolution with another reader keeps its own numbers."""
     x = image()

@@ -373,6 +373,35 @@ def test_wide_convolutions_are_sums():
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
+@keras.saving.register_keras_serializable("kseg-tests")
+class Standardised(kl.Conv2D):
+    """Of another kernel than its weight (Qiao et al., arXiv:1903.10520, Section 3.1)."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        mean, variance = ops.moments(self.kernel, (0, 1, 2))
+        kernel = (self.kernel - mean) / ops.sqrt(variance + 1e-5)
+        return ops.conv(x, kernel, padding=self.padding) + self.bias
+
+
+@pytest.mark.parametrize(
+    "rewrite", [fold_batch_norms, split_wide_convolutions, split_for_quantisation]
+)
+def test_a_convolution_of_the_users_stays(rewrite):
+    """Before a BatchNorm, in branches before one, and as wide as the others are split."""
+    keras.utils.set_random_seed(4)
+    x = keras.Input((4, 5, 520), batch_size=1)
+    branches = [Standardised(4, 1, name="a")(x), Standardised(4, 1, name="b")(x)]
+    joined = kl.BatchNormalization(name="joined")(kl.Concatenate()(branches))
+    plain = kl.BatchNormalization(name="plain")(Standardised(4, 1, name="c")(x))
+    wide = Standardised(520, 3, padding="same", name="wide")(x)
+    model = keras.Model(x, [joined, plain, wide])
+    randomize_statistics(model)
+    image = np.random.default_rng(5).normal(size=(1, 4, 5, 520)).astype("float32")
+    for got, want in zip(rewrite(model)(image), model(image), strict=True):
+        # float32 sums of 5,000 products in another order
+        np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
 def test_what_does_not_train_after_splitting():
     """Normalisation, in one factor or two, and pooling: they are what they are."""
     x = keras.Input((9, 14, 3))
