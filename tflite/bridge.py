@@ -19,13 +19,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from keras import layers as kl
 
 from kseg.card import Card
 from kseg.errors import KsegError
 from kseg.layers import GroupedPointwiseConv
 from kseg.model import SegmentationModel
 from kseg.tflite.flatten import flatten
-from kseg.tflite.rewrite import Calls, walk
+from kseg.tflite.rewrite import Calls, is_exactly, is_image, walk
 from kseg.tflite.weights import check_finite
 from kseg.zoo import build
 
@@ -36,6 +37,12 @@ _LEFT_OUT = ("dtype", "_initializer", "_regularizer", "_constraint")
 _RENAMED = {"silu": "swish"}
 # What tf_keras has under the same name, but computes otherwise: 0.2 x + 0.5 between 0 and 1.
 _OTHER = ("hard_sigmoid",)
+
+# Their activation is the last that they do.
+_WITH_KERNELS = (
+    *(kl.Conv2D, kl.Conv2DTranspose, kl.DepthwiseConv2D, kl.SeparableConv2D),
+    *(kl.Dense, kl.EinsumDense),
+)
 
 Wrap = Callable[[tf_keras.layers.Layer], tf_keras.layers.Layer]
 
@@ -190,15 +197,23 @@ def to_tf_keras(model: keras.Model, wrap: Wrap = lambda layer: layer) -> Bridge:
 
     def call(layer: keras.Layer, args: tuple, _: Calls) -> Any:
         result = layer(*args)
-        # What no layer gave is the image.
-        given = [tensors.get(id(t), image) for t in keras.tree.flatten(args) if _is_tensor(t)]
+        given = [
+            image if is_image(t) else tensors[id(t)]
+            for t in keras.tree.flatten(args)
+            if _is_tensor(t)
+        ]
         x = given[0] if len(given) == 1 else given
         if hasattr(layer, "split_weights"):
-            parts, tensors[id(result)] = _call_in_parts(layer, x, wrap)
+            parts, y = _call_in_parts(layer, x, wrap)
         else:
-            made = _counterpart(layer, args)
+            activation = _other_activation(layer)
+            made = _counterpart(layer, args, activation)
             parts = [_built(made, x, _weights(layer))]
-            tensors[id(result)] = wrap(made)(x)
+            y = wrap(made)(x)
+            if activation is not None:
+                y = wrap(KerasCall(activation, (result,)))(y)
+        outputs = zip(keras.tree.flatten(result), keras.tree.flatten(y), strict=True)
+        tensors.update((id(tensor), value) for tensor, value in outputs)
         if _weights(layer):
             weights[layer.name] = parts
         return result
@@ -266,6 +281,11 @@ def _built(layer: tf_keras.layers.Layer, x: Any, weights: list[np.ndarray]) -> l
     if weights:
         with tf.name_scope(layer.name):
             layer.build([t.shape for t in x] if isinstance(x, list) else x.shape)
+        if [weight.shape for weight in weights] != [tuple(v.shape) for v in layer.weights]:
+            raise KsegError(
+                f"{layer.name}: {type(layer).__name__} of tf_keras has other weights; "
+                "write it in simpler layers, or as a layer of your own with call_with_weights"
+            )
         layer.set_weights(weights)
     return list(layer.weights)
 
@@ -284,14 +304,32 @@ def _scope(layer: keras.Operation) -> str:
     return f"layer{layer.name}" if layer.name.startswith("_") else layer.name
 
 
-def _counterpart(layer: keras.Operation, args: tuple) -> tf_keras.layers.Layer:
+def _other_activation(layer: keras.Operation) -> keras.Layer | None:
+    """The activation of a layer with a kernel, as a layer, where tf_keras does not know it."""
+    if not is_exactly(layer, *_WITH_KERNELS) or _has_activation(layer):
+        return None
+    return kl.Activation(layer.activation, name=f"{layer.name}.activation")
+
+
+def _counterpart(
+    layer: keras.Operation, args: tuple, activation: keras.Layer | None
+) -> tf_keras.layers.Layer:
+    """What computes in tf_keras what the layer does, but for an activation that is apart."""
     kind = type(layer).__name__
     if hasattr(layer, "call_with_weights"):
         return KerasCompute(layer)
     known = getattr(tf_keras.layers, kind, None)
     own = keras.saving.get_registered_name(type(layer)) != kind
-    if isinstance(layer, keras.Layer) and known is not None and not own and _has_activation(layer):
-        return known(**_config(layer, known))
+    if isinstance(layer, keras.Layer) and known is not None and not own:
+        if activation is not None:
+            return known(**{**_config(layer, known), "activation": None})
+        if _has_activation(layer):
+            return known(**_config(layer, known))
+        if _weights(layer):
+            raise KsegError(
+                f"{layer.name}: tf_keras lacks the activation of this {kind}; "
+                "make it a layer of its own behind it"
+            )
     if _weights(layer):
         raise KsegError(f"{layer.name}: tf_keras has no {kind}; give it call_with_weights")
     return KerasCall(layer, args)
@@ -302,7 +340,10 @@ def _has_activation(layer: keras.Layer) -> bool:
     activation = layer.get_config().get("activation")
     if activation in (None, *_RENAMED):
         return True
-    return activation not in _OTHER and hasattr(tf_keras.activations, activation)
+    # A function of the user's is a dict.
+    if not isinstance(activation, str) or activation in _OTHER:
+        return False
+    return hasattr(tf_keras.activations, activation)
 
 
 def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
@@ -311,8 +352,9 @@ def _config(layer: keras.Layer, kind: type) -> dict[str, Any]:
     config["name"] = _scope(layer)
     if kind is tf_keras.layers.LeakyReLU:
         config["alpha"] = config.pop("negative_slope")
-    if config.get("activation") in _RENAMED:
-        config["activation"] = _RENAMED[config["activation"]]
+    for name in _RENAMED:
+        if config.get("activation") == name:
+            config["activation"] = _RENAMED[name]
     known = {"name", "trainable"}
     for parent in inspect.getmro(kind):
         # It is not called: the names of its parameters are read.

@@ -106,6 +106,13 @@ def train_quantised(
             f"{layers[0].name}: a {type(layers[0]).__name__} has no int8 form to train; "
             "convert to int8 keeps it in float32"
         )
+    for operation in result.operations:
+        if len(keras.tree.flatten(operation.output)) > 1:
+            raise KsegError(
+                f"{operation.name}: a {type(operation).__name__} gives several tensors, and only "
+                "layers of one can be trained in 8 bits; write slices x[..., a:b] for ops.split, "
+                "ops.mean and ops.var for ops.moments"
+            )
     graph, _ = _split_graph(model, "logits", (height, width), batch_size=None, like=result)
     ranges = _Ranges(graph)
     ranges.measure(batches.take(calibration_batches))

@@ -141,6 +141,47 @@ def test_layers_that_tf_keras_lacks_are_refused():
         to_tf_keras(model)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_operations_of_several_tensors(number):
+    """Each reader has the one that it reads, not the image."""
+    x = keras.Input((9, 11, 3))
+    mean, variance = keras.ops.moments(x, (1, 2), keepdims=True)
+    y = kl.Conv2D(6, 3, name="conv")((x - mean) / keras.ops.sqrt(variance + 1))
+    assert_equal_outputs(keras.Model(x, keras.ops.split(y, 2, -1)[number]), (9, 11))
+
+
+@keras.saving.register_keras_serializable("kseg-tests")
+def halved(x: keras.KerasTensor) -> keras.KerasTensor:
+    """An activation of the user's."""
+    return keras.ops.relu(x) * 0.5
+
+
+@pytest.mark.parametrize("activation", [halved, "relu6"])
+def test_activations_that_tf_keras_lacks(activation):
+    """They are layers of their own, in tf_keras alone."""
+    keras.utils.set_random_seed(3)
+    x = keras.Input((9, 11, 3))
+    y = kl.Conv2D(4, 3, activation=activation, name="conv")(kl.Rescaling(1 / 255)(x))
+    y = kl.Dense(4, activation=activation, name="dense")(y)
+    y = kl.DepthwiseConv2D(3, activation=activation, name="depthwise")(y)
+    y = kl.Conv2DTranspose(4, 3, activation=activation, name="transposed")(y)
+    assert_equal_outputs(keras.Model(x, y), (9, 11))
+
+
+def test_layers_whose_activation_is_not_the_last():
+    x = keras.Input((8, 3))
+    model = keras.Model(x, kl.SimpleRNN(4, activation="relu6", name="rnn")(x))
+    with pytest.raises(kseg.KsegError, match="rnn: tf_keras lacks the activation of this Simple"):
+        to_tf_keras(model)
+
+
+def test_layers_of_other_weights_are_refused():
+    x = keras.Input((8, 3))
+    model = keras.Model(x, kl.MultiHeadAttention(1, 4, name="attention")(x, x))
+    with pytest.raises(kseg.KsegError, match=r"attention: MultiHeadAttention .* call_with_weights"):
+        to_tf_keras(model)
+
+
 def test_importing_kseg_tflite_leaves_tf_keras_alone():
     """The optimisation library would set TF_USE_LEGACY_KERAS for the whole process."""
     code = (

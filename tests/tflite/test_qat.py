@@ -118,8 +118,14 @@ def test_an_operator_that_no_phone_runs(tmp_path, monkeypatch):
     """It is refused before any step is trained, too."""
     monkeypatch.setattr(Bridge, "fit", None)
     model = small(lambda x: keras.ops.log_softmax(x / 255))
-    with pytest.raises(kseg.KsegError, match="LOG_SOFTMAX .* would not run on the GPU delegate"):
+    with pytest.raises(kseg.KsegError, match=r"LOG_SOFTMAX .* would not run on the GPU delegate"):
         trained(model, tmp_path / "x.tflite", (32, 32), input_size=(32, 32), steps=1)
+
+
+def test_an_operation_of_several_tensors(tmp_path):
+    model = small(lambda x: keras.layers.Add()(keras.ops.split(keras.ops.concatenate([x, x]), 2)))
+    with pytest.raises(kseg.KsegError, match=r"split.*: a Split gives several tensors, .* slices"):
+        trained(model, tmp_path / "x.tflite", (32, 32), input_size=(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +240,12 @@ def test_refusals(options, message, tiny_model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@keras.saving.register_keras_serializable("kseg-tests")
+def halved(x: keras.KerasTensor) -> keras.KerasTensor:
+    """An activation of the user's."""
+    return keras.ops.relu(x) * 0.5
+
+
 def test_split_for_quantisation_is_the_same_function():
     """BGR normalisation, padded pooling, activations within convolutions, dropout."""
     keras.utils.set_random_seed(4)
@@ -248,18 +260,26 @@ def test_split_for_quantisation_is_the_same_function():
     y = layers.BatchNormalization(beta_initializer="normal", name="bn")(y)
     y = layers.Activation("silu", name="c")(y)
     y = layers.Conv2D(2, 1, activation="sigmoid", name="d")(y)
+    y = layers.DepthwiseConv2D(3, activation="silu", name="f")(y)
+    y = layers.Conv2DTranspose(3, 3, activation=halved, name="g")(y)
     model = keras.Model(x, y)
     split = split_for_quantisation(model)
     kinds = Counter(type(layer).__name__ for layer in split.layers)
-    # Two activations are x * sigmoid(x); ReLU stays in its convolution.
+    # Three activations are x * sigmoid(x); ReLU stays in its convolution.
     assert kinds == {
         "InputLayer": 1,
         "Conv2D": 5,
         "ZeroPadding2D": 1,
-        "DepthwiseConv2D": 1,
-        "Activation": 3,
-        "Multiply": 2,
+        "DepthwiseConv2D": 2,
+        "Conv2DTranspose": 1,
+        "Activation": 5,
+        "Multiply": 3,
     }
+    for layer in split.layers:
+        assert getattr(layer, "kernel", None) is None or layer.activation in (
+            keras.activations.linear,
+            keras.activations.relu,
+        )
     image = np.random.default_rng(5).integers(0, 256, (1, 12, 16, 3)).astype("float32")
     # float32 on values below 10
     np.testing.assert_allclose(split(image), model(image), atol=1e-5)
