@@ -545,8 +545,8 @@ class Flatbuffer:
         (inner,) = graph.inputs
         if not _takes_pixels(graph.tensors[inner]):
             raise KsegError(
-                "the model's input is not int8 of scale 1 and zero point -128, since what reads "
-                "the image stays in float32; leave it out of keep_float"
+                "the int8 model's input has not scale 1 and zero point -128; please report it with "
+                "the network's summary"
             )
         outer = len(graph.tensors)
         operator = schema.OperatorT()

@@ -14,6 +14,7 @@ from kseg.cli import main
 from kseg.data import open_dataset
 from kseg.tflite import convert, train_quantised
 from kseg.tflite.bridge import Bridge, to_tf_keras
+from kseg.tflite.export import to_flatbuffer
 from kseg.tflite.flatbuffer import operator_outputs, operators, read_card
 from kseg.tflite.predictors import TFLitePredictor
 from kseg.tflite.rewrite import average_by_axes, split_for_quantisation
@@ -149,6 +150,13 @@ def test_a_model_without_a_layer_of_normalisation(normalise, input_type, tmp_pat
     assert source["dtype"] == {"float": np.float32, "uint8": np.uint8}[input_type]
     # 35 of all
     assert decibels(path, model, pixels((32, 32))) > 30
+
+
+def test_a_float_model_gets_no_quantize():
+    x = keras.Input((8, 8, 3), batch_size=1)
+    model = to_flatbuffer(keras.Model(x, kl.Conv2D(2, 1)(x)))
+    with pytest.raises(kseg.KsegError, match="has not scale 1 and zero point -128"):
+        model.with_input_type("uint8")
 
 
 def test_the_card_travels(tiny_model, calibrated):
