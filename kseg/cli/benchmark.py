@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.json:
         check_output(args.json)
-        check_not_input([args.json], args.files)
+        check_not_input([args.json], [*args.files, args.card])
     profiles = [
         operator_profile(file, threads=args.threads, runs=args.runs, warm_up=args.warm_up)
         for file in (args.files if args.profile else ())

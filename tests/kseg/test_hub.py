@@ -144,12 +144,28 @@ def test_refusals(tiny_keras, environment, tmp_path):
         assert text in line
         assert not [line for line in done.stderr.splitlines() if "Traceback" in line]
     card = kseg.load(tiny_keras).card
+    twice = tmp_path / "fp16/street.tflite", tmp_path / "int8/street.tflite"
+    page = tmp_path / "README.md"
+    for file in (*twice, page):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     for files, name, text in (
         ([tiny_keras], "someone/street", "no name of the hub"),
         ([tiny_keras], "hf://someone", "no name of the hub"),
         ([tiny_keras], "hf://someone/street@v1", "leave @v1 out"),
         ([tiny_keras, tiny_keras], "hf://someone/street", "takes one .keras file"),
         ([Path("gone.keras")], "hf://someone/street", "no such file"),
+        ([tiny_keras, *twice], "hf://someone/street", f"{twice[1]}: {twice[0]} has the same name"),
+        ([tiny_keras, page], "hf://someone/street", f"{page}: kseg writes README.md itself"),
     ):
         with pytest.raises(kseg.KsegError, match=text):
             hub.push(files, card, name)
+
+
+def test_a_hub_that_cannot_be_reached(tiny_keras, monkeypatch):
+    """The error is one of the client's transport, which is no OSError."""
+    # Nothing listens on the port of "discard".
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    card = kseg.load(tiny_keras).card
+    with pytest.raises(kseg.KsegError, match=r"uploaded to http://127\.0\.0\.1:9 \(.*refused"):
+        hub.push([tiny_keras], card, "hf://someone/street")
