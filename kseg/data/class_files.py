@@ -112,8 +112,15 @@ def _rows(path: Path) -> list[_Row]:
     columns = None
     header = [_COLUMNS.get(field.lower()) for field in _fields(lines[0][:_LINE])]
     known = [column for column in header if column]
-    if len(lines) > 1 and (header == ["name"] or len(known) > 1):
+    words = lines[0][:_LINE].lower().split()
+    spaced = len(header) == 1 < len(words) and all(word in _COLUMNS for word in words)
+    if len(lines) > 1 and (header == ["name"] or len(known) > 1 or spaced):
         where = f"{path}, line 1"
+        if spaced:
+            raise KsegError(
+                f"{where}: {lines[0]!r} looks like a header; separate the columns of all lines by "
+                "commas or tabs"
+            )
         if len(header) == 1:
             raise KsegError(f"{where}: {lines[0]!r} looks like a header; remove it")
         if known != header or "name" not in known or len(set(known)) < len(known):
@@ -246,15 +253,16 @@ def _color(where: str, values: dict[str, str]) -> Color | None:
 
 
 def _warn_of_numbers(path: Path, ids: dict[str, int]) -> None:
-    """Says so where every name begins with a number that looks like an id and is none."""
-    found = {name: match for name in ids if (match := re.match(r"(\d+)\W+\w", name))}
-    if len(ids) < 2 or len(found) < len(ids):
-        return
-    different = [name for name, number in ids.items() if int(found[name][1]) != number]
-    if different and len({match[1] for match in found.values()}) == len(ids):
-        warnings.warn(
-            f"{path}: {different[0]!r} is read as the name of id {ids[different[0]]}; if the "
-            "numbers are the ids, write a colon behind them (ID: NAME)",
-            KsegWarning,
-            stacklevel=2,
-        )
+    """Says so where every name has a number at one end that looks like an id and is none."""
+    forms = {r"(\d+)\W+\w.*": "behind them (ID: NAME)", r".*\w\W+(\d+)": "before them (NAME: ID)"}
+    for form, colon in forms.items():
+        numbers = {n: int(match[1]) for n in ids if (match := re.fullmatch(form, n))}
+        if len(ids) < 2 or len(numbers) < len(ids) or len({*numbers.values()}) < len(ids):
+            continue
+        if different := [name for name, number in ids.items() if numbers[name] != number]:
+            warnings.warn(
+                f"{path}: {different[0]!r} is read as the name of id {ids[different[0]]}; if the "
+                f"numbers are the ids, write a colon {colon}",
+                KsegWarning,
+                stacklevel=2,
+            )

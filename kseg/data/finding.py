@@ -164,7 +164,7 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
             f"{images}: no such folder; {name} keeps the images of split {split!r} there"
         )
     classes = layout.classes or read_classes(Path(folder, "classes.txt"))
-    in_images, in_labels = _Folder(images), _Folder(labels)
+    in_images, in_labels = FolderFiles(images), FolderFiles(labels)
     image_files = in_images.take(layout.image_ending, IMAGE_SUFFIXES)
     label_files = in_labels.take(layout.label_ending, LABEL_SUFFIXES)
     lossy_files = in_labels.take(layout.label_ending, _LOSSY_SUFFIXES, but=label_files)
@@ -233,8 +233,10 @@ def _only(paths: list[Path]) -> Path:
     return paths[0]
 
 
-class _Folder:
+class FolderFiles:
     """The files below a folder, of which those that have a use are taken one kind at a time.
+
+    Linked folders are followed, names with a dot in front and those of the system are not.
 
     Attributes:
         left: files that nobody took, sorted.

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from zlib_ng import zlib_ng
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = 33  # bytes with the signature and the chunk IHDR
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # Portable Network Graphics, Table 11.1
 _MAX_PIXELS = 2**25  # Larger ones are left to Pillow: several copies are in memory at once.
+
+
+def has_late_text(path: Path) -> bool:
+    """Whether a PNG has EXIF or text behind its pixels, where a header's reader does not look.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    # Without a buffer, since little is read of each chunk.
+    with path.open("rb", buffering=0) as file:
+        file.seek(len(_SIGNATURE))
+        behind = False
+        while len(head := file.read(8)) == 8:  # Section 5.3: length and name
+            name = head[4:]
+            if behind and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            behind = behind or name == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def with_stored_pixels(content: bytes) -> bytes:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from kseg.data.classes import BAD, IGNORE, ClassTable, color_of
-from kseg.data.png import with_stored_pixels
+from kseg.data.png import has_late_text, with_stored_pixels
 from kseg.errors import KsegError, KsegWarning, first_line
 from kseg.pictures import Color
 from kseg.quiet import quiet_stderr
@@ -49,6 +49,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Where Pillow finds the orientation of a PNG.
+_HAS_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 _warned: set[tuple[str, str]] = set()
 _warned_lock = threading.Lock()
@@ -177,8 +180,8 @@ def orientation_of(path: Path) -> tuple[int, tuple[int, int]]:
         KsegError: missing, or no image.
     """
     with _opened(path, load=False) as image:
-        # Pillow would decode a PNG to look for EXIF behind its pixels.
-        if image.format == "PNG" and "exif" not in image.info:
+        # Pillow would decode every PNG to look for EXIF behind its pixels.
+        if image.format == "PNG" and not (_HAS_EXIF & image.info.keys() or has_late_text(path)):
             orientation = 1
         else:
             orientation = _exif_orientation(path, image)
@@ -317,6 +320,8 @@ def _palette_table(
 ) -> np.ndarray | None:
     """(256,) uint8 from a palette's indices to train ids; None where indices are ids."""
     colors = _palette(image)
+    if len(colors) > 1 and len(set(colors)) == 1:
+        return None  # Some programs write such a palette whatever the ids mean.
     # Indices beyond the palette have no colour: they can be nothing but ids.
     used = [i for i, count in enumerate(image.histogram()) if count and i < len(colors)]
     by_index, chosen = classes.label_table(), classes.chosen_colors
@@ -338,6 +343,7 @@ def _palette_table(
     if not wrong and not foreign:
         return None
     if all(colors[index] in known for index in used):
+        _refuse_shared_color(path, colors, used, by_index)
         tell("palette", path, "has its palette in another order than the ids; it is read by colour")
         table = by_index.copy()
         table[used] = [_train_id(path, colors[index], known) for index in used]
@@ -353,6 +359,23 @@ def _palette_table(
         f"{_class_name(own, classes)}, and {unknown}, which no class has; save it with the ids "
         "in one grey channel, or with the classes' own colours"
     )
+
+
+def _refuse_shared_color(
+    path: Path, colors: Sequence[Color], used: list[int], by_index: np.ndarray
+) -> None:
+    """Raises KsegError where two ids of the data set have one colour: which is meant is open."""
+    first: dict[Color, int] = {}
+    for index in used:
+        if by_index[index] == BAD:
+            continue
+        other = first.setdefault(colors[index], index)
+        if by_index[other] != by_index[index]:
+            raise KsegError(
+                f"{path}: its palette has {_hex(colors[index])} at the indices {other} and "
+                f"{index}, which are two ids, and other colours than the classes'; save it with "
+                "the ids in one grey channel, or with the classes' own colours"
+            )
 
 
 def read_palette(path: Path) -> tuple[Color, ...]:
@@ -373,7 +396,7 @@ def _palette(image: Image.Image) -> tuple[Color, ...]:
 def _says_nothing(colors: Sequence[Color], used: list[int]) -> bool:
     """Whether a palette is one that programs write whatever the ids mean."""
     usual = (tuple((i, i, i) for i in range(256)), _voc_colormap())
-    return len(set(colors)) == 1 or any(all(colors[i] == row[i] for i in used) for row in usual)
+    return any(all(colors[i] == row[i] for i in used) for row in usual)
 
 
 def _class_name(train_id: int, classes: ClassTable) -> str:

@@ -16,7 +16,7 @@ from kseg.card import Card
 from kseg.data import DataSet, Sample, read_image
 from kseg.errors import KsegError
 from kseg.evaluation.confusion import ConfusionMatrix
-from kseg.evaluation.predictions import check_classes
+from kseg.evaluation.predictions import check_classes, warn_of_turned
 from kseg.evaluation.scores import warn_of_seen
 from kseg.pictures import Color, cover, side_by_side, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
@@ -163,6 +163,7 @@ class _Side:
 
     def predict(self, sample: Sample, image: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         """(H, W) uint8 train ids of an image, which are counted where there is a label."""
+        warn_of_turned(self._predictor, self._settings, sample.image, image.shape[:2])
         try:
             labels = predict_labels(self._predictor, image, self._settings)
         except KsegError as error:

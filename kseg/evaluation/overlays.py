@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 
 from kseg.data import read_image
-from kseg.data.reading import warn_once
 from kseg.errors import KsegError
+from kseg.evaluation.predictions import warn_of_turned
 from kseg.evaluation.sources import Source
 from kseg.evaluation.video import VideoReader, VideoWriter
 from kseg.files import atomic_write, check_not_input, make_folder
 from kseg.pictures import Color, overlay, side_by_side, spread_colors
 from kseg.predictor import InferenceSettings, Predictor, predict_labels
-from kseg.resize import is_turned
 
 KINDS = {"labels": "", "overlay": "_overlay", "side-by-side": "_pair"}
 """What is written, and what it adds to a source's name."""
@@ -74,13 +73,14 @@ class _Drawing:
         self, predictor: Predictor, settings: InferenceSettings | None, kinds: Collection[str]
     ) -> None:
         card = predictor.card
-        self._predictor, self._settings, self._kinds = predictor, settings, kinds
+        self._predictor, self._kinds = predictor, kinds
+        self._settings = settings or InferenceSettings()
         self._names = card.class_names or tuple(f"class {i}" for i in range(card.num_classes))
         self._colors: Sequence[Color] = card.colors or spread_colors(len(self._names))
 
     def image(self, source: Source, folder: Path) -> Iterator[Path]:
         image = read_image(source.path)
-        self._warn_of_turned(source.path, image.shape[:2])
+        warn_of_turned(self._predictor, self._settings, source.path, image.shape[:2])
         pictures = self._pictures(str(source.path), image)
         for kind, name in _files(source, self._kinds).items():
             with atomic_write(folder / name) as path:
@@ -111,19 +111,6 @@ class _Drawing:
         yield from (folder / name for name in names.values())
         if interrupt is not None:
             raise interrupt
-
-    def _warn_of_turned(self, path: Path, size: tuple[int, int]) -> None:
-        """Says so of the first image that lies where the network's input stands, or stands."""
-        settings = self._settings or InferenceSettings()
-        own = settings.size_for(self._predictor)
-        if own and is_turned(own, size):
-            warn_once(
-                str(path.parent),
-                f"turned {own}",
-                path,
-                f"is {size[0]}x{size[1]} and the network's input {own[0]}x{own[1]} (HxW), which "
-                "distorts it; state an input_size of its shape, or convert a file of that",
-            )
 
     def _pictures(
         self, name: str, image: np.ndarray, legend: Sequence[int] | None = None

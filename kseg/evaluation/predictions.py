@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from PIL import Image
 
 from kseg.card import Card, Split
 from kseg.data import IGNORE, DataSet, Sample, first_difference
+from kseg.data.finding import FolderFiles
 from kseg.data.reading import read_label, warn_once
-from kseg.errors import KsegError, KsegWarning
+from kseg.errors import KsegError
 from kseg.predictor import InferenceSettings, Predictor, check_predictor, predict_labels
 from kseg.resize import is_turned
 from kseg.zoo import backbone_stride
@@ -52,7 +52,6 @@ class NetworkPredictions:
     def __init__(self, predictor: Predictor, data: DataSet, settings: InferenceSettings) -> None:
         settings.check(predictor.card)
         check_classes(predictor.card, data)
-        _warn_of_turned(settings.input_size, data)
         self._predictor, self._data, self._settings = predictor, data, settings
 
     def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +73,7 @@ class NetworkPredictions:
         Raises:
             KsegError: as ``predict_labels``, with the image's name.
         """
+        warn_of_turned(self._predictor, self._settings, sample.image, image.shape[:2])
         try:
             return predict_labels(self._predictor, image, self._settings, size=size)
         except KsegError as error:
@@ -103,14 +103,25 @@ class NetworkPredictions:
         }
 
 
-def _warn_of_turned(size: tuple[int, int] | None, data: DataSet) -> None:
-    """Says so where images lie and the network's input stands, or the other way round."""
-    if size and data.size and is_turned(size, data.size):
-        warnings.warn(
-            f"input_size is {size[0]}x{size[1]} and the images of {data.name} are {data.size[0]}x"
-            f"{data.size[1]} (HxW), which distorts them; give the height first",
-            KsegWarning,
-            stacklevel=2,
+def warn_of_turned(
+    predictor: Predictor, settings: InferenceSettings, image: Path, size: tuple[int, int]
+) -> None:
+    """Says so of a folder's first image that lies where the network's input stands, or stands.
+
+    Args:
+        predictor, settings: decide the input's size.
+        image: its file.
+        size: (H, W) of it.
+    """
+    own = settings.size_for(predictor)
+    if own and is_turned(own, size):
+        warn_once(
+            str(image.parent),
+            f"turned {own}",
+            image,
+            f"is {size[0]}x{size[1]} and the network's input {own[0]}x{own[1]} (HxW), which "
+            "distorts it; state an input_size of its shape (the height first), or convert a "
+            "file of that",
         )
 
 
@@ -128,7 +139,7 @@ class FilePredictions:
     def __init__(self, folder: Path, data: DataSet) -> None:
         self._folder, self._data = folder, data
         found = defaultdict(list)
-        for path in sorted(folder.rglob("*.png")):
+        for path in FolderFiles(folder).left:
             # Of samples' names; macOS writes accents apart.
             found[unicodedata.normalize("NFC", path.name)].append(path)
         self._files: dict[str, Path] = {}

@@ -172,13 +172,21 @@ def _counted(
                 run["shard"] = str(shard)
             seconds = saved.load(run, part, counts, predictions.files())
         begin = time.monotonic() - seconds
-        if saved:
-            leaving.callback(lambda: saved.save(counts, time.monotonic() - begin))
+        whole = True
+
+        def save() -> None:
+            # Ctrl-C may come between an image's counts; those of the last save are whole.
+            if saved and whole:
+                saved.save(counts, time.monotonic() - begin)
+
+        leaving.callback(save)
         if progress and counts.images:
             progress(counts.images, len(part))
         samples = part.samples[counts.images :]
         for image in _count(predictions, data, samples, kinds, workers):
+            whole = False
             counts.merge(image)
+            whole = True
             if saved:
                 saved.save_sometimes(counts, time.monotonic() - begin)
             if progress:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kseg import shipped
-from kseg.data.finding import IMAGE_SUFFIXES
+from kseg.data.finding import IMAGE_SUFFIXES, FolderFiles
 from kseg.errors import KsegError
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -34,9 +34,10 @@ def find_sources(names: Iterable[str | Path]) -> list[Source]:
     """Images and videos, in the order of the names and within a folder or pattern sorted.
 
     Args:
-        names: of files; folders, of which all images and videos below are taken; patterns as
-            of ``glob`` ("**" too); "sample", the drawn street that kseg ships; "camera", the
-            first one of Linux. What exists under such a name goes before.
+        names: of files; folders, of which all images and videos below are taken, behind links
+            too, but nothing whose name begins with a dot; patterns as of ``glob`` ("**" too);
+            "sample", the drawn street that kseg ships; "camera", the first one of Linux.
+            What exists under such a name goes before.
 
     Raises:
         KsegError: a folder without images, or a pattern that nothing fits.
@@ -48,7 +49,8 @@ def _found(name: str) -> list[Source]:
     path = Path(name)
     if path.is_dir():
         kinds = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file())
+        found = FolderFiles(path).left
+        files = [file for file in found if file.suffix.lower() in kinds and file.is_file()]
         if not files:
             raise KsegError(f"{path}: has no images or videos ({', '.join(kinds)})")
         return [_source(file, file.relative_to(path)) for file in files]

@@ -106,6 +106,7 @@ def test_colour_of_what_is_ignored(read):
     ("content", "message"),
     [
         ("name\nroad\ncar", "line 1: 'name' looks like a header; remove it"),
+        ("id name\n0 road\n1 car", "line 1: 'id name' looks like a header; separate the columns"),
         ("name,r,g,b,kind\nroad,1,2,3,flat", "line 1: 'name,r,g,b,kind' is no header"),
         ("r,g,b\n1,2,3", "line 1: 'r,g,b' is no header"),
         ("name,r,g,b\nroad,1,2", "line 2: has 3 fields, the header has 4"),
@@ -142,6 +143,8 @@ def test_refused(read, content, message):
 def test_numbers_that_look_like_ids(read):
     with pytest.warns(KsegWarning, match="'1 road' is read as the name of id 0"):
         assert read("1 road\n2 car").names == ("1 road", "2 car")
+    with pytest.warns(KsegWarning, match=r"'road 2' is read as .* before them \(NAME: ID\)"):
+        assert read("sky 0\nroad 2\ncar 1").names == ("sky 0", "road 2", "car 1")
     # Equal to the ids, they do no harm.
     assert read("0 road\n1 car").file_ids == (0, 1)
 

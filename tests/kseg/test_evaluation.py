@@ -255,8 +255,17 @@ def test_a_height_in_place_of_the_width(tiny_model, tiny_camvid, recwarn):
     data = open_dataset("camvid", tiny_camvid, "val")
     evaluate(Constant(tiny_model.card, np.zeros((48, 64, 11))), data, input_size=(48, 64))
     assert not recwarn.list
-    with pytest.warns(kseg.errors.KsegWarning, match=r"input_size is 64x48 .* the height first"):
+    message = r"val/000\.png: is 48x64 and the network's input 64x48 \(HxW\).*the height first"
+    with pytest.warns(kseg.errors.KsegWarning, match=message):
         evaluate(Constant(tiny_model.card, np.zeros((64, 48, 11))), data, input_size=(64, 48))
+    # A file's own size, which nobody states
+    first, second = (
+        Constant(tiny_model.card, np.zeros((height, 40, 11)), (height, 40)) for height in (44, 46)
+    )
+    with pytest.warns(kseg.errors.KsegWarning, match="the network's input 44x40"):
+        evaluate(first, data)
+    with pytest.warns(kseg.errors.KsegWarning, match="the network's input 46x40"):
+        compare(second, second, data)
 
 
 def test_weights_that_saw_the_images(tiny_model, tiny_camvid, tmp_path, recwarn):

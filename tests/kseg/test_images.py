@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 import kseg
 from kseg.data import open_dataset, read_image
 from kseg.data.check import check_data
+from kseg.data.reading import image_size
 from kseg.errors import KsegWarning
 from kseg.training import prepare
 
@@ -57,6 +58,32 @@ def test_exif(name, orientation, tmp_path):
     np.testing.assert_array_equal(image, UPRIGHT[orientation](stored))
     with Image.open(path) as viewer:
         np.testing.assert_array_equal(image, np.asarray(ImageOps.exif_transpose(viewer)))
+
+
+@pytest.mark.parametrize("form", ["eXIf", "tEXt", "zTXt", "iTXt"])
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_exif_of_a_png_wherever_it_stands(form, place, tmp_path):
+    """In a chunk of its own, as ImageMagick's text, or as XMP; sizes come from the header."""
+    tags = exif(6).tobytes()
+    profile = b"\nexif\n%8d\n%s\n" % (len(tags), tags.hex().encode())
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
+    content = {
+        "eXIf": tags.removeprefix(b"Exif\0\0"),
+        "tEXt": b"Raw profile type exif\0" + profile,
+        "zTXt": b"Raw profile type exif\0\0" + zlib.compress(profile),
+        "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0" + xmp,
+    }[form]
+    body = form.encode() + content
+    chunk = struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    path = tmp_path / "a.png"
+    stored = picture()
+    Image.fromarray(stored).save(path)
+    png = path.read_bytes()
+    at = png.index(b"IDAT") - 4 if place == "before" else png.index(b"IEND") - 4
+    path.write_bytes(png[:at] + chunk + png[at:])
+    image = read_image(path)
+    np.testing.assert_array_equal(image, UPRIGHT[6](stored))
+    assert image_size(path) == image.shape[:2]
 
 
 @pytest.fixture

@@ -224,6 +224,26 @@ def test_a_palette_without_colours_in_classes(path, table):
     np.testing.assert_array_equal(read_label(path, table("a\nb\nc\n")), ids)
 
 
+def test_a_palette_of_one_colour(path, table, recwarn):
+    """Also where a class has that colour: ids, in a file of one id as well."""
+    classes = table("road #000000\ncar #400080\nsky #0A141E\n")
+    for ids in (ids_of(3), ids_of(3) * 0 + 2):
+        palette(ids, [(0, 0, 0)] * 3, path)
+        np.testing.assert_array_equal(read_label(path, classes), ids)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("last", [2, 255])
+def test_a_palette_filled_up_with_the_colour_of_a_class(last, path, table):
+    """Neither by index nor by colour is it clear what the last id is."""
+    classes = table("road #000000\ncar #400080\nsky #0A141E\n")
+    ids = np.array([[0, 1, last]], np.uint8)
+    palette(ids, [(0, 0, 0), SKY, *[(0, 0, 0)] * 254], path)
+    message = f"#000000 at the indices 0 and {last}, which are two ids"
+    with pytest.raises(kseg.KsegError, match=message):
+        read_label(path, classes)
+
+
 @pytest.mark.parametrize(
     ("colors", "message"),
     [

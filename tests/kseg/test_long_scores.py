@@ -240,6 +240,30 @@ def test_a_killed_score_goes_on_to_the_same_figures(killed, tmp_path):
         evaluate(other, data, boundaries=True, saved=saved)
 
 
+def test_ctrl_c_between_the_counts_of_an_image(tmp_path, monkeypatch):
+    """What is kept is whole images; the score goes on as if nothing had been."""
+    data, maps = write_maps(tmp_path, 3)
+    saved = SavedScores(tmp_path / "saved.json", maps.folder)
+    monkeypatch.setattr(resume, "INTERVAL", 0)
+    merge, calls = Counts.merge, []
+
+    def interrupted(counts, other):
+        calls.append(other)
+        if len(calls) == 2:
+            counts._matrix.counts += other._matrix.counts
+            raise KeyboardInterrupt
+        merge(counts, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Counts, "merge", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(maps, data, saved=saved)
+    done = []
+    scores = evaluate(maps, data, saved=saved, progress=lambda *c: done.append(c))
+    assert without_time(scores.to_json()) == without_time(evaluate(maps, data).to_json())
+    assert done[0] == (1, 3)
+
+
 @pytest.mark.parametrize("changed", ["image", "label", "scored map", "later map", "touched"])
 def test_a_score_goes_on_with_the_same_files_alone(changed, tmp_path, monkeypatch):
     """Two of three images are scored, then a file changes or stays what it is."""

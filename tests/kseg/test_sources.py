@@ -76,6 +76,16 @@ def test_find(tmp_path, monkeypatch):
         find_sources(["empty"])
 
 
+def test_links_and_names_with_a_dot(tmp_path):
+    """As in a data set: a linked folder belongs to it, what a system puts there does not."""
+    for name in ("in/a.jpg", "in/._a.jpg", "in/.ipynb_checkpoints/a-checkpoint.jpg", "more/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "in/link").symlink_to(tmp_path / "more")
+    (tmp_path / "in/round").symlink_to(tmp_path)
+    assert [source.name for source in find_sources([tmp_path / "in"])] == ["a", "link/b"]
+
+
 def test_a_folder(tiny_keras, tmp_path, capsys):
     """Its images keep their places; side by side has image and overlay."""
     (tmp_path / "in/day").mkdir(parents=True)
