@@ -73,6 +73,6 @@ def _find_splits(args: argparse.Namespace, splits: Sequence[str]) -> dict[str, P
             missing.append(error)
     if missing and (args.split or not found):
         raise missing[0]
-    for error in missing:
-        warnings.warn(f"{error}; the split is left out", KsegWarning, stacklevel=2)
+    for reason in missing:
+        warnings.warn(f"{reason}; the split is left out", KsegWarning, stacklevel=2)
     return found
