@@ -16,6 +16,7 @@ from kseg.file_card import FileCard, read_file_card
 from kseg.importing import import_checkpoint
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.resize import resize_bilinear
+from kseg.tflite import benchmark
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
 from kseg.tflite.profile import operator_profile
 
@@ -79,6 +80,13 @@ def onnx_file(path, end="logits", stride=1, layout="NCHW", input_type="float", s
     return path
 
 
+def card_file(folder):
+    """What ``stated`` says, as a file."""
+    path = folder / "card.json"
+    path.write_text(json.dumps({"mean": MEAN, "std": STD, "num_classes": CLASSES}))
+    return path
+
+
 def stated(**changes):
     return FileCard(**{"mean": MEAN, "std": STD, "num_classes": CLASSES, **changes})
 
@@ -116,6 +124,9 @@ def test_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     for path, factor in (("../b/x.onnx", 3), (tmp_path / "a/x.onnx", 1)):
         got = OnnxPredictor(path, stated=stated())(IMAGE)
         np.testing.assert_allclose(got, factor * expected(IMAGE), atol=3 * FLOAT32)
+    path = tmp_path / "b/x.onnx"
+    (timing,) = benchmark([path], card=card_file(tmp_path), runs=1, warm_up=0)
+    assert timing.file_size == sum(file.stat().st_size for file in path.parent.iterdir())
 
 
 def test_a_tflite_file_of_any_size(tmp_path):
