@@ -16,6 +16,7 @@ from kseg.files import check_is_file, suffix_of
 from kseg.lazy import import_extra
 
 FILE = "model.keras"
+_PAGE = "README.md"
 
 # A Path has made one slash of two.
 _NAME = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -35,7 +36,7 @@ def fetch(name: str) -> Path:
     client, (repository, revision) = _client(name), _parts(name)
     try:
         return Path(client.hf_hub_download(repository, FILE, revision=revision))
-    except (client.errors.HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client and its transport raise their own
         raise KsegError(f"{name}: cannot be fetched ({first_line(error)})") from error
 
 
@@ -49,27 +50,36 @@ def push(files: Sequence[Path], card: Card, name: str, *, private: bool = False)
         private: of a new repository.
 
     Raises:
-        KsegError: no .keras file or several, a name of another form, no client, or a hub that
-            refuses, as it does without ``hf auth login``.
+        KsegError: no .keras file or several, files of one name or of the page's, a name of
+            another form, no client, or a hub that refuses, as it does without
+            ``hf auth login``, or cannot be reached.
     """
     client, (repository, revision) = _client(name), _parts(name)
     if revision is not None:
         raise KsegError(f"{name}: states a revision; leave @{revision} out")
     if [suffix_of(path) for path in files].count(".keras") != 1:
         raise KsegError(f"{name}: takes one .keras file, and others beside it")
+    uploads: dict[str, Path] = {}
     for path in files:
         check_is_file(path, "a .keras, .tflite or .onnx file")
+        upload = FILE if suffix_of(path) == ".keras" else path.name
+        if upload.lower() == _PAGE.lower():
+            raise KsegError(f"{path}: kseg writes {_PAGE} itself; leave it out or rename it")
+        if upload in uploads:
+            raise KsegError(f"{path}: {uploads[upload]} has the same name; rename one of the two")
+        uploads[upload] = path
     with tempfile.TemporaryDirectory() as folder:
-        for path in files:
-            shutil.copyfile(path, Path(folder, FILE if suffix_of(path) == ".keras" else path.name))
-        Path(folder, "README.md").write_text(_page(card, repository, files), "utf-8")
+        for upload, path in uploads.items():
+            shutil.copyfile(path, Path(folder, upload))
+        Path(folder, _PAGE).write_text(_page(card, repository, files), "utf-8")
         api = client.HfApi()
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message="kseg push")
-        except (client.errors.HfHubHTTPError, OSError, ValueError) as error:
+        except Exception as error:  # as in fetch
             raise KsegError(
-                f"{name}: the hub refuses ({first_line(error)}); `hf auth login` states who you are"
+                f"{name}: cannot be uploaded to {api.endpoint} ({first_line(error)}); it must be "
+                "reachable, and `hf auth login` states who you are"
             ) from error
         return f"{api.endpoint}/{repository}"
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kseg.errors import KsegError
+from kseg.layers import Resize
 from kseg.tflite.flatbuffer import Flatbuffer, input_name, operator_outputs
 
 # These give another form of the same values.
@@ -46,8 +47,19 @@ def layer_names(content: bytes, graph: keras.Model) -> dict[str, list[str]]:
     if owners:
         # The output has the signature's name instead.
         last = list(owners)[-1]
-        owners[last] = owners[last] or [graph.operations[-1].name]
+        owners[last] = owners[last] or [_last_computing(graph).name]
     return owners
+
+
+def _last_computing(graph: keras.Model) -> keras.Operation:
+    """The graph's last operation, but for a resize to the size that is there already."""
+    computing = (
+        operation
+        for operation in reversed(graph.operations)
+        if not isinstance(operation, Resize)
+        or keras.tree.flatten(operation.input)[0].shape != operation.output.shape
+    )
+    return next(computing)
 
 
 def known_in(tensor: str, known: Mapping[str, int]) -> list[str]:

@@ -18,7 +18,6 @@ from kseg.errors import KsegError
 from kseg.file_card import FileCard
 from kseg.files import check_is_file
 from kseg.resize import resize_bilinear
-from kseg.tflite.flatbuffer import input_name
 from kseg.tflite.gpu import Agreement, differences, is_quantised
 from kseg.tflite.predictors import TFLitePredictor
 
@@ -54,14 +53,12 @@ def check_phone(
     """
     here = TFLitePredictor(path, stated=stated)
     check_is_file(Path(tool), "benchmark_model for the phone")
-    if here.input_size is None:
-        raise KsegError(f"{path}: takes any size; convert it at the size that the phone runs")
+    assert here.input_size is not None  # a .tflite file has one
     pixels = np.rint(resize_bilinear(image, here.input_size))
     tensor, want = here.io.encode(pixels), here(pixels)
     phone = _Phone(serial, timeout)
-    name, _, _ = input_name(Path(path).read_bytes())
     # A colon ends the name there.
-    name = name.replace(":", "::")
+    name = here.input_name.replace(":", "::")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "input.bin"), Path(folder, "output.bin")
@@ -88,6 +85,8 @@ def check_phone(
                     "warmup_min_secs": "0",
                 }
                 flags = [f"--{flag}={value}" for flag, value in options.items()]
+                # Of a tool that writes nothing, the answer before would be taken.
+                phone.shell(["rm", "-f", f"{_FOLDER}/output.bin"])
                 phone.shell([f"{_FOLDER}/tool", *flags])
                 phone("pull", f"{_FOLDER}/output.bin", str(result))
                 values = np.frombuffer(result.read_bytes(), here.io.output_type)

@@ -118,6 +118,14 @@ class TensorIO:
             )
             if not np.issubdtype(dtype, np.number) or not (plain or scale):
                 raise KsegError(f"{path}: its {name} is {dtype} without a scale; {hint}")
+        rounds = np.issubdtype(self.input_type, np.integer) and not self.input_scale
+        if rounds and self.normalization is not None:
+            stated = self.normalization.mean, self.normalization.std
+            if stated != ((0.0,) * 3, (1.0,) * 3):
+                raise KsegError(
+                    f"{path}: its input is {self.input_type} without a scale, so that it takes "
+                    "pixels as they are; state mean [0, 0, 0] and std [1, 1, 1] in the card"
+                )
         is_class = np.issubdtype(self.output_type, np.integer) and not self.scale
         if is_class != (card.output == "argmax"):
             raise KsegError(
@@ -172,9 +180,12 @@ class TFLitePredictor(_InSteps):
         threads: None takes all cores.
         stated: of a file of others, which has no card.
 
+    Attributes:
+        input_name: of the input tensor.
+
     Raises:
-        KsegError: missing, damaged, too large, without a card or with several outputs, or
-            tensors of which the types and scales do not say what they stand for.
+        KsegError: missing, damaged, too large, without a card, of no fixed size or with several
+            outputs, or tensors of which the types and scales do not say what they stand for.
     """
 
     def __init__(
@@ -207,9 +218,16 @@ class TFLitePredictor(_InSteps):
         self._path = path
         check_stated(path, card, stated)
         self._input, self._output = _one_of_each(path, inputs, outputs)
-        shape = self._input["shape"]
+        shape = tuple(map(int, self._input["shape"]))
+        if min(self._input["shape_signature"][1:], default=1) < 1:
+            # LiteRT would run it at a size of 1.
+            raise KsegError(
+                f"{path}: its input has no fixed size; convert the model with an input of one, "
+                "such as keras.Input((512, 1024, 3))"
+            )
+        self.input_name: str = self._input["name"]
         self.io, self.input_size, self.card = _understood(
-            path, card, stated, litert_io(path, self._interpreter), tuple(map(int, shape))
+            path, card, stated, litert_io(path, self._interpreter), shape
         )
         self.runtime = f"litert {version('ai-edge-litert')} cpu, {threads} threads"
 
@@ -258,9 +276,9 @@ class OnnxPredictor(_InSteps):
         # What fails is raised as well.
         options.log_severity_level = 4
         try:
-            content = path.read_bytes()
+            # By its path, beside which weights may lie in a file of their own.
             self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=["CPUExecutionProvider"]
             )
             entry = self._session.get_modelmeta().custom_metadata_map.get(CARD_ENTRY)
             card = None if entry is None else Card.from_json(parse_json(entry))
@@ -274,7 +292,7 @@ class OnnxPredictor(_InSteps):
         self._input = source.name
         input_type, output_type = _dtype(path, source), _dtype(path, result)
         integers = [np.issubdtype(t, np.integer) for t in (input_type, output_type)]
-        scales = onnx_scales(path, content) if any(integers) else ((0.0, 0), (0.0, 0))
+        scales = onnx_scales(path) if any(integers) else ((0.0, 0), (0.0, 0))
         # The batch is 1 or open.
         io = TensorIO(input_type, output_type, (1, *result.shape[1:]), *scales[1], *scales[0])
         self.io, self.input_size, self.card = _understood(
@@ -355,7 +373,7 @@ def litert_io(path: Path, interpreter: Interpreter) -> TensorIO:
     )
 
 
-def onnx_scales(path: Path, content: bytes) -> tuple[tuple[float, int], tuple[float, int]]:
+def onnx_scales(path: Path) -> tuple[tuple[float, int], tuple[float, int]]:
     """Scale and zero point of an .onnx file's input and output, 0 where they have none.
 
     ONNX gives them to operators, not to tensors.
@@ -366,7 +384,7 @@ def onnx_scales(path: Path, content: bytes) -> tuple[tuple[float, int], tuple[fl
     """
     onnx = import_extra("onnx", "onnx", path)
     numpy_helper = importlib.import_module("onnx.numpy_helper")
-    graph = onnx.load_from_string(content).graph
+    graph = onnx.load(str(path)).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":

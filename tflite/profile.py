@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kseg.errors import KsegError
+from kseg.file_card import FileCard
 from kseg.files import suffix_of
 from kseg.tflite.child import Child
 from kseg.tflite.predictors import TFLitePredictor, thread_count
@@ -55,6 +56,7 @@ def operator_profile(
     threads: int | None = None,
     runs: int = 20,
     warm_up: int = 3,
+    stated: FileCard | None = None,
     timeout: float = 600.0,
 ) -> Profile:
     """Measures, in a process of its own, with the profiler of LiteRT's CPU runtime.
@@ -63,6 +65,7 @@ def operator_profile(
         path: of a .tflite file.
         threads: None takes all cores.
         runs, warm_up: images, measured and before.
+        stated: of a file of others, which has no card.
         timeout: seconds for the start, and for an image.
 
     Raises:
@@ -73,7 +76,7 @@ def operator_profile(
     if suffix_of(path) != ".tflite":
         raise KsegError(f"{path}: only .tflite files have a profile; convert the model first")
     # LiteRT's C interface does not say what a damaged file lacks; the interpreter does.
-    TFLitePredictor(path)
+    TFLitePredictor(path, stated=stated)
     numbers = (str(n) for n in (thread_count(threads), runs, warm_up))
     # There is one answer, at the end.
     whole = timeout * (1 + warm_up + runs)

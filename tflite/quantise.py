@@ -62,8 +62,8 @@ def quantise_int8(
     Args:
         content: a float32 model with one image input.
         images: (H, W, 3) RGB 0..255 of any size, to find the ranges of the activations
-            by; resized as evaluation resizes them. As bytes until one is needed: a hundred
-            in float32 would be gigabytes.
+            by; resized as evaluation resizes them. For percentiles one is in float32 at a
+            time; the other two ways need all at once, gigabytes for a hundred large ones.
         input_size: (H, W) of the model.
         calibration: what the range of an activation is: "min-max", all that the images
             show; "moving-average", of the lowest and highest value of each image, factor

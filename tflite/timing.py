@@ -15,6 +15,7 @@ from kseg import shipped
 from kseg.errors import KsegError
 from kseg.file_card import read_file_card
 from kseg.files import check_is_file, suffix_of
+from kseg.lazy import import_extra
 from kseg.shipped import is_model
 from kseg.tflite.child import Child
 from kseg.tflite.gpu import check_is_float, child_error
@@ -55,7 +56,7 @@ class Timing:
         total: of the three.
         peak_memory: bytes of the file's process at its peak.
         added_memory: those of them that came after its libraries were loaded.
-        file_size: bytes.
+        file_size: bytes, with the weights that an .onnx file has beside it.
     """
 
     file: str
@@ -158,8 +159,21 @@ def _timing(
         total=Spread.of([sum(each[part] for part in _PARTS) for each in rounds]),
         peak_memory=peak,
         added_memory=peak - facts["memory_before"],
-        file_size=shipped.file_of(path).stat().st_size,
+        file_size=_size_of(shipped.file_of(path)),
     )
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file, with those of the weights that an .onnx file has beside it."""
+    size = path.stat().st_size
+    if suffix_of(path) == ".onnx":
+        onnx = import_extra("onnx", "onnx", path)
+        tensors = onnx.load(str(path), load_external_data=False).graph.initializer
+        beside = {
+            entry.value for t in tensors for entry in t.external_data if entry.key == "location"
+        }
+        size += sum((path.parent / name).stat().st_size for name in beside)
+    return size
 
 
 def check_counts(threads: int | None, runs: int, warm_up: int) -> None:

@@ -106,7 +106,7 @@ def shard(args: argparse.Namespace) -> Shard:
 
 def print_reports(reports: Sequence[DataReport]) -> int:
     """Prints reports of data; 1 when there are problems, warnings leave it 0."""
-    print("\n".join(map(str, reports)))
+    print("\n".join(map(str, reports)), flush=True)
     return int(any(report.problems for report in reports))
 
 

@@ -50,14 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the JSON."""
+    from kseg.tflite.predictors import stated_for
     from kseg.tflite.profile import format_profiles, operator_profile
     from kseg.tflite.timing import benchmark, format_timings
 
     if args.json:
         check_output(args.json)
-        check_not_input([args.json], args.files)
+        check_not_input([args.json], [*args.files, args.card])
     profiles = [
-        operator_profile(file, threads=args.threads, runs=args.runs, warm_up=args.warm_up)
+        operator_profile(
+            file,
+            threads=args.threads,
+            runs=args.runs,
+            warm_up=args.warm_up,
+            stated=stated_for(file, args.card),
+        )
         for file in (args.files if args.profile else ())
     ]
     timings = benchmark(

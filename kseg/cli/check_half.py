@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.json:
         check_output(args.json)
-        check_not_input([args.json], [args.file])
+        check_not_input([args.json], [args.file, args.card, *(args.images or ())])
     card = args.card and read_file_card(args.card)
     report = check_half(args.file, arguments.check_images(args), stated=card)
     print(format_half(report, str(args.file)))

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
     from kseg.opening import open_predictor
 
     data = open_dataset(args.dataset, args.data_dir, args.split)
-    check_outputs([args.json, args.out], [args.first, args.second], [data])
+    read = [args.first, args.second, args.card_a, args.card_b]
+    check_outputs([args.json, args.out], read, [data])
     out = args.out and make_folder(args.out)
     if args.json:
         check_output(args.json)

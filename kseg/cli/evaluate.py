@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
         raise KsegError(f"a report is of the whole score, not of shard {shard}; leave it out")
     data = open_dataset(args.dataset, args.data_dir, args.split)
     check_outputs(
-        [args.json, args.resume, args.report and args.report / "report.html"], [args.file], [data]
+        [args.json, args.resume, args.report and args.report / "report.html"],
+        [args.file, args.card],
+        [data],
     )
     check_outputs([args.report], [args.file], [data])
     if args.file.is_dir():

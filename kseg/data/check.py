@@ -22,7 +22,7 @@ from kseg.data.classes import (
     never_occurring,
 )
 from kseg.data.datasets import DataSet, check_outputs
-from kseg.data.finding import Sample, find_pairs
+from kseg.data.finding import Pairs, Sample, find_pairs
 from kseg.data.fingerprint import joint_digest
 from kseg.data.reading import Tell, check_jpeg, read_image, read_pair, read_palette
 from kseg.data.shard_files import ShardFile
@@ -106,15 +106,16 @@ def check_data(
     Raises:
         KsegError: an unknown name, a missing folder, no images, or ``out`` among them.
     """
+    pairs = find_pairs(name, folder, split)
     return find_problems(
-        name, folder, split, WHOLE, out=out, pictures=pictures, progress=progress
+        name, split, pairs, WHOLE, out=out, pictures=pictures, progress=progress
     ).report()
 
 
 def find_problems(
     name: str,
-    folder: str | Path | None,
     split: str,
+    pairs: Pairs,
     shard: Shard,
     *,
     out: str | Path | None = None,
@@ -124,13 +125,13 @@ def find_problems(
     """Reads a part of a split, as ``check_data`` reads all of it.
 
     Args:
-        name, folder, split, out, pictures, progress: as for ``check_data``.
+        name, split, out, pictures, progress: as for ``check_data``.
+        pairs: of the split, as ``find_pairs`` gives them.
         shard: the part; what is known without reading an image is found by the first one.
 
     Raises:
-        KsegError: as ``check_data``.
+        KsegError: ``out`` is among the images.
     """
-    pairs = find_pairs(name, folder, split)
     read = DataSet(
         name, split, pairs.classes, (*pairs.samples, *pairs.unlabelled), None, pairs.root
     )

@@ -23,6 +23,10 @@ _LOSSY_SUFFIXES = (".jpeg", ".jpg")
 _SYSTEM_NAMES = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 
 
+class MissingSplit(KsegError):
+    """The folder of a split's images, or the list of their names, is absent."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """One image, its label, its instances; ``name`` is unique and fit for a file name."""
@@ -142,8 +146,9 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     is not used.
 
     Raises:
-        KsegError: an unknown name, a missing folder, no images, two files of one name, a
-            bad classes.txt, a name in a list that is no image's.
+        MissingSplit: the folder has no such split.
+        KsegError: an unknown name, no images, two files of one name, a bad classes.txt, a name
+            in a list that is no image's.
     """
     layout = find_layout(name)
     folder = folder or os.environ.get(layout.environment)
@@ -155,7 +160,7 @@ def find_pairs(name: str, folder: str | Path | None, split: str) -> Pairs:
     if split in layout.more_labels and Path(folder, layout.more_labels[split]).is_dir():
         labels = Path(folder, layout.more_labels[split])
     if not images.is_dir():
-        raise KsegError(
+        raise MissingSplit(
             f"{images}: no such folder; {name} keeps the images of split {split!r} there"
         )
     classes = layout.classes or read_classes(Path(folder, "classes.txt"))
@@ -322,7 +327,7 @@ def _read_listing(
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise KsegError(
+        raise MissingSplit(
             f"{path}: no such file; {name} lists the images of split {split!r} there"
         ) from None
     except (OSError, UnicodeDecodeError) as error:

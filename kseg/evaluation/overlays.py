@@ -81,7 +81,7 @@ class _Drawing:
     def image(self, source: Source, folder: Path) -> Iterator[Path]:
         image = read_image(source.path)
         warn_of_turned(self._predictor, self._settings, source.path, image.shape[:2])
-        pictures = self._pictures(image)
+        pictures = self._pictures(str(source.path), image)
         for kind, name in _files(source, self._kinds).items():
             with atomic_write(folder / name) as path:
                 Image.fromarray(pictures[kind]).save(path)
@@ -98,7 +98,8 @@ class _Drawing:
             writers = {kind: VideoWriter(path, reader) for kind, path in paths.items()}
             try:
                 for done, (image, time) in enumerate(reader):
-                    pictures = self._pictures(image, range(len(self._names)))
+                    name = f"{source.path}, frame {done + 1}"
+                    pictures = self._pictures(name, image, range(len(self._names)))
                     for kind, writer in writers.items():
                         writer.write(pictures[kind], time)
                     if progress is not None and reader.total:
@@ -112,9 +113,12 @@ class _Drawing:
             raise interrupt
 
     def _pictures(
-        self, image: np.ndarray, legend: Sequence[int] | None = None
+        self, name: str, image: np.ndarray, legend: Sequence[int] | None = None
     ) -> dict[str, np.ndarray]:
-        labels = predict_labels(self._predictor, image, self._settings)
+        try:
+            labels = predict_labels(self._predictor, image, self._settings)
+        except KsegError as error:
+            raise KsegError(f"{name}: {error}") from error
         pictures = {"labels": labels}
         if set(self._kinds) - {"labels"}:
             pictures["overlay"] = np.asarray(

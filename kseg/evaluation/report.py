@@ -15,6 +15,7 @@ from kseg.files import check_not_input
 from kseg.pictures import cover, side_by_side
 from kseg.predictor import InferenceSettings, Predictor
 from kseg.report import Report, confusion_matrix, trimap_curve
+from kseg.resize import resize_bilinear
 
 _WIDTH = 1400
 
@@ -133,6 +134,8 @@ def _overlays(predictions: Predictions, data: DataSet, sample: Sample) -> Image.
     content, label = predictions.read(sample)
     maps = (label, predictions.predict(sample, content, label.shape))
     image = read_image(sample.image)
+    # Label maps are scored without their images, which may have another size.
+    image = np.rint(resize_bilinear(image, label.shape)).astype(np.uint8)
     covered = [cover(image, ids, data.classes.colors) for ids in maps]
     picture = side_by_side([image, *covered])
     picture.thumbnail((_WIDTH, _WIDTH))

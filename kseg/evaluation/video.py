@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ class VideoReader:
     """The frames of a video or camera, upright as viewers show them.
 
     Attributes:
+        path: of the file or device.
         total: frames, 0 where the file does not say.
         rate: frames a second, on average.
         time_base: seconds of one unit of a frame's time.
@@ -28,7 +28,7 @@ class VideoReader:
     """
 
     def __init__(self, source: Source) -> None:
-        self._path = source.path
+        self.path = source.path
         self._av = import_extra("av", "video", source.path)
         device = source.name == CAMERA and not source.path.suffix
         with self._errors():
@@ -42,9 +42,10 @@ class VideoReader:
         self.rate = Fraction(self._stream.average_rate or 25)
         self.time_base: Fraction = self._stream.time_base
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, int | None]]:
-        """(H, W, 3) uint8 RGB and the time of each frame, in units of ``time_base``."""
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        """(H, W, 3) uint8 RGB and the time of each frame, in units of ``time_base``, rising."""
         frames = self._container.decode(self._stream)
+        time: int | None = None
         with contextlib.closing(self._container):
             while True:
                 with self._errors():
@@ -53,7 +54,11 @@ class VideoReader:
                     return
                 # Degrees counterclockwise, as rot90 counts.
                 image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                yield np.ascontiguousarray(image), frame.pts
+                # AVI has no times: frames that were stored in another order than they are shown
+                # in have guessed ones. Its unit is a frame.
+                least = (frame.pts or 0) if time is None else time + 1
+                time = least if frame.pts is None else max(frame.pts, least)
+                yield np.ascontiguousarray(image), time
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -61,7 +66,7 @@ class VideoReader:
             yield
         except (self._av.error.FFmpegError, OSError) as error:
             raise KsegError(
-                f"{self._path}: not a readable video ({first_line(error)}); name another file"
+                f"{self.path}: not a readable video ({first_line(error)}); name another file"
             ) from error
 
 
@@ -76,7 +81,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, reader: VideoReader) -> None:
         self._av = import_extra("av", "video", path)
-        self._path = path
+        self._source = reader.path
         self._lossless = path.suffix == ".mkv"
         self._container = self._av.open(str(path), "w")
         codec = "ffv1" if self._lossless else "libx264"
@@ -85,11 +90,11 @@ class VideoWriter:
         self._stream.time_base = self._stream.codec_context.time_base = reader.time_base
         self._shape: tuple[int, ...] | None = None
 
-    def write(self, picture: np.ndarray, time: int | None) -> None:
+    def write(self, picture: np.ndarray, time: int) -> None:
         """Adds (H, W, 3) uint8 RGB to .mp4, or (H, W) uint8 to .mkv.
 
         Raises:
-            KsegError: a frame of another size than the first.
+            KsegError: a frame of another size than the first, or one that cannot be encoded.
         """
         if not self._lossless:
             odd = [(0, side % 2) for side in picture.shape[:2]]
@@ -99,20 +104,34 @@ class VideoWriter:
             self._stream.height, self._stream.width = picture.shape[:2]
         if picture.shape != self._shape:
             raise KsegError(
-                f"{self._path}: its frames change from {self._shape[:2]} to {picture.shape[:2]} "
+                f"{self._source}: its frames change from {self._shape[:2]} to {picture.shape[:2]} "
                 "(H, W); cut the video there"
             )
         kind = "gray" if self._lossless else "rgb24"
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=kind)
         frame.pts = time
         frame.time_base = self._stream.codec_context.time_base
-        self._mux(frame)
+        with self._errors():
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Ends the file."""
-        self._mux(None)
-        self._container.close()
+        """Ends the file.
 
-    def _mux(self, frame: Any) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        Raises:
+            KsegError: a frame that cannot be encoded.
+        """
+        with self._errors():
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # of the disk, which atomic_write tells of
+            raise
+        except self._av.error.FFmpegError as error:
+            raise KsegError(
+                f"{self._source}: cannot be written as a video ({error.strerror}); convert it to "
+                "an .mp4 of a constant frame rate first"
+            ) from error

@@ -161,3 +161,27 @@ def test_the_command_warns_in_one_line(own, tmp_path, capsys):
         f"kseg: warning: {root / 'classes.txt'}: '1 a' is read as the name of id 0; if the "
         "numbers are the ids, write a colon behind them (ID: NAME)"
     ]
+
+
+def test_a_split_that_is_missing(own, tmp_path, capsys):
+    """By default it is left out; one that is named is an error before any image is read."""
+    root = own("a\nb\n", [[[0, 1]]])
+    command = ["check-data", "--dataset", "folder", "--data-dir", str(root)]
+    missing = f"{root / 'images/val'}: no such folder; folder keeps the images of split 'val' there"
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("train: 1 images (1 of 1x2)\n")
+    assert err == f"kseg: warning: {missing}; the split is left out\n"
+    file = tmp_path / "part.json"
+    assert main([*command, "--shard", "1/1", "--json", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["merge", str(file)]) == 0
+    assert capsys.readouterr().out == out
+    assert main([*command, "--split", "train", "val"]) == 1
+    assert capsys.readouterr() == ("", f"kseg: {missing}\n")
+    # Another fault of a default split is an error, and so is a folder without any split.
+    (root / "images/val").mkdir()
+    assert main(command) == 1
+    assert "images/val: has no images" in capsys.readouterr().err
+    assert main([*command[:-1], str(root / "images")]) == 1
+    assert "images/images/train: no such folder" in capsys.readouterr().err

@@ -278,6 +278,10 @@ def test_report(hard_cases, tmp_path):
     assert scores.boundary_f["bus"] is None
 
     write_submission(Painted(), data, tmp_path / "maps")
+    # Label maps are scored at the labels' size; each pixel of an image is four now.
+    for sample in data.samples:
+        pixels = np.asarray(Image.open(sample.image))
+        Image.fromarray(pixels.repeat(2, 0).repeat(2, 1)).save(sample.image)
     write_report(tmp_path / "maps.html", scores, LabelMaps(tmp_path / "maps"), data, pictures=1)
     assert (tmp_path / "maps.html").read_text() == page
     assert "40 px" in format_report(scores)

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +20,6 @@ import kseg
 from kseg import hub
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.streets import draw_scene
-from support import run_kseg
 
 COMMIT = "0" * 40
 
@@ -104,14 +105,49 @@ def environment(tmp_path):
     server.server_close()
 
 
+# The client reads the environment when it is imported, and importing TensorFlow takes long: all
+# commands of a test run in one process.
+IN_TURN = """
+import contextlib, io, json, sys
+from kseg.cli import main
+for command in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(command)
+    print(json.dumps((code, out.getvalue(), err.getvalue())))
+"""
+
+
+def run_in_turn(commands, environment) -> list[tuple[int, str, str]]:
+    """The code and what was written, of every command."""
+    texts = json.dumps([[*map(str, command)] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, texts],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_there_and_back(tiny_keras, environment, tmp_path):
     """What was pushed predicts by the repository's name as the file does."""
     (tmp_path / "street.tflite").write_bytes(b"a file beside it")
-    done = run_kseg(
-        "push", tiny_keras, tmp_path / "street.tflite", "hf://someone/street", env=environment
+    image = draw_scene(0, 48, 64).image
+    Image.fromarray(image).save(tmp_path / "a.png")
+    outs = {"hf://someone/street": tmp_path / "out", "hf://someone/street@v1": tmp_path / "v1"}
+    pushed, *predicted = run_in_turn(
+        [
+            ("push", tiny_keras, tmp_path / "street.tflite", "hf://someone/street"),
+            *(("predict", name, tmp_path / "a.png", "--out", out) for name, out in outs.items()),
+        ],
+        environment,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("/someone/street")
+    code, text, error = pushed
+    assert code == 0, error
+    assert text.strip().endswith("/someone/street")
     assert Hub.created[0]["name"] == "street"
     assert Hub.files["model.keras"] == tiny_keras.read_bytes()
     assert Hub.files["street.tflite"] == b"a file beside it"
@@ -119,14 +155,10 @@ def test_there_and_back(tiny_keras, environment, tmp_path):
     assert page.startswith("---\nlibrary_name: kseg\npipeline_tag: image-segmentation\n")
     assert "sky, building, pole" in page
     assert "- `street.tflite`" in page
-    image = draw_scene(0, 48, 64).image
-    Image.fromarray(image).save(tmp_path / "a.png")
     want = predict_labels(KerasPredictor(tiny_keras), image)
-    for name in ("hf://someone/street", "hf://someone/street@v1"):
-        command = ("predict", name, tmp_path / "a.png", "--out", tmp_path / "out")
-        done = run_kseg(*command, env=environment)
-        assert done.returncode == 0, done.stderr
-        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), want)
+    for (code, _, error), out in zip(predicted, outs.values(), strict=True):
+        assert code == 0, error
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "a.png")), want)
 
 
 def test_refusals(tiny_keras, environment, tmp_path):
@@ -137,19 +169,36 @@ def test_refusals(tiny_keras, environment, tmp_path):
         (("predict", "hf://someone/other", image, "--out", tmp_path / "out"), "cannot be fetched"),
         (("push", tiny_keras, "hf://someone/street"), "hf auth login"),
     )
-    for arguments, text in cases:
-        done = run_kseg(*arguments, env=environment | {"HF_TOKEN": "wrong"})
-        assert done.returncode == 1
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("kseg:")]
+    commands, texts = zip(*cases, strict=True)
+    results = run_in_turn(commands, environment | {"HF_TOKEN": "wrong"})
+    for (code, _, error), text in zip(results, texts, strict=True):
+        assert code == 1
+        (line,) = [line for line in error.splitlines() if line.startswith("kseg:")]
         assert text in line
-        assert not [line for line in done.stderr.splitlines() if "Traceback" in line]
+        assert "Traceback" not in error
     card = kseg.load(tiny_keras).card
+    twice = tmp_path / "fp16/street.tflite", tmp_path / "int8/street.tflite"
+    page = tmp_path / "README.md"
+    for file in (*twice, page):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     for files, name, text in (
         ([tiny_keras], "someone/street", "no name of the hub"),
         ([tiny_keras], "hf://someone", "no name of the hub"),
         ([tiny_keras], "hf://someone/street@v1", "leave @v1 out"),
         ([tiny_keras, tiny_keras], "hf://someone/street", "takes one .keras file"),
         ([Path("gone.keras")], "hf://someone/street", "no such file"),
+        ([tiny_keras, *twice], "hf://someone/street", f"{twice[1]}: {twice[0]} has the same name"),
+        ([tiny_keras, page], "hf://someone/street", f"{page}: kseg writes README.md itself"),
     ):
         with pytest.raises(kseg.KsegError, match=text):
             hub.push(files, card, name)
+
+
+def test_a_hub_that_cannot_be_reached(tiny_keras, monkeypatch):
+    """The error is one of the client's transport, which is no OSError."""
+    # Nothing listens on the port of "discard".
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    card = kseg.load(tiny_keras).card
+    with pytest.raises(kseg.KsegError, match=r"uploaded to http://127\.0\.0\.1:9 \(.*refused"):
+        hub.push([tiny_keras], card, "hf://someone/street")

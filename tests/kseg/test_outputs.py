@@ -58,11 +58,15 @@ def root(tmp_path):
         "prepare {data} {root}/trainannot/records",
         "evaluate {model} {data} --json {root}/val/000.png",
         "evaluate {model} {data} --json {model}",
+        "evaluate {model} {data} --json {card} --card {card}",
+        "evaluate {model} {data} --resume {card} --card {card}",
         "evaluate {model} {data} --resume {root}/valannot/001.png",
         "evaluate {model} {data} --report {root}/valannot",
         "evaluate {root}/valannot {data} --json {root}/valannot/score.json",
         "evaluate {model} {data} --json {root}/../x --resume {root}/../x",
         "compare {model} {model} {data} --json {model}",
+        "compare {model} {model} {data} --card-a {card} --json {card}",
+        "compare {model} {model} {data} --card-b {card} --json {card}",
         "compare {model} {model} {data} --out {root}/val",
         "predict {model} {root}/val/000.png --out {root}/val",
         "predict {model} {data} --split val --submission {root}/valannot",
@@ -72,17 +76,22 @@ def root(tmp_path):
         "train {data} --model small --crop 32 40 --run-dir {root}/train",
         "import small {model} {model}",
         "benchmark {model} --json {model}",
+        "benchmark {model} --json {card} --card {card}",
+        "check-half {model} --json {card} --card {card}",
+        "check-half {model} --json {root}/val/000.png --images {root}/val/000.png",
         "quantisation-report {model} --json {model}",
     ],
 )
 def test_commands(command, root, tmp_path, tiny_keras, capsys):
     model = tmp_path / "model.keras"
     model.write_bytes(tiny_keras.read_bytes())
+    card = tmp_path / "card.json"
+    card.write_text("{}")
     (tmp_path / "link.tflite").symlink_to(model)
     (tmp_path / "calibrated.tflite").symlink_to(root / "train/000.png")
     before = contents(tmp_path)
     links = {name: tmp_path / f"{name}.tflite" for name in ("link", "calibrated")}
-    names = {"root": root, "model": model, **links}
+    names = {"root": root, "model": model, "card": card, **links}
     command = command.format(data=f"--dataset camvid --data-dir {root}", **names)
     assert main(command.split()) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -16,7 +16,7 @@ from kseg.cli import main
 from kseg.evaluation import video
 from kseg.evaluation.overlays import write_overlays
 from kseg.evaluation.sources import Source, find_sources
-from kseg.predictor import KerasPredictor, predict_labels
+from kseg.predictor import InferenceSettings, KerasPredictor, predict_labels
 from kseg.streets import draw_scene
 
 # Of an odd height, which H.264 does not have.
@@ -147,6 +147,48 @@ def test_a_telephone_held_upright(tmp_path):
     turned = list(video.VideoReader(find_sources([tmp_path / "phone.mov"])[0]))
     for (got, _), image in zip(turned, frames, strict=True):
         np.testing.assert_array_equal(got, np.rot90(image, -1))
+
+
+def test_a_dashcam(tmp_path):
+    """AVI has no times: those of frames that were stored in another order do not rise."""
+    grey = range(0, 240, 20)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        options = {"bf": "2", "b_strategy": "0", "sc_threshold": "0"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.height, stream.width = 32, 32
+        for number, value in enumerate(grey):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), value, np.uint8), "rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    _, stored = frames_of(tmp_path / "a.avi", "rgb24")
+    assert stored != sorted(stored)
+    reader = video.VideoReader(Source(tmp_path / "a.avi", "a", is_video=True))
+    writer = video.VideoWriter(tmp_path / "b.mp4", reader)
+    for image, time in reader:
+        writer.write(image, time)
+    writer.close()
+    pictures, times = frames_of(tmp_path / "b.mp4", "rgb24")
+    # H.264 changes a grey picture by some levels; the next one is 20 brighter.
+    np.testing.assert_allclose([p.mean() for p in pictures], grey, atol=5)
+    # One frame each, but the one behind the first, whose time was a guess too.
+    np.testing.assert_allclose(np.diff(times)[1:], 1 / 25, atol=1e-9)
+    writer = video.VideoWriter(tmp_path / "c.mkv", reader)
+    writer.write(image[..., 0], 2)
+    with pytest.raises(kseg.KsegError, match=r"a\.avi: cannot be written as a video \(Invalid"):
+        writer.write(image[..., 0], 1)
+
+
+def test_errors_name_the_image(tiny_model, tmp_path):
+    """And the frame of a video."""
+    make_video(tmp_path / "street.mov")
+    sources = find_sources(["sample", tmp_path / "street.mov"])
+    for source, name in zip(sources, (str(shipped.SAMPLE), r"street\.mov, frame 1"), strict=True):
+        files = write_overlays(
+            KerasPredictor(tiny_model), [source], tmp_path, InferenceSettings(pad_to=(32, 32))
+        )
+        with pytest.raises(kseg.KsegError, match=rf"{name}: pad_to \(32, 32\) is smaller"):
+            next(files)
 
 
 def test_ctrl_c_ends_a_video(tiny_keras, tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 import json
 
+import keras
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -14,7 +16,9 @@ from kseg.file_card import FileCard, read_file_card
 from kseg.importing import import_checkpoint
 from kseg.predictor import KerasPredictor, predict_labels
 from kseg.resize import resize_bilinear
+from kseg.tflite import benchmark
 from kseg.tflite.predictors import OnnxPredictor, TFLitePredictor
+from kseg.tflite.profile import operator_profile
 
 SIZE = (48, 64)
 IMAGE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -76,6 +80,13 @@ def onnx_file(path, end="logits", stride=1, layout="NCHW", input_type="float", s
     return path
 
 
+def card_file(folder):
+    """What ``stated`` says, as a file."""
+    path = folder / "card.json"
+    path.write_text(json.dumps({"mean": MEAN, "std": STD, "num_classes": CLASSES}))
+    return path
+
+
 def stated(**changes):
     return FileCard(**{"mean": MEAN, "std": STD, "num_classes": CLASSES, **changes})
 
@@ -97,6 +108,56 @@ def test_probabilities(tmp_path):
     want = np.exp(expected(IMAGE))
     want /= want.sum(-1, keepdims=True)
     np.testing.assert_allclose(np.exp(got), want, atol=FLOAT32)
+
+
+def test_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
+    """Those beside the file, not those of the same name in the current folder."""
+    for folder, factor in (("a", 1), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        path = onnx_file(tmp_path / folder / "x.onnx")
+        model = onnx.load(path)
+        for tensor in model.graph.initializer:
+            value = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(factor * value, tensor.name))
+        onnx.save(model, path, save_as_external_data=True, location="x.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path / "a")
+    for path, factor in (("../b/x.onnx", 3), (tmp_path / "a/x.onnx", 1)):
+        got = OnnxPredictor(path, stated=stated())(IMAGE)
+        np.testing.assert_allclose(got, factor * expected(IMAGE), atol=3 * FLOAT32)
+    path = tmp_path / "b/x.onnx"
+    (timing,) = benchmark([path], card=card_file(tmp_path), runs=1, warm_up=0)
+    assert timing.file_size == sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+def test_a_tflite_file_of_any_size(tmp_path):
+    """LiteRT would run it at 1x1."""
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.Conv2D(CLASSES, 1)(image))
+    path = tmp_path / "x.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    with pytest.raises(kseg.KsegError, match=r"x\.tflite: its input has no fixed size; convert"):
+        TFLitePredictor(path, stated=stated())
+
+
+def test_pixels_as_they_are(tmp_path):
+    """Integers without a scale cannot be normalised before the file."""
+    model = onnx.load(onnx_file(tmp_path / "float.onnx"))
+    source = model.graph.input[0]
+    shape = [1, 3, *SIZE]
+    model.graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape))
+    model.graph.input.remove(source)
+    cast = helper.make_node("Cast", ["pixels"], [source.name], to=TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
+    path = tmp_path / "x.onnx"
+    onnx.save(model, path)
+    with pytest.raises(kseg.KsegError, match=r"uint8 without a scale, .* state mean \[0, 0, 0\]"):
+        OnnxPredictor(path, stated=stated())
+    kernel, bias = parameters()
+    for order in ("RGB", "BGR"):
+        pixels = stated(mean=(0, 0, 0), std=(1, 1, 1), channel_order=order)
+        got = OnnxPredictor(path, stated=pixels)(IMAGE)
+        want = IMAGE[..., :: -1 if order == "BGR" else 1] @ kernel.T + bias
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-3)  # float32, sums to 1000
 
 
 @pytest.mark.parametrize("end", ["argmax", "kept argmax"])
@@ -147,6 +208,7 @@ def test_a_published_file(weights, camvid, tmp_path):
     want = predict_labels(KerasPredictor(model), image, input_size=(257, 257))
     np.testing.assert_array_equal(got, want)
     assert len(np.unique(got)) > 1
+    assert operator_profile(file, stated=read_file_card(path), runs=1, warm_up=0).operators
 
 
 def test_the_command(tiny_camvid, tmp_path, capsys):

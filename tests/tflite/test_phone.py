@@ -10,6 +10,7 @@ from PIL import Image
 
 import kseg
 from kseg.cli import main
+from kseg.file_card import FileCard
 from kseg.tflite import TFLitePredictor, convert
 from kseg.tflite.phone import check_phone
 
@@ -94,6 +95,14 @@ def test_a_phone(phone, small_model, small_row, tmp_path, capsys):
     assert "in half on the phone: largest difference 1.0000 % of the range" in text
 
 
+def test_a_file_of_others(phone, weights):
+    """Without a signature; its input has the tensor's own name."""
+    _, tool = phone
+    card = FileCard(mean=(127.5,) * 3, std=(127.5,) * 3, num_classes=21)
+    found = check_phone(weights / "deeplabv3_257_mv_gpu.tflite", IMAGE, tool, stated=card)
+    assert found["float32"].difference < 1e-6
+
+
 def test_what_fails_on_the_way(phone, small_model, small_row, tmp_path, monkeypatch):
     folder, tool = phone
     path = tmp_path / "x.tflite"
@@ -102,6 +111,10 @@ def test_what_fails_on_the_way(phone, small_model, small_row, tmp_path, monkeypa
     with pytest.raises(kseg.KsegError, match="adb shell: ERROR: Restored original"):
         check_phone(path, IMAGE, tool)
     assert [each.name for each in folder.iterdir()] == ["log"]
+    # The output of the run before is not taken for this one's.
+    program(tool, TOOL.replace("    output.tofile", "    else: sys.exit()\n    output.tofile"))
+    with pytest.raises(kseg.KsegError, match=r"adb pull: .*output\.bin"):
+        check_phone(path, IMAGE, tool)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(kseg.KsegError, match="adb is not there; install Android's"):
         check_phone(path, IMAGE, tool)

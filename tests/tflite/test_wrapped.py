@@ -12,7 +12,7 @@ from kseg.cli import main
 from kseg.model import fixed_size
 from kseg.predictor import KerasPredictor
 from kseg.streets import draw_scene
-from kseg.tflite.flatbuffer import operators
+from kseg.tflite.flatbuffer import int8_ranges, operator_outputs, operators
 from kseg.tflite.gpu import GpuPredictor, NoAccelerator, compare
 
 SIZE = (48, 64)
@@ -198,3 +198,16 @@ def test_quantisation_aware_training(saved, tiny_camvid, tmp_path):
     got = kseg.tflite.TFLitePredictor(tmp_path / "q.tflite")(image)
     assert decibels(want, got) > LEAST["int8"]
     assert "QUANTIZE" in operators((tmp_path / "q.tflite").read_bytes())
+
+
+def test_the_last_layer_kept_in_float(tmp_path):
+    """Behind it stands a resize to the size that is there, which has no operator."""
+    x = keras.Input((*SIZE, 3))
+    y = kl.Conv2D(8, 3, padding="same", activation="relu", name="body")(x)
+    model = kseg.wrap(keras.Model(x, kl.Conv2D(4, 1, name="head")(y)))
+    image = draw_scene(3, *SIZE).image
+    path = tmp_path / "x.tflite"
+    kseg.tflite.convert(model, path, precision="int8", calibration=[image], keep_float=["head"])
+    content = path.read_bytes()
+    outputs = [name for kind, name in operator_outputs(content).values() if kind == "CONV_2D"]
+    assert [name in int8_ranges(content) for name in outputs] == [True, False]

@@ -6,6 +6,9 @@ const [frame, mask, video] = [element('frame'), element('mask'), element('video'
 // Reading pixels back is what this page does with every frame.
 const pixelsOf = frame.getContext('2d', {willReadFrequently: true});
 
+// Pixels as the file has them, but upright: `kseg predict` knows no colour profiles either.
+const AS_STORED = {colorSpaceConversion: 'none', premultiplyAlpha: 'none'};
+
 /** Compiles for the GPU, or for the CPU where there is none or it does not take the file. */
 async function compile() {
   await loadLiteRt('./litert/wasm/');
@@ -162,7 +165,7 @@ async function open(file) {
       video.src = URL.createObjectURL(file);
       await play();
     } else {
-      const bitmap = await createImageBitmap(file);
+      const bitmap = await createImageBitmap(file, AS_STORED);
       await show(network, facts, bitmap, bitmap.width, bitmap.height);
     }
   } catch (error) {
@@ -195,7 +198,7 @@ window.kseg = {
   where: network.where,
   /** Channel numbers, row by row, of an image's address. */
   segment: async (address) => {
-    const bitmap = await createImageBitmap(await (await fetch(address)).blob());
+    const bitmap = await createImageBitmap(await (await fetch(address)).blob(), AS_STORED);
     return show(network, facts, bitmap, bitmap.width, bitmap.height);
   },
 };
