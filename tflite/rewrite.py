@@ -36,7 +36,7 @@ class Calls:
         return self._by_id.get(id(tensor), (None, None, ()))[1:]
 
 
-def is_exactly(layer: Any, *kinds: type) -> bool:
+def is_exactly(layer: Any, *kinds: type) -> TypeGuard[keras.Layer]:
     """Whether it is of one of Keras' classes themselves.
 
     A subclass may compute something else of the same weights, as with standardised kernels.
@@ -532,9 +532,7 @@ def is_map_norm(layer: keras.Layer) -> TypeGuard[kl.BatchNormalization]:
 
 def is_linear_convolution(layer: keras.Layer | None) -> TypeGuard[keras.Layer]:
     """Whether it is a convolution that takes up a BatchNorm behind it."""
-    return (
-        layer is not None and is_exactly(layer, kl.Conv2D, kl.DepthwiseConv2D) and _is_linear(layer)
-    )
+    return is_exactly(layer, kl.Conv2D, kl.DepthwiseConv2D) and _is_linear(layer)
 
 
 def _is_linear(layer: keras.Layer) -> bool:
