@@ -96,7 +96,7 @@ def import_checkpoint(
             f"{has}{variant.num_classes}: the model subtracts their mean all the same, "
             f"{numbers} of R, G, B; state mean (and std) if this one was trained with another"
         )
-    if suffix_of(checkpoint) == ".tflite":
+    if suffix_of(checkpoint) == ".tflite" and not card.weights.endswith(ENCODER_ALONE):
         unsaid += _other_dilations(model, Path(checkpoint))
     return model, unsaid
 

@@ -106,7 +106,7 @@ def create_model(
     encoder = zoo.find_variant(name).encoder
     if encoder and encoder.application and suffix_of(path) == ".h5":
         model = build(card.replace(weights=f"{path.name}{ENCODER_ALONE}"))
-        _load_application(model, encoder, path)
+        load_application(model, encoder, path)
         return model
     if str(path) == "imagenet":
         model = build(card)
@@ -142,14 +142,19 @@ def load_imagenet(model: SegmentationModel) -> None:
         checkpoints.assign(model, checkpoints.read(path), part="backbone")
         source = path.name
     elif encoder and encoder.application:
-        _load_application(model, encoder, Path("imagenet"))
+        load_application(model, encoder, Path("imagenet"))
     else:
         hint = f"; give a file as weights: {encoder.imagenet}" if encoder else ""
         raise KsegError(f"imagenet: kseg fetches no ImageNet weights for {model.card.name}{hint}")
     model.card = model.card.replace(weights=f"{source}{ENCODER_ALONE}")
 
 
-def _load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
+def load_application(model: SegmentationModel, encoder: Encoder, path: Path) -> None:
+    """Puts a .h5 file of keras.applications without its top, or "imagenet", into the encoder.
+
+    Raises:
+        KsegError: the file is missing, or another network's.
+    """
     try:
         if suffix_of(path) == ".h5":
             with path.open("rb") as file:

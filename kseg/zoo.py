@@ -256,21 +256,21 @@ def backbone_stride(card: Card) -> int | None:
     return {**variant.options, **card.options}.get("output_stride", stride.default)
 
 
-def builder_options(variant: Variant) -> list[str]:
-    """Names that ``create_model`` takes as options for this row."""
+def option_defaults(variant: Variant) -> dict[str, Any]:
+    """What ``create_model`` takes as options for this row, and what they are by default."""
     parameters = inspect.signature(variant.builder).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: variant.options.get(name, value) for name, value in defaults.items()}
 
 
 def _check_options(name: str, variant: Variant, options: Mapping[str, Any]) -> None:
-    known = builder_options(variant)
-    parameters = inspect.signature(variant.builder).parameters
+    known = option_defaults(variant)
     for option, value in options.items():
         if option not in known:
             raise KsegError(
                 f"{name} has no option {option!r} (given {value!r}); it has {', '.join(known)}"
             )
-        default = variant.options.get(option, parameters[option].default)
+        default = known[option]
         # Any text would pass for True, and True for 1.
         for kind, wanted in ((bool, "True or False"), (str, "a text")):
             if isinstance(value, kind) and not isinstance(default, kind):

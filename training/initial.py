@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,13 +13,13 @@ from kseg import checkpoints
 from kseg.data import DataSet, first_difference
 from kseg.errors import KsegError, KsegWarning
 from kseg.files import suffix_of
-from kseg.loading import create_model, load, load_imagenet
+from kseg.loading import create_model, load, load_application, load_imagenet
 from kseg.model import SegmentationModel, dtype_policy, leaf_layers
 from kseg.shipped import is_model
 from kseg.training.config import TrainingConfig
 from kseg.training.records import Records
 from kseg.training.statistics import batch_norms
-from kseg.zoo import build, builder_options, find_variant
+from kseg.zoo import build, find_variant, option_defaults
 
 # Images that the statistics of a folded BatchNorm are measured on, and their largest side.
 _UNFOLD_IMAGES, _UNFOLD_SIZE = 32, 512
@@ -65,15 +66,16 @@ def initial_model(
         _warn_of_classes(source, data, config.init_part)
         trained_splits = source.card.trained_splits
     if source is not None and not wrapped:
+        model = _like(model, source, source.card.name, config)
         checkpoints.copy(model, source, part=config.init_part)
     elif wrapped:
         pass  # It has them.
     elif config.init == "imagenet":
         load_imagenet(model)
     elif config.init:
-        trained_splits = _copy_from_file(model, config.init, config.init_part, data)
-        if suffix_of(config.init) == ".tflite" and config.batch_norm != "frozen":
-            _unfold(model, config.init, data)
+        model, trained_splits = _with_file(model, config.init, config, data)
+    if config.batch_norm != "frozen" and checkpoints.has_folded_batch_norm(model):
+        _unfold(model, config.init or model.name, data)
     layers = batch_norms(model)
     frozen = [layer for layer in layers if not layer.trainable]
     if frozen and config.batch_norm != "frozen":
@@ -118,7 +120,7 @@ def _check_wrapped(
 
 def _check_options(config: TrainingConfig) -> None:
     """Other arguments of ``create_model`` have fields of their own, or the run decides them."""
-    known = set(builder_options(find_variant(config.model))) - {"auxiliary"}
+    known = set(option_defaults(find_variant(config.model))) - {"auxiliary"}
     if refused := sorted(config.options.keys() - known):
         raise KsegError(
             f"options has {', '.join(refused)}; {config.model} has {', '.join(sorted(known))}"
@@ -138,26 +140,60 @@ def _warn_of_classes(source: SegmentationModel, data: DataSet | Records, part: s
         )
 
 
-def _copy_from_file(
-    model: SegmentationModel, init: str, part: str, data: DataSet | Records
-) -> tuple[str, ...]:
-    """Copies the weights; what they were trained on (``Card.trained_splits``)."""
+def _with_file(
+    model: SegmentationModel, init: str, config: TrainingConfig, data: DataSet | Records
+) -> tuple[SegmentationModel, tuple[str, ...]]:
+    """The model with a file's weights; what they were trained on (``Card.trained_splits``)."""
+    part = config.init_part
+    encoder = find_variant(model.card.name).encoder
     try:
+        if encoder and encoder.application and suffix_of(init) == ".h5":
+            load_application(model, encoder, Path(init))
+            return model, ()
         if not is_model(init):
             checkpoints.assign(model, checkpoints.read(init), part=part)
-            return ()
+            return model, ()
         source = load(init)
         _warn_of_classes(source, data, part)
+        model = _like(model, source, init, config)
         checkpoints.copy(model, source, part=part)
-        return source.card.trained_splits
+        return model, source.card.trained_splits
     except KsegError as error:
         if init in str(error):
             raise
         raise KsegError(f"{init}: {error}") from error
 
 
+def _like(
+    model: SegmentationModel, source: SegmentationModel, name: str, config: TrainingConfig
+) -> SegmentationModel:
+    """The model, or one that normalises as the source does, whose weights know no other.
+
+    Warns:
+        KsegWarning: the source is of the same network with other options, such as rates, which
+            no weight's shape shows.
+    """
+    given, card = source.card, model.card
+    if given.name == card.name and config.init_part != "backbone":
+        defaults = option_defaults(find_variant(card.name))
+        # Weights serve at any stride, and training heads are left out of files.
+        defaults = {k: v for k, v in defaults.items() if k not in ("output_stride", "auxiliary")}
+        theirs, ours = ({**defaults, **c.options} for c in (given, card))
+        if other := {k: theirs[k] for k in defaults if theirs[k] != ours[k]}:
+            warnings.warn(
+                f"{name}: was made with {other}, and the run builds {card.name} with "
+                f"{ {k: ours[k] for k in other} }; state these in options to keep its function",
+                KsegWarning,
+                stacklevel=2,
+            )
+    if given.normalization == card.normalization:
+        return model
+    with dtype_policy(config.precision):
+        return build(card.replace(normalization=given.normalization))
+
+
 def _unfold(model: SegmentationModel, init: str, data: DataSet | Records) -> None:
-    """Statistics of training images for the BatchNorm that a .tflite file has folded."""
+    """Statistics of training images for the BatchNorm that a file has folded."""
     if isinstance(data, DataSet):
         checkpoints.unfold_batch_norm(model, _centres(data))
         return

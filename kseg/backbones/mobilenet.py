@@ -1,6 +1,7 @@
-"""MobileNet v1, arXiv:1704.04861 (Howard et al.).
+"""MobileNet v1, arXiv:1704.04861 (Howard et al.), as RTSeg has it.
 
-Layer names are those of TF-Slim.
+Layer names are those of TF-Slim. The activation is RTSeg's ReLU: TF-Slim's own has ReLU6, so that
+its checkpoint computes something else here where it would clip. Keras' ``MobileNet`` has ReLU6.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ ENCODERS = {
         channels={2: 64, 4: 128, 8: 256, 16: 512, 32: 1024},
         tensors="tf_slim",
         unused=("MobilenetV1/Logits/",),
-        imagenet="a TF-Slim checkpoint, mobilenet_v1_1.0_224",
-        source="arXiv:1704.04861, TF-Slim's MobileNet v1",
+        imagenet="a TF-Slim checkpoint, mobilenet_v1_1.0_224, whose ReLU6 is ReLU here",
+        source="arXiv:1704.04861, MobileNet v1 as in github.com/MSiam/TFSegmentation",
     )
 }

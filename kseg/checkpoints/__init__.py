@@ -10,12 +10,13 @@ from kseg.checkpoints.assign import (
 )
 from kseg.checkpoints.half import with_half_kernels
 from kseg.checkpoints.read import read
-from kseg.checkpoints.unfold import unfold_batch_norm
+from kseg.checkpoints.unfold import has_folded_batch_norm, unfold_batch_norm
 
 __all__ = [
     "assign",
     "copy",
     "count_classes",
+    "has_folded_batch_norm",
     "is_encoder_alone",
     "published",
     "published_shapes",

@@ -343,6 +343,10 @@ def _unfolded(
     unfolded: dict[str, Any] = {}
     for name, tensor in tensors.items():
         scope, _, last = name.rpartition("/")
+        layer = scope.removesuffix("/BatchNorm")
+        if layer != scope and (own := _norm_of(layer, entries)):
+            # Keras has other names for the same layer.
+            name = f"{own}/{last}"
         norm = _norm_of(scope, entries)
         folded = last == "biases" and name not in entries
         if folded and norm and f"{norm}/gamma" not in tensors:

@@ -49,6 +49,11 @@ def unfold_batch_norm(model: keras.Model, images: Iterable[np.ndarray]) -> int:
     return len(layers)
 
 
+def has_folded_batch_norm(model: keras.Model) -> bool:
+    """Whether some BatchNorm of a model only adds a bias, as ``assign`` makes it of such a file."""
+    return any(map(_is_folded, model.layers))
+
+
 def _is_folded(layer: keras.Layer) -> bool:
     """Whether a layer is a BatchNorm that only adds its bias, as ``assign`` makes it."""
     if not isinstance(layer, keras.layers.BatchNormalization):

@@ -254,7 +254,8 @@ def add_fine_tuning(parser: argparse.ArgumentParser, learning_rate: float) -> No
     add_size(
         parser,
         "--crop",
-        "size of the crops, after scaling (default: the images' size, 512 1024 at most)",
+        "size of the crops, after scaling (default: the images' size, halved until it is at most "
+        "512 1024; 512 512 for images of several sizes)",
     )
     parser.add_argument(
         "--learning-rate",

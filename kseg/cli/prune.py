@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=float, metavar="S", help="share of the weights that become zero, 0 to 1"
     )
     parser.add_argument(
-        "--structure", metavar="N:M", help="N zeros in every M weights, such as 2:4"
+        "--structure", metavar="2:4", help="two zeros in every four weights, in place of --sparsity"
     )
 
 

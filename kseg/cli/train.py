@@ -56,7 +56,8 @@ _OPTIONS: dict[str, tuple[tuple[str, Any, str | tuple[str, ...] | None, str], ..
             "--crop",
             int,
             ("H", "W"),
-            "crop size, after scaling (default: the images', up to 512 1024)",
+            "crop size, after scaling (default: the images', halved until it is at most 512 1024; "
+            "512 512 for images of several sizes)",
         ),
         ("--final-crop", int, ("H", "W"), "crop size in the last epochs"),
         ("--final-epochs", int, "N", "number of epochs with the final crop"),

@@ -198,8 +198,9 @@ class MatchSize(keras.layers.Layer):
     """``MatchSize()(x, like)``: ``x`` at the height and width of ``like``.
 
     Too many rows and columns are cut off at the bottom and right, up to one missing row
-    and column is zeros there: what PyTorch's ``output_size`` does behind a stride of two,
-    so that pixels stay where they are at sizes that the stride does not divide.
+    and column is zeros there: what PyTorch's ``output_size`` does behind a stride of two
+    without a bias (with one, PyTorch has the bias there), so that pixels stay where they are
+    at sizes that the stride does not divide.
     """
 
     keeps_scale = True

@@ -1,6 +1,7 @@
 """DeepLab v1 with a large field of view, arXiv:1412.7062 (Chen et al., ICLR 2015).
 
-Layer names are those of the authors' Caffe model.
+Layer names are those of the authors' Caffe model. Its poolings round up, so that features have
+its size where the image's is 8k+1 (321); at other sizes they have a row fewer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """DeepLab v2, arXiv:1606.00915 (Chen et al., TPAMI 2017).
 
 Layer names are those of github.com/kazuto1011/deeplab-pytorch, whose files have the
-weights of the authors' Caffe model.
+weights of the authors' Caffe model. Their stem's pooling rounds up, so that features have the
+reference's size where the image's is 8k+1 (321, 513); at other sizes they have a row fewer.
 """
 
 from __future__ import annotations

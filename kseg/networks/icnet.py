@@ -1,6 +1,7 @@
 """ICNet, arXiv:1704.08545 (Zhao et al., ECCV 2018).
 
-Layer names are those of the authors' Caffe model, github.com/hszhao/ICNet.
+Layer names are those of the authors' Caffe model, github.com/hszhao/ICNet. Its stem's pooling
+rounds up, so that features have its size at its own 1025x2049.
 """
 
 from __future__ import annotations

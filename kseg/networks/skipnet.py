@@ -1,7 +1,8 @@
 """SkipNet of RTSeg, arXiv:1803.02758 (Siam et al., ICIP 2018).
 
 The reference is github.com/MSiam/TFSegmentation; names of encoder layers are those of
-TF-Slim (MobileNet) and LiteSeg (ShuffleNet).
+TF-Slim (MobileNet) and LiteSeg (ShuffleNet). The ShuffleNet is LiteSeg's too, whose first
+convolution has neither BatchNorm nor activation; the reference's has both.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ import kseg
 from kseg.backbones import applications
 from kseg.backbones.applications import application
 from kseg.backbones.encoders import ENCODERS
+from kseg.data import open_dataset
 from kseg.model import normalize
+from kseg.training import TrainingConfig
+from kseg.training.initial import initial_model
 from kseg.zoo import VARIANTS, find_variant
 
 ADAPTED = [name for name in (v.encoder.application for v in VARIANTS.values() if v.encoder) if name]
@@ -119,6 +122,15 @@ def test_weights_come_through_keras(weights_file, monkeypatch):
         assert model.card.weights.endswith("encoder alone")
     assert asked.count("imagenet") == 1
     assert set(asked) == {None, str(path), "imagenet"}
+
+
+def test_training_begins_with_a_file_of_keras(weights_file, tiny_camvid):
+    source, path = weights_file
+    config = TrainingConfig(f"fcn.{SMALL}", "camvid", init=str(path))
+    model = initial_model(config, open_dataset("camvid", tiny_camvid, "train"))
+    layer = next(layer for layer in source.layers if layer.weights)
+    got = model.get_layer(f"encoder.{layer.name}").get_weights()
+    np.testing.assert_array_equal(got[0], layer.get_weights()[0])
 
 
 def test_any_application_in_one_line():

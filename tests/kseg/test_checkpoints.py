@@ -3,12 +3,13 @@
 import ast
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 import kseg
 from kseg import checkpoints
-from support import ROOT, random_tensors
+from support import ROOT, random_tensors, randomize_statistics
 
 ROW = dict(name="cgnet_m3n21", num_classes=5, m=2, n=2, preprocessing=False)
 
@@ -212,8 +213,6 @@ def test_tf_slim_imagenet_checkpoint(name, tmp_path):
 @pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
 def test_keras_applications_mobilenet_v2(suffix, tmp_path):
     """An unmodified network of Keras, by its features of an image."""
-    import keras
-
     size = (97, 130)
     keras.utils.set_random_seed(3)
     theirs = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(*size, 3))
@@ -234,10 +233,31 @@ def test_keras_applications_mobilenet_v2(suffix, tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)
 
 
+def test_tf_slim_mobilenet_v2_in_the_encoder_of_keras():
+    """One network under two names: the features of an image are the same."""
+    theirs = kseg.create_model("lraspp.MobileNetV2Slim", num_classes=2, output_stride=32)
+    randomize_statistics(theirs)
+    ours = kseg.create_model("lraspp.MobileNetV2", num_classes=2, output_stride=32)
+    tensors = checkpoints.published(theirs)
+    # ImageNet's last convolution, which DeepLab leaves out
+    tensors["MobilenetV2/Conv_1/weights"] = np.zeros((1, 1, 320, 1280), "float32")
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        tensors[f"MobilenetV2/Conv_1/BatchNorm/{name}"] = np.ones(1280, "float32")
+    checkpoints.assign(ours, tensors, part="backbone")
+    image = np.random.default_rng(1).integers(0, 256, (1, 97, 129, 3)).astype("float32")
+    want, got = (
+        keras.Model(model.input, model.get_layer(name).output)(image)
+        for model, name in (
+            (theirs, "MobilenetV2.expanded_conv_16.project.BatchNorm"),
+            (ours, "encoder.block_16_project_BN"),
+        )
+    )
+    # float32 sums in another order
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)
+
+
 def test_keras_applications_of_another_network(tmp_path):
     """Its ResNet is not DeepLab's; its MobileNetV2 at another width does not fit."""
-    import keras
-
     resnet = {"conv1_conv/kernel": np.zeros((7, 7, 3, 64), "float32")}
     with pytest.raises(kseg.KsegError, match=r"ResNet is not DeepLab's.* resnet_v1_101_beta"):
         checkpoints.assign(kseg.create_model("deeplab_v3_plus_resnet101"), resnet, part="backbone")

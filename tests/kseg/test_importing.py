@@ -221,6 +221,14 @@ def test_a_tflite_file_at_another_stride(folded):
     assert "dilates MobilenetV2/expanded_conv_7/depthwise by 2, the model by 1" in unsaid[1]
 
 
+def test_an_encoder_alone_of_a_tflite_file(weights):
+    """It gives no labels that a stride could change."""
+    file = weights / "mobilenet_v2_1.0_224_int8.tflite"
+    _, unsaid = import_checkpoint("lraspp.MobileNetV2Slim", file)
+    assert "has the encoder alone; train the model before you use it" in unsaid[0]
+    assert not [line for line in unsaid if "dilates" in line]
+
+
 def test_tensors_of_a_tflite_file(folded):
     """Against LiteRT's own reading of it."""
     tensors = checkpoints.read(folded)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import warnings
 from pathlib import Path
 
 import keras
@@ -20,6 +21,7 @@ from kseg.training import TrainingConfig, prepare, train
 from kseg.training import run as run_module
 from kseg.training.distribution import Distribution
 from kseg.training.initial import initial_model
+from support import outputs_of
 
 SETTINGS = dict(batch_size=2, crop=(32, 40), epochs=2)
 # Its random state is part of the run too.
@@ -137,6 +139,59 @@ def test_channels_of_other_classes(data, recwarn):
     assert not [w for w in recwarn.list if w.category is KsegWarning]
     with pytest.warns(KsegWarning, match="class 0 is 'sky' here and 'bicyclist' there"):
         initial_model(config, data[0], model)
+
+
+@pytest.mark.parametrize("way", ["model", "file"])
+def test_the_normalisation_of_the_weights(way, data, tmp_path):
+    """The run's model computes what the given one does, whatever the row's mean is."""
+    card = make_model().card
+    normalization = dataclasses.replace(card.normalization, mean=(30.0, 90.0, 150.0))
+    given = kseg.zoo.build(card.replace(normalization=normalization))
+    given.save(tmp_path / "given.keras")
+    config = TrainingConfig("small", "camvid", OPTIONS, **SETTINGS)
+    if way == "file":
+        config = dataclasses.replace(config, init=str(tmp_path / "given.keras"))
+    model = initial_model(config, data[0], given if way == "model" else None)
+    assert model.card.normalization == normalization
+    images = np.stack([*data[0].images()]).astype("float32")
+    np.testing.assert_array_equal(outputs_of(model, images), outputs_of(given, images))
+
+
+def test_weights_of_other_options(data):
+    """What no shape shows is said, but for the encoder alone."""
+    config = TrainingConfig("small", "camvid", {"dropout": 0.5}, **SETTINGS)
+    given = kseg.create_model("small", num_classes=11, dropout=0.25)
+    with pytest.warns(KsegWarning, match=r"made with {'dropout': 0.25}, and .* {'dropout': 0.5}"):
+        initial_model(config, data[0], given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KsegWarning)
+        initial_model(dataclasses.replace(config, init_part="backbone"), data[0], given)
+
+
+def test_folded_weights_whatever_their_file(data, tmp_path):
+    """BatchNorm that only adds a bias gets the statistics of training images."""
+    given = make_model()
+    norm = next(x for x in given.layers if isinstance(x, keras.layers.BatchNormalization))
+    count = norm.gamma.shape[0]
+    # As ``checkpoints.assign`` makes it of a file whose BatchNorm is folded.
+    norm.set_weights(
+        [np.ones(count), np.full(count, 0.5), np.zeros(count), np.full(count, 1 - norm.epsilon)]
+    )
+    given.save(tmp_path / "given.keras")
+    config = TrainingConfig(
+        "small", "camvid", OPTIONS, init=str(tmp_path / "given.keras"), **SETTINGS
+    )
+    images = np.stack([*data[0].images()]).astype("float32")
+    want = outputs_of(keras.Model(given.inputs, norm.input), images).mean((0, 1, 2))
+    for source in (None, given):
+        model = initial_model(config, data[0], source)
+        got = model.get_layer(norm.name).moving_mean
+        np.testing.assert_allclose(got, want, atol=1e-4)  # float32's sums
+        # float32's roundings; the function stays.
+        got = outputs_of(model, images)
+        np.testing.assert_allclose(got, outputs_of(given, images), atol=1e-4)
+    frozen = initial_model(dataclasses.replace(config, batch_norm="frozen"), data[0])
+    assert not np.any(frozen.get_layer(norm.name).moving_mean)
 
 
 def test_records_and_another_head(data, tmp_path):
