@@ -50,6 +50,9 @@ SUBCOMMANDS = {
 # These read and draw pictures; the others start by loading Keras, which takes seconds.
 _WITHOUT_KERAS = ("streets", "check-data", "prepare", "android", "web")
 
+# These train, on what tf.data's threads make.
+_TRAINING = ("cluster", "demo", "prune", "qat", "train")
+
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of the command; a subcommand leaves its function as ``run``.
@@ -82,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of classes and files may have characters that the terminal has not.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    status = _run(parser(argv).parse_args(argv))
-    if status:
+    args = parser(argv).parse_args(argv)
+    status = _run(args)
+    if status and args.subcommand in _TRAINING:
         # What failed may have left tf.data's threads in a cycle of objects. They end here; where
         # the interpreter ends first, one that waits for it would keep the process.
         gc.collect()
